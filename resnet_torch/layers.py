@@ -1,0 +1,139 @@
+"""PyTorch layers as the plan wants them, and the only place where a stock layer is corrected.
+
+Each factory takes an operator of the plan. Channel order is NCHW.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared import ops
+from shared.ops import Pads
+
+
+def _pad(x: Tensor, pads: Pads, value: float = 0.0) -> Tensor:
+    (top, bottom), (left, right) = pads
+    return F.pad(x, (left, right, top, bottom), value=value)
+
+
+class PlannedConv2d(nn.Conv2d):
+    """`nn.Conv2d` with two corrections: TensorFlow's SAME padding, and weight standardisation.
+
+    PyTorch pads symmetrically; SAME at stride 2 does not, and depends on the image's size.
+    Weight standardisation (Big Transfer) normalises each filter by its own mean and biased variance.
+    """
+
+    def __init__(self, op: ops.Conv):
+        super().__init__(
+            op.in_channels,
+            op.out_channels,
+            op.kernel_size,
+            stride=op.stride,
+            padding=op.symmetric_pad if op.padding == "symmetric" else 0,
+            dilation=op.dilation,
+            groups=op.groups,
+            bias=op.bias,
+        )
+        self.op = op
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if self.op.weight_std_eps is not None:
+            variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
+            weight = (weight - mean) / torch.sqrt(variance + self.op.weight_std_eps)
+        if self.op.padding == "same":
+            x = _pad(x, self.op.pads((x.shape[2], x.shape[3])))
+        return self._conv_forward(x, weight, self.bias)
+
+
+def Conv2d(op: ops.Conv) -> nn.Conv2d:
+    """The stock layer wherever it says what the plan says."""
+    # SAME and symmetric padding are one at stride 1.
+    if op.weight_std_eps is not None or (op.padding == "same" and op.stride > 1 and op.kernel_size > 1):
+        return PlannedConv2d(op)
+    return nn.Conv2d(
+        op.in_channels,
+        op.out_channels,
+        op.kernel_size,
+        stride=op.stride,
+        padding=op.symmetric_pad,
+        dilation=op.dilation,
+        groups=op.groups,
+        bias=op.bias,
+    )
+
+
+def Norm2d(op: ops.Norm) -> nn.Module:
+    """Batch or group norm. PyTorch's momentum is the weight of the new value, the plan's of the old."""
+    if isinstance(op, ops.GroupNorm):
+        return nn.GroupNorm(op.groups, op.channels, eps=op.eps)
+    return nn.BatchNorm2d(op.channels, eps=op.eps, momentum=1 - op.momentum)
+
+
+class PlannedMaxPool2d(nn.MaxPool2d):
+    """Max pool over explicit padding: zeros that compete with negative values, or the SAME grid."""
+
+    def __init__(self, op: ops.MaxPool):
+        super().__init__(op.kernel_size, op.stride)
+        self.op = op
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(_pad(x, self.op.pads((x.shape[2], x.shape[3])), self.op.pad_value))
+
+
+def MaxPool2d(op: ops.MaxPool) -> nn.MaxPool2d:
+    """The stock layer pads symmetrically with -inf."""
+    if op.padding == "symmetric":
+        return nn.MaxPool2d(op.kernel_size, op.stride, padding=op.kernel_size // 2)
+    return PlannedMaxPool2d(op)
+
+
+class PlannedAvgPool2d(nn.AvgPool2d):
+    """Average pool over explicit padding whose zeros count (timm's dilated ResNet-D)."""
+
+    def __init__(self, op: ops.AvgPool):
+        super().__init__(op.kernel_size, op.stride)
+        self.op = op
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(_pad(x, self.op.pads((x.shape[2], x.shape[3]))))
+
+
+def AvgPool2d(op: ops.AvgPool) -> nn.AvgPool2d:
+    """PyTorch's ceil_mode is the SAME grid of a 2 x 2 pool."""
+    if op.count_pad:
+        return PlannedAvgPool2d(op)
+    return nn.AvgPool2d(op.kernel_size, op.stride, ceil_mode=True, count_include_pad=False)
+
+
+class Subsample(nn.Module):
+    """Every `stride`-th pixel, and zero channels before and after (option A)."""
+
+    def __init__(self, op: ops.Subsample):
+        super().__init__()
+        self.op = op
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.op.stride, :: self.op.stride]
+        return F.pad(x, (0, 0, 0, 0, self.op.channels_before, self.op.channels_after))
+
+    def extra_repr(self) -> str:
+        return f"stride={self.op.stride}, zeros=({self.op.channels_before}, {self.op.channels_after})"
+
+
+class GlobalPool2d(nn.Module):
+    """[N, C, H, W] to [N, C]."""
+
+    def __init__(self, op: ops.GlobalPool):
+        super().__init__()
+        self.op = op
+
+    def forward(self, x: Tensor) -> Tensor:
+        pool = F.adaptive_avg_pool2d if self.op.how == "avg" else F.adaptive_max_pool2d
+        return pool(x, 1).flatten(1)
+
+
+def Linear(op: ops.Linear) -> nn.Linear:
+    return nn.Linear(op.in_features, op.out_features)

@@ -1,0 +1,183 @@
+"""ResNet V1 and V2 in PyTorch.
+
+He et al. 2015 (arXiv:1512.03385) and 2016 (arXiv:1603.05027). Every number comes from the plan
+(`shared.plan`); attribute paths are the canonical layer names. Tensors are NCHW, in PyTorch's
+channels_last memory format where the model is. `resnet_keras/model.py` and `resnet_flax/model.py`
+say the same line by line.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnet_torch.ablation import AblationBlock
+from resnet_torch.layers import AvgPool2d, Conv2d, GlobalPool2d, Linear, MaxPool2d, Norm2d, Subsample
+from shared import plan as p
+
+
+class Shortcut(nn.Sequential):
+    """The projection around a residual branch: average pool (ResNet-D), 1 x 1 convolution, norm."""
+
+    def __init__(self, plan: p.Shortcut):
+        super().__init__()
+        if plan.pool is not None:
+            self.pool = AvgPool2d(plan.pool)
+        if plan.conv is not None:
+            self.conv = Conv2d(plan.conv)
+        if plan.norm is not None:
+            self.norm = Norm2d(plan.norm)
+
+
+def make_shortcut(plan: p.Shortcut) -> nn.Module:
+    """Projection, parameter-free subsampling (option A), or identity."""
+    if plan.is_identity:
+        return nn.Identity()
+    return Subsample(plan.subsample) if plan.subsample else Shortcut(plan)
+
+
+class BasicBlock(nn.Module):
+    """V1: 3 x 3, 3 x 3, add, ReLU."""
+
+    def __init__(self, plan: p.Block):
+        super().__init__()
+        self.shortcut = make_shortcut(plan.shortcut)
+        self.conv1 = Conv2d(plan.conv1)
+        self.norm1 = Norm2d(plan.norm1)
+        self.conv2 = Conv2d(plan.conv2)
+        self.norm2 = Norm2d(plan.norm2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.shortcut(x)
+        x = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        x = self.norm2(self.conv2(x))
+        return F.relu(x.add_(shortcut), inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """V1: 1 x 1 down, 3 x 3, 1 x 1 up, add, ReLU. The plan says which of them strides."""
+
+    def __init__(self, plan: p.Block):
+        super().__init__()
+        self.shortcut = make_shortcut(plan.shortcut)
+        self.conv1 = Conv2d(plan.conv1)
+        self.norm1 = Norm2d(plan.norm1)
+        self.conv2 = Conv2d(plan.conv2)
+        self.norm2 = Norm2d(plan.norm2)
+        self.conv3 = Conv2d(plan.conv3)
+        self.norm3 = Norm2d(plan.norm3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.shortcut(x)
+        x = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        x = F.relu(self.norm2(self.conv2(x)), inplace=True)
+        x = self.norm3(self.conv3(x))
+        return F.relu(x.add_(shortcut), inplace=True)
+
+
+class PreActBasicBlock(nn.Module):
+    """V2: norm, ReLU and convolution, twice; nothing after the addition."""
+
+    def __init__(self, plan: p.Block):
+        super().__init__()
+        self.shortcut_preact = plan.shortcut_preact
+        self.norm1 = Norm2d(plan.norm1) if plan.preact else None  # None: the stem has activated already
+        self.shortcut = make_shortcut(plan.shortcut)
+        self.conv1 = Conv2d(plan.conv1)
+        self.norm2 = Norm2d(plan.norm2)
+        self.conv2 = Conv2d(plan.conv2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        preact = F.relu(self.norm1(x), inplace=True) if self.norm1 is not None else x
+        shortcut = self.shortcut(preact if self.shortcut_preact else x)
+        x = self.conv1(preact)
+        x = self.conv2(F.relu(self.norm2(x), inplace=True))
+        return x.add_(shortcut)
+
+
+class PreActBottleneck(nn.Module):
+    """V2: norm, ReLU and convolution, three times; nothing after the addition."""
+
+    def __init__(self, plan: p.Block):
+        super().__init__()
+        self.shortcut_preact = plan.shortcut_preact
+        self.norm1 = Norm2d(plan.norm1) if plan.preact else None  # None: the stem has activated already
+        self.shortcut = make_shortcut(plan.shortcut)
+        self.conv1 = Conv2d(plan.conv1)
+        self.norm2 = Norm2d(plan.norm2)
+        self.conv2 = Conv2d(plan.conv2)
+        self.norm3 = Norm2d(plan.norm3)
+        self.conv3 = Conv2d(plan.conv3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        preact = F.relu(self.norm1(x), inplace=True) if self.norm1 is not None else x
+        shortcut = self.shortcut(preact if self.shortcut_preact else x)
+        x = self.conv1(preact)
+        x = self.conv2(F.relu(self.norm2(x), inplace=True))
+        x = self.conv3(F.relu(self.norm3(x), inplace=True))
+        return x.add_(shortcut)
+
+
+BLOCKS = {
+    "BasicBlock": BasicBlock,
+    "Bottleneck": Bottleneck,
+    "PreActBasicBlock": PreActBasicBlock,
+    "PreActBottleneck": PreActBottleneck,
+    "AblationBlock": AblationBlock,
+}
+
+
+class Stem(nn.Module):
+    """Convolutions with norm and ReLU between them, then the max pool, where the plan has one."""
+
+    def __init__(self, plan: p.Stem):
+        super().__init__()
+        self.depth = len(plan.convs)
+        for k, (conv, norm) in enumerate(zip(plan.convs, plan.norms, strict=True), start=1):
+            self.add_module(f"conv{k}", Conv2d(conv))
+            self.add_module(f"norm{k}", Norm2d(norm) if norm else None)
+        self.pool = MaxPool2d(plan.pool) if plan.pool else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        for k in range(1, self.depth + 1):
+            x = getattr(self, f"conv{k}")(x)
+            norm = getattr(self, f"norm{k}")
+            if norm is not None:  # a V2 stem ends in a bare convolution
+                x = F.relu(norm(x), inplace=True)
+        return self.pool(x) if self.pool is not None else x
+
+
+class Stage(nn.Module):
+    """Residual blocks, one after the other."""
+
+    def __init__(self, plan: p.Stage):
+        super().__init__()
+        self.blocks = nn.Sequential(*(BLOCKS[block.kind](block) for block in plan))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
+
+
+class ResNet(nn.Module):
+    """Images [N, C, H, W] to logits [N, classes]; without a classifier, to features or a feature map."""
+
+    def __init__(self, plan: p.Plan):
+        super().__init__()
+        self.spec = plan.spec
+        self.stem = Stem(plan.stem)  # (N, 64, 56, 56) in a ResNet-50 at 224
+        self.stages = nn.Sequential(*map(Stage, plan.stages))  # (N, 2048, 7, 7)
+        self.final_norm = Norm2d(plan.final_norm) if plan.final_norm else None
+        self.final_act = plan.final_act
+        self.pool = GlobalPool2d(plan.pool) if plan.pool else None  # (N, 2048)
+        self.head = Linear(plan.head) if plan.head else None  # (N, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.stages(x)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        if self.final_act:
+            x = F.relu(x)
+        if self.pool is not None:
+            x = self.pool(x)
+        return self.head(x) if self.head is not None else x

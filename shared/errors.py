@@ -1,0 +1,39 @@
+"""The one family of errors: everything a caller can do wrong raises a subclass of `RosettaError`.
+
+Each message is one line that says what, where, what was expected, what was found and what to do,
+so that the command line can print it as it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RosettaError(Exception):
+    """Base of every error that the project raises on purpose."""
+
+
+class SpecError(RosettaError, ValueError):
+    """An architecture that cannot exist, or a preset or field that is not known."""
+
+
+class CheckpointError(RosettaError, ValueError):
+    """A file or a set of tensors that is not what it should be.
+
+    `problems` lists every single problem, sorted; the message shows the first few of each kind.
+    """
+
+    def __init__(self, message: str, problems: Iterable[str] = ()):
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
+class FrameworkError(RosettaError, RuntimeError):
+    """A framework that is not installed, or that failed while it ran."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """A hint `` (nearest: a, b)`` of the known names most like `name`; empty when none is."""
+    close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+    return f" (nearest: {', '.join(close)})" if close else ""

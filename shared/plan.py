@@ -1,0 +1,476 @@
+"""`Plan`: a spec resolved into concrete layers. All architecture logic of the project is here.
+
+A plan says the same thing twice, for two kinds of reader:
+
+* as a tree (`stem`, `stages[i][j]`, `final_norm`, `head`) that the three framework packages turn
+  into their own modules, attribute by attribute;
+* as a graph (`nodes()`), in execution order, from which shapes, costs and the NumPy reference come.
+
+Identical blocks of a stage are one `Block` object; names are paths, given by where a block stands.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from shared.errors import SpecError
+from shared.ops import (
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dropout,
+    GlobalPool,
+    GroupNorm,
+    Join,
+    Linear,
+    MaxPool,
+    Norm,
+    Op,
+    ReLU,
+    Shape,
+    Subsample,
+)
+from shared.spec import MAX_IMAGE_SIZE, Order, ResNetSpec
+
+INPUT = "input"
+
+BlockKind = Literal["BasicBlock", "Bottleneck", "PreActBasicBlock", "PreActBottleneck", "AblationBlock"]
+
+
+class Node(NamedTuple):
+    """One step of the computation: `name = op(*inputs)`.
+
+    `row` is what tables call it, and None for the steps (activations) that are no layer of their own.
+    """
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+    row: str | None
+
+
+class LayerRow(NamedTuple):
+    """A named layer with its output shape for one image, trainable parameters and multiply-adds."""
+
+    name: str
+    op: str
+    output: Shape
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Stem:
+    """Convolutions, a norm (and ReLU) after each that has one, and the pool."""
+
+    convs: tuple[Conv, ...]
+    norms: tuple[Norm | None, ...]
+    pool: MaxPool | None
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """pool, then conv, then norm; or subsample; or, when all are None, the identity."""
+
+    pool: AvgPool | None = None
+    conv: Conv | None = None
+    norm: Norm | None = None
+    subsample: Subsample | None = None
+
+    @property
+    def is_identity(self) -> bool:
+        return self.conv is None and self.subsample is None
+
+
+@dataclass(frozen=True)
+class Block:
+    """One residual unit. `norm{k}` follows `conv{k}`, or precedes it where `order` is full_pre."""
+
+    kind: BlockKind
+    order: Order
+    preact: bool  # the unit activates its own input first
+    conv1: Conv
+    norm1: Norm | None
+    conv2: Conv
+    norm2: Norm | None
+    conv3: Conv | None
+    norm3: Norm | None
+    shortcut: Shortcut
+    shortcut_preact: bool  # the shortcut sees the activated input
+    dropout: Dropout | None  # on the shortcut
+    gate: Conv | None
+    join: Join
+
+    @property
+    def convs(self) -> tuple[Conv, ...]:
+        return tuple(conv for conv in (self.conv1, self.conv2, self.conv3) if conv is not None)
+
+    @property
+    def norms(self) -> tuple[Norm | None, ...]:
+        return (self.norm1, self.norm2, self.norm3)[: len(self.convs)]
+
+
+Stage = tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every layer of a network. Made by `make_plan`."""
+
+    spec: ResNetSpec
+    image_size: tuple[int, int]
+    stem: Stem
+    stages: tuple[Stage, ...]
+    final_norm: Norm | None
+    final_act: bool
+    pool: GlobalPool | None
+    head: Linear | None
+
+    def blocks(self) -> Iterator[tuple[str, Block]]:
+        """(canonical name, block), in order."""
+        for i, stage in enumerate(self.stages):
+            for j, block in enumerate(stage):
+                yield f"stages.{i}.blocks.{j}", block
+
+    def nodes(self) -> Iterator[Node]:
+        """The whole computation in execution order; the last node is the network's output."""
+        last = INPUT
+        for node in _stem_nodes(self.stem):
+            yield node
+            last = node.name
+        for name, block in self.blocks():
+            for node in _block_nodes(block):
+                inputs = tuple(last if i == INPUT else f"{name}.{i}" for i in node.inputs)
+                yield Node(f"{name}.{node.name}" if node.name else name, node.op, inputs, node.row)
+            last = name
+        for node in _head_nodes(self):
+            yield node._replace(inputs=(last,))
+            last = node.name
+
+    @functools.cached_property
+    def layers(self) -> tuple[LayerRow, ...]:
+        """The named layers, in execution order."""
+        shapes: dict[str, Shape] = {INPUT: (*self.image_size, self.spec.in_channels)}
+        rows = []
+        for node in self.nodes():
+            shape = shapes[node.name] = node.op.output(*(shapes[i] for i in node.inputs))
+            if node.row:
+                rows.append(LayerRow(node.name, node.row, shape, node.op.params(), node.op.macs(shape)))
+        return tuple(rows)
+
+    @functools.cached_property
+    def tensors(self) -> dict[str, Shape]:
+        """Every canonical tensor and its shape, in execution order."""
+        return {
+            f"{node.name}.{leaf}": shape
+            for node in self.nodes()
+            for leaf, shape in node.op.tensors().items()
+        }  # fmt: skip
+
+    @property
+    def params(self) -> int:
+        """Trainable parameters."""
+        return self._cost[1]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of convolutions and linear layers, for one image."""
+        return self._cost[2]
+
+    @property
+    def output(self) -> Shape:
+        """What the network returns for one image: logits, features or a feature map."""
+        return self._cost[0]
+
+    @functools.cached_property
+    def _cost(self) -> tuple[Shape, int, int]:
+        shape: Shape = (*self.image_size, self.spec.in_channels)
+        params = macs = 0
+        parts = [_stem_nodes(self.stem), *(_block_nodes(block) for _, block in self.blocks()), _head_nodes(self)]
+        for nodes in parts:
+            shape, more_params, more_macs = _nodes_cost(nodes, shape)
+            params, macs = params + more_params, macs + more_macs
+        return shape, params, macs
+
+
+def make_plan(spec: ResNetSpec, image_size: int | tuple[int, int] | None = None) -> Plan:
+    """Resolve `spec` for an image of `image_size` pixels: a side, (height, width), or the spec's own.
+
+    Raises `SpecError` for an impossible size.
+    """
+    size = image_size if image_size is not None else spec.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    if not (1 <= height <= MAX_IMAGE_SIZE and 1 <= width <= MAX_IMAGE_SIZE):
+        raise SpecError(f"image size {height} x {width}: each side must be from 1 to {MAX_IMAGE_SIZE} pixels")
+    stages = _make_stages(spec)
+    features = spec.widths[-1] * spec.expansion
+    return Plan(
+        spec=spec,
+        image_size=(height, width),
+        stem=_make_stem(spec),
+        stages=stages,
+        final_norm=_make_norm(spec, features) if spec.head.final == "norm_act" else None,
+        final_act=spec.head.final != "none",
+        pool=GlobalPool(spec.head.pool) if spec.head.pool != "none" else None,
+        head=Linear(features, spec.num_classes) if spec.num_classes else None,
+    )
+
+
+def _make_norm(spec: ResNetSpec, channels: int, *, zero_init: bool = False) -> Norm:
+    norm = spec.norm
+    if norm.kind == "group":
+        return GroupNorm(channels, norm.groups, norm.eps, zero_init)
+    return BatchNorm(channels, norm.eps, norm.momentum, zero_init)
+
+
+def _make_stem(spec: ResNetSpec) -> Stem:
+    stem = spec.stem
+    convs, norms, channels = [], [], spec.in_channels
+    for i, (kernel, stride, width) in enumerate(stem.convs):
+        convs.append(
+            Conv(channels, width, kernel, stride, padding=stem.padding, bias=stem.bias,
+                 weight_std_eps=spec.weight_std_eps)
+        )  # fmt: skip
+        has_norm = stem.norm_act or i < len(stem.convs) - 1
+        norms.append(_make_norm(spec, width) if has_norm else None)
+        channels = width
+    pool = MaxPool(padding=stem.pool_padding) if stem.pool == "max" else None
+    return Stem(tuple(convs), tuple(norms), pool)
+
+
+def _make_stages(spec: ResNetSpec) -> tuple[Stage, ...]:
+    stages = []
+    channels, dilation = spec.stem.convs[-1][2], 1
+    for i, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True)):
+        # Dilation instead of stride: the block that would have strided still sees the old
+        # dilation, those behind it the new one (torchvision, timm).
+        stage_stride, old_dilation = spec.strides[i], dilation
+        if spec.dilate[i]:
+            dilation *= stage_stride
+            stage_stride = 1
+        striding = 0 if spec.block.stride_block == "first" else depth - 1
+        blocks = []
+        for j in range(depth):
+            block = _make_block(
+                spec,
+                in_channels=channels,
+                width=width,
+                stride=stage_stride if j == striding else 1,
+                dilation=old_dilation if j < striding else dilation,
+                first_dilation=old_dilation if j <= striding else dilation,
+                entry=j == 0,
+                first=i == j == 0,
+            )
+            # One object for equal blocks: what is cached for one serves all.
+            blocks.append(blocks[-1] if blocks and blocks[-1] == block else block)
+            channels = width * spec.expansion
+        stages.append(tuple(blocks))
+    return tuple(stages)
+
+
+def _make_block(
+    spec: ResNetSpec,
+    *,
+    in_channels: int,
+    width: int,
+    stride: int,
+    dilation: int,
+    first_dilation: int,
+    entry: bool,
+    first: bool,
+) -> Block:
+    unit, shortcut = spec.block, spec.shortcut
+    out_channels = width * spec.expansion
+    common: dict[str, Any] = {"padding": unit.padding, "weight_std_eps": spec.weight_std_eps}
+    conv3 = None
+    if unit.kind == "basic":
+        conv1 = Conv(in_channels, width, 3, stride, first_dilation, bias=unit.bias, **common)
+        conv2 = Conv(width, width, 3, 1, dilation, bias=unit.last_bias, **common)
+    else:
+        mid = int(width * unit.base_width / 64) * unit.groups
+        strides = (stride, 1) if unit.stride_conv == 1 else (1, stride)
+        conv1 = Conv(in_channels, mid, 1, strides[0], bias=unit.bias, **common)
+        conv2 = Conv(mid, mid, 3, strides[1], first_dilation, unit.groups, bias=unit.bias, **common)
+        conv3 = Conv(mid, out_channels, 1, bias=unit.last_bias, **common)
+    convs = [conv1, conv2] + ([conv3] if conv3 else [])
+
+    preact = unit.order in ("full_pre", "act_only_pre") and (unit.first_preact or not first)
+    norms: list[Norm | None] = []
+    for k, conv in enumerate(convs):
+        if unit.order == "full_pre":
+            norms.append(_make_norm(spec, conv.in_channels) if k or preact else None)
+        else:
+            last = k == len(convs) - 1
+            norms.append(_make_norm(spec, conv.out_channels, zero_init=last and spec.init.zero_residual))
+
+    path = _make_shortcut(spec, in_channels, out_channels, stride, dilation, entry)
+    sees_preact = preact and (
+        (shortcut.preact == "projection" and path.conv is not None) or (shortcut.preact == "stage_entry" and entry)
+    )
+    gated = shortcut.join in ("exclusive_gate", "shortcut_gate")
+    kinds: dict[tuple[str, str], BlockKind] = {
+        ("post", "basic"): "BasicBlock",
+        ("post", "bottleneck"): "Bottleneck",
+        ("full_pre", "basic"): "PreActBasicBlock",
+        ("full_pre", "bottleneck"): "PreActBottleneck",
+    }
+    plain = shortcut.join == "add"
+    return Block(
+        kind=kinds.get((unit.order, unit.kind), "AblationBlock") if plain else "AblationBlock",
+        order=unit.order,
+        preact=preact,
+        conv1=conv1,
+        norm1=norms[0],
+        conv2=conv2,
+        norm2=norms[1],
+        conv3=conv3,
+        norm3=norms[2] if conv3 else None,
+        shortcut=path,
+        shortcut_preact=sees_preact,
+        dropout=Dropout(shortcut.dropout) if shortcut.join == "dropout" else None,
+        gate=Conv(in_channels, out_channels, 1, stride, bias=True) if gated else None,
+        join=Join("add" if shortcut.join == "dropout" else shortcut.join,
+                  shortcut.scales if shortcut.join == "scale" else (1.0, 1.0)),
+    )  # fmt: skip
+
+
+def _make_shortcut(
+    spec: ResNetSpec, in_channels: int, out_channels: int, stride: int, dilation: int, entry: bool
+) -> Shortcut:
+    shortcut = spec.shortcut
+    widens = in_channels != out_channels
+    projects = {
+        "never": False,
+        "channels": widens,
+        "shape": widens or stride != 1,
+        "entry": entry,
+        "always": True,
+    }[shortcut.projection]
+    if projects:
+        pool = None
+        if shortcut.pool == "avg" and (stride != 1 or dilation != 1):
+            pool = AvgPool(stride=stride, count_pad=stride == 1)
+        return Shortcut(
+            pool=pool,
+            conv=Conv(in_channels, out_channels, 1, 1 if shortcut.pool == "avg" else stride, bias=shortcut.bias,
+                      weight_std_eps=spec.weight_std_eps),
+            norm=_make_norm(spec, out_channels) if shortcut.norm else None,
+        )  # fmt: skip
+    if stride == 1 and not widens:
+        return Shortcut()
+    zeros = out_channels - in_channels
+    before = zeros // 2 if shortcut.zero_pad == "split" else 0
+    return Shortcut(subsample=Subsample(stride, before, zeros - before))
+
+
+def _stem_nodes(stem: Stem) -> list[Node]:
+    nodes, last = [], INPUT
+
+    def add(name: str, op: Op, row: str | None) -> None:
+        nonlocal last
+        nodes.append(Node(name, op, (last,), row))
+        last = name
+
+    for k, (conv, norm) in enumerate(zip(stem.convs, stem.norms, strict=True), start=1):
+        add(f"stem.conv{k}", conv, conv.kind)
+        if norm is not None:
+            add(f"stem.norm{k}", norm, norm.kind)
+            add(f"stem.relu{k}", ReLU(), None)
+    if stem.pool is not None:
+        add("stem.pool", stem.pool, stem.pool.kind)
+    return nodes
+
+
+@functools.lru_cache(maxsize=4096)
+def _block_nodes(block: Block) -> tuple[Node, ...]:
+    """A unit's steps, named relative to it; its own output is named ''."""
+    nodes: list[Node] = []
+
+    def add(name: str, op: Op, *inputs: str, row: str | None = None) -> str:
+        nodes.append(Node(name, op, inputs, row))
+        return name
+
+    def named(name: str, op: Op, *inputs: str) -> str:
+        return add(name, op, *inputs, row=op.kind)
+
+    order, convs, norms = block.order, block.convs, block.norms
+    x = INPUT
+    if block.preact and norms[0] is not None and order == "full_pre":
+        x = named("norm1", norms[0], x)
+    if block.preact:
+        x = add("relu1", ReLU(), x)
+
+    source = x if block.shortcut_preact else INPUT
+    skip, path = source, block.shortcut
+    if path.pool is not None:
+        skip = named("shortcut.pool", path.pool, skip)
+    if path.conv is not None:
+        skip = named("shortcut.conv", path.conv, skip)
+    if path.norm is not None:
+        skip = named("shortcut.norm", path.norm, skip)
+    if path.subsample is not None:
+        skip = named("shortcut", path.subsample, skip)
+    if block.dropout is not None:
+        skip = add("dropout", block.dropout, skip)
+    gate = (named("gate", block.gate, source),) if block.gate is not None else ()
+
+    for k, (conv, norm) in enumerate(zip(convs, norms, strict=True), start=1):
+        last = k == len(convs)
+        if order == "full_pre":
+            if k > 1 and norm is not None:
+                x = named(f"norm{k}", norm, x)
+                x = add(f"relu{k}", ReLU(), x)
+            x = named(f"conv{k}", conv, x)
+            continue
+        x = named(f"conv{k}", conv, x)
+        if norm is not None and not (last and order == "norm_after_add"):
+            x = named(f"norm{k}", norm, x)
+        if not last or order == "act_before_add":
+            x = add(f"relu_{k}", ReLU(), x)
+
+    if order in ("post", "norm_after_add"):
+        x = add("join", block.join, skip, x, *gate)
+        last_norm = norms[-1]
+        if order == "norm_after_add" and last_norm is not None:
+            x = named(f"norm{len(convs)}", last_norm, x)
+        add("", ReLU(), x, row=block.kind)
+    else:
+        add("", block.join, skip, x, *gate, row=block.kind)
+    return tuple(nodes)
+
+
+def _head_nodes(plan: Plan) -> list[Node]:
+    """The steps behind the last stage, each taking the one before it."""
+    nodes = []
+    if plan.final_norm is not None:
+        nodes.append(Node("final_norm", plan.final_norm, (INPUT,), plan.final_norm.kind))
+    if plan.final_act:
+        nodes.append(Node("final_relu", ReLU(), (INPUT,), None))
+    if plan.pool is not None:
+        nodes.append(Node("pool", plan.pool, (INPUT,), plan.pool.kind))
+    if plan.head is not None:
+        nodes.append(Node("head", plan.head, (INPUT,), plan.head.kind))
+    return nodes
+
+
+def _nodes_cost(nodes: list[Node] | tuple[Node, ...], shape: Shape) -> tuple[Shape, int, int]:
+    """(output shape, parameters, multiply-adds) of a part that reads an image of `shape`."""
+    if isinstance(nodes, tuple):
+        return _block_cost(nodes, shape)
+    params = macs = 0
+    for node in nodes:
+        shape = node.op.output(shape)
+        params, macs = params + node.op.params(), macs + node.op.macs(shape)
+    return shape, params, macs
+
+
+@functools.lru_cache(maxsize=4096)
+def _block_cost(nodes: tuple[Node, ...], shape: Shape) -> tuple[Shape, int, int]:
+    shapes, params, macs = {INPUT: shape}, 0, 0
+    for node in nodes:
+        shape = shapes[node.name] = node.op.output(*(shapes[i] for i in node.inputs))
+        params, macs = params + node.op.params(), macs + node.op.macs(shape)
+    return shape, params, macs

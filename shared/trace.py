@@ -1,0 +1,93 @@
+"""`Trace`: what one framework computed, as one flat dict of named arrays.
+
+Keys: `eval/<layer>` for every named layer of the plan, `eval/output` for what the network returns.
+Images and feature maps are NHWC. Saved as safetensors, a trace is the golden file of the next
+upgrade: it holds the spec, the framework and its versions, dtype, seeds, and hashes of the weights
+that went in and of those that came back out of the framework.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from shared.errors import CheckpointError
+from shared.files import TensorFile, write_tensors
+from shared.spec import ResNetSpec
+from shared.weights import digest
+
+FORMAT = "resnet-rosetta-trace"
+EVAL = "eval"
+OUTPUT = "output"
+
+
+@dataclass
+class Trace:
+    """Named arrays, in the order in which they were computed, and where they come from.
+
+    `arrays` is a dict, or a file read lazily; both are indexed by name.
+    """
+
+    spec: ResNetSpec
+    framework: str
+    dtype: str
+    arrays: Mapping[str, np.ndarray] | TensorFile
+    about: dict[str, str] = field(default_factory=dict)  # seeds, hashes, versions
+
+    @property
+    def names(self) -> list[str]:
+        """Keys in the order of computation."""
+        if isinstance(self.arrays, TensorFile):
+            return self.arrays.metadata["order"].split("\n") if self.arrays.metadata["order"] else []
+        return list(self.arrays)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.arrays.shape(name) if isinstance(self.arrays, TensorFile) else self.arrays[name].shape
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+    def save(self, path: str | Path) -> None:
+        """Write the trace in one step. Raises `CheckpointError` where that is not possible."""
+        about = {
+            **self.about,
+            "format": FORMAT,
+            "spec": self.spec.to_json(),
+            "framework": self.framework,
+            "dtype": self.dtype,
+            "order": "\n".join(self.names),
+        }
+        write_tensors(path, {name: np.ascontiguousarray(self[name]) for name in self.names}, about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trace:
+        """Open a trace; arrays are read when they are asked for. Raises `CheckpointError`."""
+        file = TensorFile(path)
+        about = dict(file.metadata)
+        if about.pop("format", None) != FORMAT:
+            raise CheckpointError(f"{path}: a safetensors file, but not a trace; `rosetta trace` writes those")
+        try:
+            spec = ResNetSpec.from_json(about.pop("spec"))
+            framework, dtype, order = about.pop("framework"), about.pop("dtype"), about.pop("order")
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{path}: its metadata is not that of a trace ({error})") from None
+        if sorted(order.split("\n") if order else []) != sorted(file.names):
+            raise CheckpointError(f"{path}: its list of layers does not match its tensors")
+        return cls(spec, framework, dtype, file, about)
+
+
+def provenance(weights: Mapping[str, np.ndarray], images: np.ndarray, *packages: str) -> dict[str, str]:
+    """Metadata of a trace: hashes of what went in, and the versions of what computed it."""
+    versions = {"python": platform.python_version()}
+    versions |= {package: metadata.version(package) for package in ("numpy", *packages)}
+    return {
+        "weights": digest(weights),
+        "images": digest({"images": images}),
+        "versions": json.dumps(versions),
+    }

@@ -1,0 +1,213 @@
+"""Canonical weights: one flat dict of NumPy arrays, `layer.leaf` -> array in PyTorch's layout.
+
+A file of them is a safetensors file whose metadata holds the spec; it loads straight into
+`resnet_torch` with `load_state_dict`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.errors import CheckpointError, nearest
+from shared.files import read_tensors, write_tensors
+from shared.ops import Shape
+from shared.plan import Plan, make_plan
+from shared.spec import ResNetSpec
+
+Weights = dict[str, np.ndarray]
+
+FORMAT = "resnet-rosetta-weights"
+
+# Layouts of convolution kernels: canonical is PyTorch's OIHW, Keras and Flax store HWIO. Grouped
+# convolutions follow the same rule: [out, in / groups, h, w] <-> [h, w, in / groups, out].
+OIHW_TO_HWIO = (2, 3, 1, 0)
+HWIO_TO_OIHW = (3, 2, 0, 1)
+
+
+def to_channels_last(name: str, array: np.ndarray) -> np.ndarray:
+    """A canonical tensor as Keras and Flax store it: kernels HWIO, linear weights [in, out]."""
+    if array.ndim == 4:
+        return array.transpose(OIHW_TO_HWIO)
+    return array.T if array.ndim == 2 else array
+
+
+def from_channels_last(name: str, array: np.ndarray) -> np.ndarray:
+    """The canonical tensor of what Keras or Flax stores; the inverse of `to_channels_last`."""
+    if array.ndim == 4:
+        return np.ascontiguousarray(array.transpose(HWIO_TO_OIHW))
+    return np.ascontiguousarray(array.T) if array.ndim == 2 else array
+
+
+def check_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape], what: str) -> None:
+    """Raise `CheckpointError` with every missing, extra and mis-shaped tensor at once."""
+    missing = [f"missing {name} {list(shape)}" for name, shape in expected.items() if name not in found]
+    extra = [f"unexpected {name}{nearest(name, expected, 1)}" for name in _first(set(found) - set(expected))]
+    misshaped = [
+        f"{name} has shape {list(found[name])}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    ]
+    _raise_problems(what, {"missing": missing, "unexpected": extra, "of another shape": misshaped})
+
+
+def check_weights(plan: Plan, weights: Mapping[str, Any], what: str = "weights") -> None:
+    """Raise `CheckpointError` unless `weights` are exactly the plan's tensors, all finite floats.
+
+    All problems are reported at once. Running variances must not be negative.
+    """
+    check_shapes(plan.tensors, {name: np.shape(array) for name, array in weights.items()}, what)
+    bad_dtype, non_finite, negative = [], [], []
+    for name in plan.tensors:
+        array = np.asarray(weights[name])
+        if not is_float(array.dtype):
+            bad_dtype.append(f"{name} is {array.dtype}, expected a float type")
+        elif not np.isfinite(array).all():
+            non_finite.append(f"{name} has {int((~np.isfinite(array)).sum())} values that are not finite")
+        elif name.endswith("running_var") and (array < 0).any():
+            negative.append(f"{name} has {int((array < 0).sum())} negative variances")
+    _raise_problems(what, {"not float": bad_dtype, "not finite": non_finite, "negative": negative})
+
+
+def cast_exactly(weights: Mapping[str, np.ndarray], dtype: Any) -> Weights:
+    """The weights in `dtype`, as contiguous arrays; `CheckpointError` if a single value would change.
+
+    Loading never rounds in silence: whoever wants float64 weights in a float32 model rounds them first.
+    """
+    target, cast, changed = float_dtype(dtype), {}, []
+    for name, array in weights.items():
+        array = np.asarray(array)
+        cast[name] = np.ascontiguousarray(array.astype(target, copy=False))
+        if array.dtype != target and not np.array_equal(cast[name].astype(array.dtype), array):
+            changed.append(f"{name} ({array.dtype}) is not exact in {target}")
+    _raise_problems("weights", {"not exact; round them first with weights[name].astype": changed})
+    return cast
+
+
+def float_dtype(dtype: Any) -> np.dtype:
+    """A NumPy dtype from its name; NumPy learns bfloat16 from ml_dtypes."""
+    if str(dtype) == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(dtype)
+
+
+def is_float(dtype: np.dtype) -> bool:
+    """Whether a dtype is a floating type, bfloat16 included."""
+    return np.issubdtype(dtype, np.floating) or dtype.name == "bfloat16"
+
+
+def save_weights(path: str | Path, weights: Mapping[str, np.ndarray], spec: ResNetSpec) -> None:
+    """Write a canonical file, atomically: the spec and each tensor's SHA-256 are in its metadata.
+
+    Raises `CheckpointError` if the weights are not the spec's, or the file cannot be written.
+    """
+    plan = make_plan(spec)
+    check_weights(plan, weights)
+    ordered = {name: np.ascontiguousarray(weights[name]) for name in plan.tensors}
+    digests = {name: hashlib.sha256(array.data).hexdigest() for name, array in ordered.items()}
+    metadata = {"format": FORMAT, "spec": spec.to_json(), "sha256": json.dumps(digests)}
+    write_tensors(path, ordered, metadata)
+
+
+def read_weights(path: str | Path, spec: ResNetSpec | None = None) -> tuple[Weights, ResNetSpec]:
+    """The weights of a canonical file and their spec.
+
+    Given a `spec`, the file must hold exactly its tensors. Raises `CheckpointError` for a file that
+    is missing, truncated, no safetensors, of another network, or whose contents do not match its hashes.
+    """
+    weights, metadata = read_tensors(path)
+    if spec is None:
+        if metadata.get("format") != FORMAT or "spec" not in metadata:
+            raise CheckpointError(f"{path}: no {FORMAT} metadata in this safetensors file, so its spec is unknown; "
+                                  "name the preset")  # fmt: skip
+        try:
+            spec = ResNetSpec.from_json(metadata["spec"])
+        except ValueError as error:
+            raise CheckpointError(f"{path}: the spec in its metadata is invalid: {error}") from None
+    check_weights(make_plan(spec), weights, f"{path} for {spec.name}")
+    if "sha256" in metadata:
+        _check_digests(path, weights, metadata["sha256"])
+    return weights, spec
+
+
+def _check_digests(path: str | Path, weights: Weights, text: str) -> None:
+    try:
+        digests = json.loads(text)
+        damaged = [name for name, array in weights.items() if hashlib.sha256(array.data).hexdigest() != digests[name]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: its table of SHA-256 digests is invalid ({error})") from None
+    problems = [f"{name} does not match its SHA-256" for name in damaged]
+    _raise_problems(str(path), {"damaged": problems})
+
+
+def probe_weights(spec: ResNetSpec, seed: int = 0, dtype: Any = "float32") -> Weights:
+    """Weights on which no mistake can hide, made from each tensor's name and the seed alone.
+
+    Gamma and running variance are in [0.5, 1.5], beta, bias and running mean are normal, kernels are
+    normal with He's fan-in variance. The last convolution of a residual branch is scaled down by the
+    square root of the number of blocks, so that activations stay near one however deep the network.
+
+    Values are drawn in float64 and rounded to `dtype`.
+    """
+    plan = make_plan(spec)
+    blocks = sum(spec.depths)
+    last_convs = {f"{name}.conv{len(block.convs)}.weight" for name, block in plan.blocks()}
+    return {
+        name: _probe_tensor(name, shape, seed, blocks if name in last_convs else 1).astype(float_dtype(dtype))
+        for name, shape in plan.tensors.items()
+    }
+
+
+def _probe_tensor(name: str, shape: Shape, seed: int, branches: int) -> np.ndarray:
+    rng = named_rng(name, seed)
+    leaf = name.rpartition(".")[2]
+    if leaf == "running_var" or (leaf == "weight" and len(shape) == 1):
+        return rng.uniform(0.5, 1.5, shape)
+    if len(shape) == 1:
+        return rng.normal(0.0, 0.3, shape)
+    fan_in = int(np.prod(shape[1:]))
+    return rng.standard_normal(shape) * np.sqrt(2.0 / fan_in / branches)
+
+
+def probe_images(shape: tuple[int, int, int, int], seed: int = 0, dtype: Any = "float32") -> np.ndarray:
+    """Standard normal images [batch, height, width, channels]."""
+    return named_rng("images", seed).standard_normal(shape).astype(float_dtype(dtype))
+
+
+def named_rng(name: str, seed: int) -> np.random.Generator:
+    """A random stream of its own for every name, the same on every machine."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names, dtypes, shapes and bytes, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        total.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        total.update(array.data if array.dtype.kind == "f" else array.tobytes())
+    return total.hexdigest()
+
+
+def _first(names: Iterable[str], count: int = 1000) -> list[str]:
+    return sorted(names)[:count]
+
+
+def _raise_problems(what: str, kinds: Mapping[str, list[str]]) -> None:
+    """One line that counts each kind of problem and shows the first ones; all are in `.problems`."""
+    parts = []
+    for kind, problems in kinds.items():
+        if problems:
+            shown = "; ".join(sorted(problems)[:5]) + ("; …" if len(problems) > 5 else "")
+            parts.append(f"{len(problems)} {kind}: {shown}")
+    if parts:
+        everything = sorted(p for problems in kinds.values() for p in problems)
+        raise CheckpointError(f"{what}: {' | '.join(parts)}", everything)
