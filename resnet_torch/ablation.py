@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_torch.layers import Conv2d, Norm2d
+from resnet_torch.layers import Conv2d, Norm2d, Shortcut
 from shared import ops
 from shared import plan as p
 
@@ -36,10 +36,8 @@ class AblationBlock(nn.Module):
 
     def __init__(self, plan: p.Block):
         super().__init__()
-        from resnet_torch.model import make_shortcut
-
         self.plan = plan
-        self.shortcut = make_shortcut(plan.shortcut)
+        self.shortcut = Shortcut(plan.shortcut)
         self.dropout = nn.Dropout(plan.dropout.rate) if plan.dropout else None
         self.gate = Conv2d(plan.gate) if plan.gate else None
         for k, (conv, norm) in enumerate(zip(plan.convs, plan.norms, strict=True), start=1):

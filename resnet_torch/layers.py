@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared import ops
+from shared import plan as p
 from shared.ops import Pads
 
 
@@ -137,3 +138,23 @@ class GlobalPool2d(nn.Module):
 
 def Linear(op: ops.Linear) -> nn.Linear:
     return nn.Linear(op.in_features, op.out_features)
+
+
+class Projection(nn.Sequential):
+    """Average pool (ResNet-D), 1 x 1 convolution, norm: those that the plan has."""
+
+    def __init__(self, plan: p.Shortcut):
+        super().__init__()
+        if plan.pool is not None:
+            self.pool = AvgPool2d(plan.pool)
+        if plan.conv is not None:
+            self.conv = Conv2d(plan.conv)
+        if plan.norm is not None:
+            self.norm = Norm2d(plan.norm)
+
+
+def Shortcut(plan: p.Shortcut) -> nn.Module:
+    """The path around a residual branch: a projection, a parameter-free subsampling, or the identity."""
+    if plan.is_identity:
+        return nn.Identity()
+    return Subsample(plan.subsample) if plan.subsample else Projection(plan)

@@ -12,28 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_torch.ablation import AblationBlock
-from resnet_torch.layers import AvgPool2d, Conv2d, GlobalPool2d, Linear, MaxPool2d, Norm2d, Subsample
+from resnet_torch.layers import Conv2d, GlobalPool2d, Linear, MaxPool2d, Norm2d, Shortcut
 from shared import plan as p
-
-
-class Shortcut(nn.Sequential):
-    """The projection around a residual branch: average pool (ResNet-D), 1 x 1 convolution, norm."""
-
-    def __init__(self, plan: p.Shortcut):
-        super().__init__()
-        if plan.pool is not None:
-            self.pool = AvgPool2d(plan.pool)
-        if plan.conv is not None:
-            self.conv = Conv2d(plan.conv)
-        if plan.norm is not None:
-            self.norm = Norm2d(plan.norm)
-
-
-def make_shortcut(plan: p.Shortcut) -> nn.Module:
-    """Projection, parameter-free subsampling (option A), or identity."""
-    if plan.is_identity:
-        return nn.Identity()
-    return Subsample(plan.subsample) if plan.subsample else Shortcut(plan)
 
 
 class BasicBlock(nn.Module):
@@ -41,7 +21,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, plan: p.Block):
         super().__init__()
-        self.shortcut = make_shortcut(plan.shortcut)
+        self.shortcut = Shortcut(plan.shortcut)
         self.conv1 = Conv2d(plan.conv1)
         self.norm1 = Norm2d(plan.norm1)
         self.conv2 = Conv2d(plan.conv2)
@@ -59,7 +39,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, plan: p.Block):
         super().__init__()
-        self.shortcut = make_shortcut(plan.shortcut)
+        self.shortcut = Shortcut(plan.shortcut)
         self.conv1 = Conv2d(plan.conv1)
         self.norm1 = Norm2d(plan.norm1)
         self.conv2 = Conv2d(plan.conv2)
@@ -82,7 +62,7 @@ class PreActBasicBlock(nn.Module):
         super().__init__()
         self.shortcut_preact = plan.shortcut_preact
         self.norm1 = Norm2d(plan.norm1) if plan.preact else None  # None: the stem has activated already
-        self.shortcut = make_shortcut(plan.shortcut)
+        self.shortcut = Shortcut(plan.shortcut)
         self.conv1 = Conv2d(plan.conv1)
         self.norm2 = Norm2d(plan.norm2)
         self.conv2 = Conv2d(plan.conv2)
@@ -102,7 +82,7 @@ class PreActBottleneck(nn.Module):
         super().__init__()
         self.shortcut_preact = plan.shortcut_preact
         self.norm1 = Norm2d(plan.norm1) if plan.preact else None  # None: the stem has activated already
-        self.shortcut = make_shortcut(plan.shortcut)
+        self.shortcut = Shortcut(plan.shortcut)
         self.conv1 = Conv2d(plan.conv1)
         self.norm2 = Norm2d(plan.norm2)
         self.conv2 = Conv2d(plan.conv2)

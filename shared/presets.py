@@ -39,7 +39,8 @@ class Family(NamedTuple):
 
 FAMILIES = {
     "torchvision": Family("torchvision (V1.5)", "pytorch/vision torchvision/models/resnet.py", "imagenet"),
-    "timm": Family("timm ResNet and ResNetV2", "huggingface/pytorch-image-models timm/models/resnet{,v2}.py", "imagenet"),
+    "timm": Family("timm ResNet and ResNetV2", "huggingface/pytorch-image-models timm/models/resnet{,v2}.py",
+                   "imagenet"),
     "he": Family("He et al. 2015, Caffe", "arXiv:1512.03385; KaimingHe/deep-residual-networks", "caffe"),
     "keras": Family("keras.applications V1 and V2", "keras-team/keras applications/resnet{,_v2}.py", "caffe"),
     "keras_hub": Family("KerasHub", "keras-team/keras-hub models/resnet/resnet_backbone.py", "imagenet"),
