@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -11,7 +12,9 @@ from torch import nn
 from resnet_torch.model import ResNet
 from shared.plan import make_plan
 
-CONV = {
+Initializer = Callable[[torch.Tensor], object]
+
+CONV: dict[str, Initializer] = {
     "kaiming_normal_fan_out": partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu"),
     "kaiming_normal_fan_in": partial(nn.init.kaiming_normal_, mode="fan_in", nonlinearity="relu"),
     "he_normal_truncated": lambda weight: _truncated_normal(weight, gain=2.0),
@@ -19,7 +22,7 @@ CONV = {
     "lecun_normal": lambda weight: _truncated_normal(weight, gain=1.0),
     "torch_default": partial(nn.init.kaiming_uniform_, a=math.sqrt(5)),
 }
-HEAD = {
+HEAD: dict[str, Initializer] = {
     "torch_default": CONV["torch_default"],
     "glorot_uniform": nn.init.xavier_uniform_,
     "lecun_normal": CONV["lecun_normal"],

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from shared.errors import SpecError
 from shared.ops import (
@@ -38,6 +38,12 @@ from shared.spec import MAX_IMAGE_SIZE, Order, ResNetSpec
 INPUT = "input"
 
 BlockKind = Literal["BasicBlock", "Bottleneck", "PreActBasicBlock", "PreActBottleneck", "AblationBlock"]
+
+
+# A layer that some units do not have (a basic block's third convolution, the first norm behind an
+# activated stem) and whose presence follows from `Block.kind`; a type checker cannot know.
+T = TypeVar("T")
+Maybe: TypeAlias = T | Any
 
 
 class Node(NamedTuple):
@@ -93,11 +99,11 @@ class Block:
     order: Order
     preact: bool  # the unit activates its own input first
     conv1: Conv
-    norm1: Norm | None
+    norm1: Maybe[Norm]
     conv2: Conv
-    norm2: Norm | None
-    conv3: Conv | None
-    norm3: Norm | None
+    norm2: Maybe[Norm]
+    conv3: Maybe[Conv]
+    norm3: Maybe[Norm]
     shortcut: Shortcut
     shortcut_preact: bool  # the shortcut sees the activated input
     dropout: Dropout | None  # on the shortcut
