@@ -169,6 +169,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def replacing_is_possible(path: str | Path) -> None:
+    """Raise `CheckpointError` now if `path` could not be written later."""
+    target = Path(path)
+    reason = None
+    if target.is_dir():
+        reason = "is a folder"
+    elif not target.parent.is_dir():
+        reason = f"there is no folder {target.parent}"
+    elif not os.access(target.parent, os.W_OK):
+        reason = f"the folder {target.parent} is not writable"
+    if reason:
+        raise CheckpointError(f"{path}: cannot be written ({reason})")
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -58,6 +58,10 @@ class Op:
         """Multiply-adds for one image."""
         return 0
 
+    def describe(self) -> str:
+        """The numbers that matter, for a table; empty when the shapes say it all."""
+        return ""
+
 
 @dataclass(frozen=True)
 class Conv(Op):
@@ -93,6 +97,16 @@ class Conv(Op):
     def macs(self, output: Shape) -> int:
         return prod(output[:2]) * prod(self.tensors()["weight"])
 
+    def describe(self) -> str:
+        parts = [f"{self.kernel_size}x{self.kernel_size}, {self.in_channels} -> {self.out_channels}"]
+        parts += [f"stride {self.stride}"] if self.stride > 1 else []
+        parts += [f"dilation {self.dilation}"] if self.dilation > 1 else []
+        parts += [f"{self.groups} groups"] if self.groups > 1 else []
+        parts += ["same"] if self.padding == "same" and self.kernel_size > 1 else []
+        parts += ["bias"] if self.bias else []
+        parts += [f"weight std eps {self.weight_std_eps:g}"] if self.weight_std_eps is not None else []
+        return ", ".join(parts)
+
 
 @dataclass(frozen=True)
 class BatchNorm(Op):
@@ -106,6 +120,9 @@ class BatchNorm(Op):
     @property
     def kind(self) -> str:
         return "batch_norm"
+
+    def describe(self) -> str:
+        return f"eps {self.eps:g}, momentum {self.momentum:g}"
 
     def tensors(self) -> dict[str, Shape]:
         return dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (self.channels,))
@@ -123,6 +140,9 @@ class GroupNorm(Op):
     @property
     def kind(self) -> str:
         return "group_norm"
+
+    def describe(self) -> str:
+        return f"{self.groups} groups, eps {self.eps:g}"
 
     def tensors(self) -> dict[str, Shape]:
         return dict.fromkeys(("weight", "bias"), (self.channels,))
@@ -142,6 +162,10 @@ class MaxPool(Op):
     @property
     def kind(self) -> str:
         return "max_pool"
+
+    def describe(self) -> str:
+        pad = {"symmetric": "pad 1 with -inf", "zero": "pad 1 with 0", "same": "same"}[self.padding]
+        return f"{self.kernel_size}x{self.kernel_size}, stride {self.stride}, {pad}"
 
     @property
     def pad_value(self) -> float:
@@ -171,6 +195,9 @@ class AvgPool(Op):
     def kind(self) -> str:
         return "avg_pool"
 
+    def describe(self) -> str:
+        return f"{self.kernel_size}x{self.kernel_size}, stride {self.stride}" + (", zeros count" * self.count_pad)
+
     def pads(self, size: tuple[int, int]) -> Pads:
         return window_pads(size, self.kernel_size, self.stride, 1, "same")
 
@@ -189,6 +216,10 @@ class Subsample(Op):
     stride: int
     channels_before: int = 0
     channels_after: int = 0
+
+    def describe(self) -> str:
+        zeros = f", {self.channels_before} + {self.channels_after} zero channels"
+        return f"stride {self.stride}" + (zeros if self.channels_before or self.channels_after else "")
 
     def output(self, *shapes: Shape) -> Shape:
         height, width, channels = shapes[0]
@@ -214,6 +245,14 @@ class Join(Op):
 
     how: Literal["add", "scale", "exclusive_gate", "shortcut_gate"] = "add"
     scales: tuple[float, float] = (1.0, 1.0)
+
+    def describe(self) -> str:
+        return {
+            "add": "x + F",
+            "scale": "{:g} x + {:g} F".format(*self.scales),
+            "exclusive_gate": "(1 - g) x + g F",
+            "shortcut_gate": "(1 - g) x + F",
+        }[self.how]
 
 
 @dataclass(frozen=True)
@@ -245,3 +284,6 @@ class Linear(Op):
 
     def macs(self, output: Shape) -> int:
         return self.in_features * self.out_features
+
+    def describe(self) -> str:
+        return f"{self.in_features} -> {self.out_features}"

@@ -12,7 +12,8 @@ Identical blocks of a stage are one `Block` object; names are paths, given by wh
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -66,6 +67,7 @@ class LayerRow(NamedTuple):
     output: Shape
     params: int
     macs: int
+    about: str  # kernel, stride and the like
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,7 @@ class Plan:
                 yield Node(f"{name}.{node.name}" if node.name else name, node.op, inputs, node.row)
             last = name
         for node in _head_nodes(self):
-            yield node._replace(inputs=(last,))
-            last = node.name
+            yield node._replace(inputs=tuple(last if i == INPUT else i for i in node.inputs))
 
     @functools.cached_property
     def layers(self) -> tuple[LayerRow, ...]:
@@ -164,7 +165,8 @@ class Plan:
         for node in self.nodes():
             shape = shapes[node.name] = node.op.output(*(shapes[i] for i in node.inputs))
             if node.row:
-                rows.append(LayerRow(node.name, node.row, shape, node.op.params(), node.op.macs(shape)))
+                op = node.op
+                rows.append(LayerRow(node.name, node.row, shape, op.params(), op.macs(shape), op.describe()))
         return tuple(rows)
 
     @functools.cached_property
@@ -193,13 +195,15 @@ class Plan:
 
     @functools.cached_property
     def _cost(self) -> tuple[Shape, int, int]:
-        shape: Shape = (*self.image_size, self.spec.in_channels)
-        params = macs = 0
-        parts = [_stem_nodes(self.stem), *(_block_nodes(block) for _, block in self.blocks()), _head_nodes(self)]
-        for nodes in parts:
-            shape, more_params, more_macs = _nodes_cost(nodes, shape)
-            params, macs = params + more_params, macs + more_macs
-        return shape, params, macs
+        """(output, params, macs); equal blocks in a row are counted once and multiplied."""
+        shape, params, macs = _nodes_cost(_stem_nodes(self.stem), (*self.image_size, self.spec.in_channels))
+        for stage in self.stages:
+            for _, run in itertools.groupby(stage, key=id):
+                blocks = list(run)
+                shape, more_params, more_macs = _nodes_cost(_block_nodes(blocks[0]), shape)
+                params, macs = params + len(blocks) * more_params, macs + len(blocks) * more_macs
+        shape, more_params, more_macs = _nodes_cost(_head_nodes(self), shape)
+        return shape, params + more_params, macs + more_macs
 
 
 def make_plan(spec: ResNetSpec, image_size: int | tuple[int, int] | None = None) -> Plan:
@@ -247,6 +251,18 @@ def _make_stem(spec: ResNetSpec) -> Stem:
     return Stem(tuple(convs), tuple(norms), pool)
 
 
+class _Place(NamedTuple):
+    """What tells one block of a network from another."""
+
+    in_channels: int
+    width: int
+    stride: int
+    dilation: int
+    first_dilation: int  # of the convolution that would have carried the stride
+    entry: bool  # first of its stage
+    first: bool  # first of all
+
+
 def _make_stages(spec: ResNetSpec) -> tuple[Stage, ...]:
     stages = []
     channels, dilation = spec.stem.convs[-1][2], 1
@@ -258,10 +274,10 @@ def _make_stages(spec: ResNetSpec) -> tuple[Stage, ...]:
             dilation *= stage_stride
             stage_stride = 1
         striding = 0 if spec.block.stride_block == "first" else depth - 1
-        blocks = []
+        known: dict[_Place, Block] = {}  # one object for equal blocks: what is cached for one serves all
+        blocks: list[Block] = []
         for j in range(depth):
-            block = _make_block(
-                spec,
+            place = _Place(
                 in_channels=channels,
                 width=width,
                 stride=stage_stride if j == striding else 1,
@@ -270,24 +286,16 @@ def _make_stages(spec: ResNetSpec) -> tuple[Stage, ...]:
                 entry=j == 0,
                 first=i == j == 0,
             )
-            # One object for equal blocks: what is cached for one serves all.
-            blocks.append(blocks[-1] if blocks and blocks[-1] == block else block)
+            if place not in known:
+                known[place] = _make_block(spec, place)
+            blocks.append(known[place])
             channels = width * spec.expansion
         stages.append(tuple(blocks))
     return tuple(stages)
 
 
-def _make_block(
-    spec: ResNetSpec,
-    *,
-    in_channels: int,
-    width: int,
-    stride: int,
-    dilation: int,
-    first_dilation: int,
-    entry: bool,
-    first: bool,
-) -> Block:
+def _make_block(spec: ResNetSpec, place: _Place) -> Block:
+    in_channels, width, stride, dilation, first_dilation, entry, first = place
     unit, shortcut = spec.block, spec.shortcut
     out_channels = width * spec.expansion
     common: dict[str, Any] = {"padding": unit.padding, "weight_std_eps": spec.weight_std_eps}
@@ -449,32 +457,23 @@ def _block_nodes(block: Block) -> tuple[Node, ...]:
 
 
 def _head_nodes(plan: Plan) -> list[Node]:
-    """The steps behind the last stage, each taking the one before it."""
-    nodes = []
-    if plan.final_norm is not None:
-        nodes.append(Node("final_norm", plan.final_norm, (INPUT,), plan.final_norm.kind))
-    if plan.final_act:
-        nodes.append(Node("final_relu", ReLU(), (INPUT,), None))
-    if plan.pool is not None:
-        nodes.append(Node("pool", plan.pool, (INPUT,), plan.pool.kind))
-    if plan.head is not None:
-        nodes.append(Node("head", plan.head, (INPUT,), plan.head.kind))
+    """The steps behind the last stage."""
+    steps: list[tuple[str, Op | None, bool]] = [
+        ("final_norm", plan.final_norm, True),
+        ("final_relu", ReLU() if plan.final_act else None, False),
+        ("pool", plan.pool, True),
+        ("head", plan.head, True),
+    ]
+    nodes, last = [], INPUT
+    for name, op, named in steps:
+        if op is not None:
+            nodes.append(Node(name, op, (last,), op.kind if named else None))
+            last = name
     return nodes
 
 
-def _nodes_cost(nodes: list[Node] | tuple[Node, ...], shape: Shape) -> tuple[Shape, int, int]:
+def _nodes_cost(nodes: Sequence[Node], shape: Shape) -> tuple[Shape, int, int]:
     """(output shape, parameters, multiply-adds) of a part that reads an image of `shape`."""
-    if isinstance(nodes, tuple):
-        return _block_cost(nodes, shape)
-    params = macs = 0
-    for node in nodes:
-        shape = node.op.output(shape)
-        params, macs = params + node.op.params(), macs + node.op.macs(shape)
-    return shape, params, macs
-
-
-@functools.lru_cache(maxsize=4096)
-def _block_cost(nodes: tuple[Node, ...], shape: Shape) -> tuple[Shape, int, int]:
     shapes, params, macs = {INPUT: shape}, 0, 0
     for node in nodes:
         shape = shapes[node.name] = node.op.output(*(shapes[i] for i in node.inputs))

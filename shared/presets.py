@@ -139,8 +139,7 @@ def _timm() -> Iterator[tuple[str, Changes]]:
     yield "resnetv2_50d_gn", {**_imagenet(50), **v2, **DEEP_STEM, **AVG_DOWN, "norm.kind": "group"}
     # timm's port of BiT standardises with another eps than the original.
     for name, changes in _bit():
-        depth, factor = name.removeprefix("r").split("x")
-        yield f"resnetv2_{depth}x{factor}_bit", {**changes, "weight_std_eps": 1e-8}
+        yield f"resnetv2_{name.removeprefix('r')}_bit", {**changes, "weight_std_eps": 1e-8}
 
 
 def _he() -> Iterator[tuple[str, Changes]]:

@@ -97,8 +97,8 @@ def avg_pool(op: AvgPool, weights: Mapping[str, Array], x: Array) -> Array:
     ones = np.ones((1, *x.shape[1:3], 1), x.dtype)
     padded, counted = _padded(x, pads), _padded(ones, pads, 1.0 if op.count_pad else 0.0)
     taps = [(i, j) for i in range(op.kernel_size) for j in range(op.kernel_size)]
-    total = sum(_window(padded, i, j, (height, width), op.stride) for i, j in taps)
-    return total / sum(_window(counted, i, j, (height, width), op.stride) for i, j in taps)
+    total = np.sum([_window(padded, i, j, (height, width), op.stride) for i, j in taps], axis=0)
+    return total / np.sum([_window(counted, i, j, (height, width), op.stride) for i, j in taps], axis=0)
 
 
 def subsample(op: Subsample, weights: Mapping[str, Array], x: Array) -> Array:

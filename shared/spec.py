@@ -15,7 +15,7 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -230,14 +230,13 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return key, value
 
 
-@functools.cache
-def _annotations(cls: type) -> dict[str, Any]:
-    return {f.name: hint for f, hint in zip(dataclasses.fields(cls), _hints(cls), strict=True)}
-
-
-def _hints(cls: type) -> list[Any]:
+def _read_annotations(cls: Any) -> dict[str, Any]:
+    """Field -> type of a dataclass."""
     hints = typing.get_type_hints(cls)
-    return [hints[f.name] for f in dataclasses.fields(cls)]
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+
+
+_annotations: Callable[[Any], dict[str, Any]] = functools.cache(_read_annotations)
 
 
 @functools.cache
@@ -363,8 +362,8 @@ def _validate(spec: ResNetSpec) -> None:
                 f"zero-padding cannot drop channels, and these shrink: {channels}")  # fmt: skip
     if norm.kind == "group":
         mids = [int(w * block.base_width / 64) * block.groups for w in spec.widths]
-        for channels in {*(w for _, _, w in stem.convs), *mids, *(w * spec.expansion for w in spec.widths)}:
-            require(channels % norm.groups == 0, "norm.groups", norm.groups, f"does not divide {channels} channels")
+        for normed in sorted({*(w for _, _, w in stem.convs), *mids, *(w * spec.expansion for w in spec.widths)}):
+            require(normed % norm.groups == 0, "norm.groups", norm.groups, f"does not divide {normed} channels")
 
 
 def _show(value: Any) -> str:

@@ -53,6 +53,11 @@ class Trace:
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Package -> version of what computed the trace."""
+        return json.loads(self.about.get("versions", "{}"))
+
     def save(self, path: str | Path) -> None:
         """Write the trace in one step. Raises `CheckpointError` where that is not possible."""
         about = {
@@ -89,5 +94,6 @@ def provenance(weights: Mapping[str, np.ndarray], images: np.ndarray, *packages:
     return {
         "weights": digest(weights),
         "images": digest({"images": images}),
+        "image_shape": "x".join(map(str, images.shape)),
         "versions": json.dumps(versions),
     }

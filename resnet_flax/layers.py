@@ -1,0 +1,190 @@
+"""NNX layers as the plan wants them, and the only place where a stock layer is corrected.
+
+Each layer takes an operator of the plan. Channel order is NHWC, kernels are HWIO. `dtype` is that of
+the parameters, of the running statistics and of the computation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from shared import ops
+from shared import plan as p
+
+Dtype = Any  # what NNX takes for one: "float32", jnp.float32, ...
+
+
+@dataclass(frozen=True)
+class Convolve:
+    """What `Conv` calls in the place of `lax.conv_general_dilated`, with two changes.
+
+    A 1 x 1 convolution is a matrix product over the channels, and on a CPU XLA is much faster at
+    those: most so at the gradient of a strided one, which it takes for a dilated convolution.
+    Weight standardisation (Big Transfer) normalises each filter by its own mean and biased variance.
+    """
+
+    op: ops.Conv
+
+    def __call__(
+        self,
+        x: jax.Array,
+        kernel: jax.Array,
+        strides: tuple[int, int],
+        padding: Any,
+        *,
+        precision: Any = None,
+        out_sharding: Any = None,
+        **options: Any,
+    ) -> jax.Array:
+        if self.op.weight_std_eps is not None:
+            mean = kernel.mean((0, 1, 2))
+            variance = kernel.var((0, 1, 2))
+            kernel = (kernel - mean) / jnp.sqrt(variance + self.op.weight_std_eps)
+        shared_options = {"precision": precision, "out_sharding": out_sharding}
+        if self.op.kernel_size == 1 and self.op.groups == 1:
+            x = x[:, :: strides[0], :: strides[1]]
+            return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0], **shared_options)
+        return lax.conv_general_dilated(x, kernel, strides, padding, **shared_options, **options)
+
+
+class Conv(nnx.Conv):
+    """`nnx.Conv` with the plan's padding: the stock layer pads SAME, which is not symmetric at stride 2."""
+
+    def __init__(self, op: ops.Conv, *, rngs: nnx.Rngs, dtype: Dtype):
+        super().__init__(
+            op.in_channels,
+            op.out_channels,
+            (op.kernel_size, op.kernel_size),
+            strides=op.stride,
+            padding="SAME" if op.padding == "same" else op.symmetric_pad,
+            kernel_dilation=op.dilation,
+            feature_group_count=op.groups,
+            use_bias=op.bias,
+            conv_general_dilated=Convolve(op),
+            dtype=dtype,
+            param_dtype=dtype,
+            rngs=rngs,
+        )
+
+
+class BatchNorm(nnx.BatchNorm):
+    """`nnx.BatchNorm` with two corrections.
+
+    The stock layer's variance is E[x^2] - E[x]^2, which cancels where the mean is large, and its
+    running statistics are float32 in a model of any dtype.
+    """
+
+    def __init__(self, op: ops.BatchNorm, *, rngs: nnx.Rngs, dtype: Dtype):
+        super().__init__(
+            op.channels,
+            use_running_average=False,
+            momentum=op.momentum,
+            epsilon=op.eps,
+            use_fast_variance=False,
+            dtype=dtype,
+            param_dtype=dtype,
+            rngs=rngs,
+        )
+        self.mean = nnx.BatchStat(jnp.zeros(op.channels, dtype))
+        self.var = nnx.BatchStat(jnp.ones(op.channels, dtype))
+
+
+def Norm(op: ops.Norm, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.Module:
+    """Batch or group norm. NNX's momentum is the weight of the old value, as is the plan's."""
+    if isinstance(op, ops.GroupNorm):
+        return nnx.GroupNorm(
+            op.channels,
+            op.groups,
+            epsilon=op.eps,
+            use_fast_variance=False,  # as in `BatchNorm`
+            dtype=dtype,
+            param_dtype=dtype,
+            rngs=rngs,
+        )
+    return BatchNorm(op, rngs=rngs, dtype=dtype)
+
+
+class MaxPool(nnx.Module):
+    """Max pool over padding of -inf, or of zeros that compete with negative values."""
+
+    def __init__(self, op: ops.MaxPool):
+        self.op = op
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        window, strides = (self.op.kernel_size,) * 2, (self.op.stride,) * 2
+        pads = self.op.pads((x.shape[1], x.shape[2]))
+        if self.op.padding == "zero":
+            x, pads = jnp.pad(x, ((0, 0), *pads, (0, 0))), ((0, 0), (0, 0))
+        return nnx.max_pool(x, window, strides, pads)
+
+
+class AvgPool(nnx.Module):
+    """2 x 2 average pool on the SAME grid, over the pixels inside the image or over all (`count_pad`)."""
+
+    def __init__(self, op: ops.AvgPool):
+        self.op = op
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        window, strides = (self.op.kernel_size,) * 2, (self.op.stride,) * 2
+        y = nnx.avg_pool(x, window, strides, "SAME", count_include_pad=self.op.count_pad)
+        return y.astype(x.dtype)  # Flax counts the pixels in JAX's default dtype, and float64 would win
+
+
+class Subsample(nnx.Module):
+    """Every `stride`-th pixel, and zero channels before and after (option A)."""
+
+    def __init__(self, op: ops.Subsample):
+        self.op = op
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x[:, :: self.op.stride, :: self.op.stride]
+        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (self.op.channels_before, self.op.channels_after)))
+
+
+class GlobalPool(nnx.Module):
+    """[N, H, W, C] to [N, C]."""
+
+    def __init__(self, op: ops.GlobalPool):
+        self.op = op
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x.mean((1, 2)) if self.op.how == "avg" else x.max((1, 2))
+
+
+def Linear(op: ops.Linear, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.Linear:
+    return nnx.Linear(op.in_features, op.out_features, dtype=dtype, param_dtype=dtype, rngs=rngs)
+
+
+class Identity(nnx.Module):
+    """x."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x
+
+
+class Projection(nnx.Module):
+    """Average pool (ResNet-D), 1 x 1 convolution, norm: those that the plan has."""
+
+    def __init__(self, plan: p.Shortcut, *, rngs: nnx.Rngs, dtype: Dtype):
+        self.pool = AvgPool(plan.pool) if plan.pool else None
+        self.conv = Conv(plan.conv, rngs=rngs, dtype=dtype)
+        self.norm = Norm(plan.norm, rngs=rngs, dtype=dtype) if plan.norm else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.pool is not None:
+            x = self.pool(x)
+        x = self.conv(x)
+        return self.norm(x) if self.norm is not None else x
+
+
+def Shortcut(plan: p.Shortcut, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.Module:
+    """The path around a residual branch: a projection, a parameter-free subsampling, or the identity."""
+    if plan.is_identity:
+        return Identity()
+    return Subsample(plan.subsample) if plan.subsample else Projection(plan, rngs=rngs, dtype=dtype)

@@ -1,0 +1,7 @@
+"""The specification rendered in Keras 3, for its TensorFlow, JAX and PyTorch backends."""
+
+from resnet_keras.model import ResNet
+from resnet_keras.trace import trace
+from resnet_keras.weights import build, export_weights, load_weights
+
+__all__ = ["ResNet", "build", "export_weights", "load_weights", "trace"]

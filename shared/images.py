@@ -1,0 +1,96 @@
+"""Photographs as the networks were trained to see them: resized, cropped, and scaled per weight set."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from shared.errors import CheckpointError, SpecError
+from shared.spec import ResNetSpec
+
+# PIL refuses images far beyond this many pixels; a photograph has a tenth.
+MAX_PIXELS = 200_000_000
+
+
+class Preprocessing(NamedTuple):
+    """(pixels / divisor - mean) / std per channel, in RGB, or BGR where `reverse` says so."""
+
+    divisor: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    reverse: bool = False
+
+
+ONES = (1.0, 1.0, 1.0)
+HALF = (0.5, 0.5, 0.5)
+
+PREPROCESSING = {
+    # torchvision, timm resnet, transformers, Flax
+    "imagenet": Preprocessing(255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    # keras.applications V1 and the Caffe nets: BGR, no scaling (keras imagenet_utils.py)
+    "caffe": Preprocessing(1, (103.939, 116.779, 123.68), ONES, reverse=True),
+    # x / 127.5 - 1: keras.applications V2, BiT, timm resnetv2
+    "half": Preprocessing(255, HALF, HALF),
+    # channel means, no scaling (tensorflow/models imagenet_preprocessing.py)
+    "tf_official": Preprocessing(1, (123.68, 116.78, 103.94), ONES),
+    "cifar": Preprocessing(255, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),  # kuangliu main.py
+    "unit": Preprocessing(255, (0.0, 0.0, 0.0), ONES),  # ToTensor alone
+}
+
+# torchvision's V1 weights resize the shorter side to 256 and crop 224.
+RESIZE_OVER_CROP = 256 / 224
+
+
+def load_images(paths: Sequence[Path], spec: ResNetSpec, preprocessing: str, size: int | None = None) -> np.ndarray:
+    """Photographs as float64 [batch, size, size, channels], preprocessed.
+
+    The shorter side is resized (bilinear, antialiased) to 256/224 of `size`, then the middle is cropped.
+    Networks of one input channel get the grey image. Raises `CheckpointError` for a file that is no
+    image, `SpecError` for a network that takes neither 1 nor 3 channels.
+    """
+    if spec.in_channels not in (1, 3):
+        raise SpecError(f"in_channels = {spec.in_channels}: a photograph has 3 channels, or 1 as a grey image")
+    side = size or spec.image_size
+    return np.stack([_preprocess(_open(path, side), spec.in_channels, preprocessing) for path in paths])
+
+
+def _open(path: Path, side: int) -> np.ndarray:
+    """The middle of the photograph, RGB bytes [side, side, 3]."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise CheckpointError(
+                        f"{path}: {image.width} x {image.height} pixels are too many for a photograph"
+                    )
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError:
+        raise CheckpointError(f"{path}: not an image that can be read; expected a PNG, JPEG or the like") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise CheckpointError(f"{path}: more pixels than a photograph has") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read as an image ({error.strerror or error})") from None
+    except (ValueError, SyntaxError) as error:  # what decoders raise for damaged files
+        raise CheckpointError(f"{path}: a damaged image ({error})") from None
+    shorter = max(side, round(side * RESIZE_OVER_CROP))
+    scale = shorter / min(upright.size)
+    width, height = (max(shorter, round(n * scale)) for n in upright.size)
+    resized = upright.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - side) // 2, (height - side) // 2
+    return np.asarray(resized.crop((left, top, left + side, top + side)))
+
+
+def _preprocess(pixels: np.ndarray, channels: int, name: str) -> np.ndarray:
+    how = PREPROCESSING[name]
+    image = pixels.astype(np.float64)
+    if how.reverse:
+        image = image[..., ::-1]
+    image = (image / how.divisor - how.mean) / how.std
+    return image if channels == 3 else image.mean(axis=-1, keepdims=True)

@@ -1,0 +1,183 @@
+"""The main job: build a network in every framework, carry the weights, run, and compare all pairs."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.comparison import Comparison, compare
+from shared.errors import CheckpointError, FrameworkError
+from shared.files import write_tensors
+from shared.frameworks import Worker
+from shared.plan import Plan, make_plan
+from shared.spec import ResNetSpec
+from shared.trace import Trace
+
+# Presets that between them have every kind of block, shortcut, stem, norm and padding, and are
+# quick: what `rosetta verify` checks when no preset is named.
+TELLING = (
+    "torchvision/resnet18",
+    "torchvision/resnet50",
+    "keras/resnet50v2",
+    "flax/resnet50",
+    "he/resnet50",
+    "timm/resnet50d",
+    "bit/r50x1",
+    "fb/preresnet18",
+    "cifar/resnet20",
+    "cifar/preresnet164",
+    "d2l/resnet18",
+    "ablation/resnet110_exclusive_gate_b6",
+    "ablation/resnet110_norm_after_add",
+)
+
+BATCH = 2  # a single image hides mistakes that mix up the batch
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What goes into every framework alike. Weights and images are made from the seed unless given."""
+
+    dtype: str = "float64"
+    seed: int = 0
+    batch: int = BATCH
+    image_size: tuple[int, int] | None = None
+    weights: Path | None = None
+    images: np.ndarray | None = None  # [batch, height, width, channels]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that happened, for a progress bar."""
+
+    preset: str
+    framework: str
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All comparisons of one network, and what each framework needed for it."""
+
+    spec: ResNetSpec
+    plan: Plan
+    comparisons: tuple[Comparison, ...]
+    steps: tuple[Step, ...]
+    versions: Mapping[str, str]
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.comparisons) and all(comparison.passed for comparison in self.comparisons)
+
+
+def verify(
+    specs: Sequence[ResNetSpec],
+    frameworks: Sequence[str],
+    inputs: Inputs | None = None,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> Iterator[Verdict]:
+    """Yield a `Verdict` for each spec: every framework's trace compared with every other's.
+
+    Raises `FrameworkError` when there are fewer than two frameworks or one of them fails.
+    """
+    inputs = inputs or Inputs()
+    if len(set(frameworks)) < 2:
+        raise FrameworkError("a comparison needs two sides; name another framework, or the reference")
+    workers: list[Worker] = []
+    with tempfile.TemporaryDirectory(prefix="rosetta-") as folder:
+        try:
+            workers.extend(Worker(name) for name in frameworks)
+            images = _save_images(inputs, Path(folder))
+            for spec in specs:
+                yield _verify_one(spec, workers, inputs, images, Path(folder), on_step)
+        finally:
+            for worker in workers:
+                worker.close()
+
+
+def take_trace(spec: ResNetSpec, framework: str, inputs: Inputs, output: Path) -> Step:
+    """One framework's trace, saved to `output`."""
+    with tempfile.TemporaryDirectory(prefix="rosetta-") as folder, Worker(framework) as worker:
+        return _run(worker, spec, inputs, _save_images(inputs, Path(folder)), output)
+
+
+def _verify_one(
+    spec: ResNetSpec,
+    workers: Sequence[Worker],
+    inputs: Inputs,
+    images: Path | None,
+    folder: Path,
+    on_step: Callable[[Step], None],
+) -> Verdict:
+    started = time.perf_counter()
+    plan = make_plan(spec, _image_size(spec, inputs))
+    files = [folder / f"{i}.safetensors" for i in range(len(workers))]
+
+    def run(worker: Worker, file: Path) -> Step:
+        step = _run(worker, spec, inputs, images, file)
+        on_step(step)
+        return step
+
+    with ThreadPoolExecutor(_workers_at_once(plan, inputs.batch)) as pool:
+        steps = tuple(pool.map(run, workers, files))
+    traces = [Trace.load(file) for file in files]
+    comparisons = tuple(compare(a, b) for a, b in itertools.combinations(traces, 2))
+    versions: dict[str, str] = {}
+    for trace in traces:
+        versions |= trace.versions
+    for file in files:
+        file.unlink()
+    return Verdict(spec, plan, comparisons, steps, versions, time.perf_counter() - started)
+
+
+def _run(worker: Worker, spec: ResNetSpec, inputs: Inputs, images: Path | None, output: Path) -> Step:
+    job: dict[str, Any] = {
+        "spec": spec.to_dict(),
+        "dtype": inputs.dtype,
+        "seed": inputs.seed,
+        "batch": inputs.batch,
+        "image_size": _image_size(spec, inputs),
+        "weights": str(inputs.weights.resolve()) if inputs.weights else None,
+        "images": str(images) if images else None,
+        "output": str(output.resolve()),
+    }
+    report = worker.run(job)
+    return Step(spec.name, worker.name, report["seconds"], report["peak_bytes"])
+
+
+def _image_size(spec: ResNetSpec, inputs: Inputs) -> tuple[int, int]:
+    if inputs.images is not None:
+        return inputs.images.shape[1], inputs.images.shape[2]
+    return inputs.image_size or (spec.image_size, spec.image_size)
+
+
+def _save_images(inputs: Inputs, folder: Path) -> Path | None:
+    if inputs.images is None:
+        return None
+    if not np.isfinite(inputs.images).all():
+        raise CheckpointError("the images hold values that are not finite")
+    path = folder / "images.safetensors"
+    write_tensors(path, {"images": inputs.images}, {})
+    return path
+
+
+def _workers_at_once(plan: Plan, batch: int) -> int:
+    """As many as there are cores, and as memory holds: weights up to four times, activations three."""
+    activations = sum(int(np.prod(row.output)) for row in plan.layers) * batch
+    need = 8 * (4 * plan.params + 3 * activations) + (1 << 30)
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # not on this system
+        free = 8 << 30
+    return max(1, min(os.cpu_count() or 1, free // need))

@@ -1,0 +1,118 @@
+"""The process in which one framework takes traces: `python -m shared.worker FRAMEWORK`.
+
+Reads one JSON job a line from standard input and answers each with one JSON line:
+
+    {"spec": {...}, "dtype": "float64", "seed": 0, "batch": 2, "image_size": [224, 224],
+     "weights": file or null, "images": file or null, "output": file}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from shared.comparison import rounding_budget
+from shared.errors import FrameworkError, RosettaError
+from shared.files import read_tensors
+from shared.frameworks import FRAMEWORKS, load_package
+from shared.plan import make_plan
+from shared.spec import ResNetSpec
+from shared.trace import Trace
+from shared.weights import Weights, float_dtype, probe_images, probe_weights, read_weights
+
+
+def main() -> None:
+    """Serve jobs until standard input ends."""
+    # The answers keep standard output to themselves; what libraries print goes to standard error.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    framework = FRAMEWORKS[sys.argv[1]]
+    package: ModuleType | None = None
+    for line in sys.stdin:
+        started = time.perf_counter()
+        try:
+            if package is None:
+                package = load_package(framework)
+                _full_precision()
+            run_job(package, json.loads(line))
+            answer: dict[str, Any] = {
+                "seconds": round(time.perf_counter() - started, 3),
+                "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            }
+        except RosettaError as error:
+            answer = {"kind": type(error).__name__, "error": str(error)}
+        except MemoryError:
+            answer = {"kind": "FrameworkError", "error": f"{framework.name}: out of memory"}
+        except Exception as error:  # noqa: BLE001 - a framework may raise anything; the parent says it in one line
+            said = str(error).strip().splitlines() or [""]
+            answer = {"kind": "FrameworkError", "error": f"{framework.name}: {type(error).__name__}: {said[0]}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _full_precision() -> None:
+    """No TF32 where PyTorch runs on a GPU. JAX is told through its environment."""
+    if "torch" in sys.modules:
+        import torch
+
+        torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        torch.set_float32_matmul_precision("highest")
+    if "tensorflow" in sys.modules:
+        import tensorflow
+
+        tensorflow.config.experimental.enable_tensor_float_32_execution(False)
+
+
+def run_job(package: ModuleType, job: Mapping[str, Any]) -> None:
+    """Take one trace and save it. A low precision brings its rounding budget along."""
+    spec = ResNetSpec.from_dict(job["spec"])
+    dtype = job["dtype"]
+    if package.__name__ == "shared.reference":
+        dtype = "float64"  # the reference is exact; it gets the weights and images that the others get
+    images = _images(job, spec)
+    trace = _trace(package, spec, _weights(job, spec), images, dtype)
+    if dtype != "float64":
+        exact = _trace(package, spec, _weights(job, spec), images, "float64")
+        trace.about["rounding"] = json.dumps(rounding_budget(trace, exact))
+    trace.about |= {"seed": str(job["seed"]), "weights_source": str(job["weights"] or "probe"),
+                    "images_source": str(job["images"] or "probe")}  # fmt: skip
+    trace.save(job["output"])
+
+
+def _trace(package: ModuleType, spec: ResNetSpec, weights: Weights, images: np.ndarray, dtype: str) -> Trace:
+    model = package.build(spec, dtype=dtype)
+    package.load_weights(model, weights)
+    weights.clear()  # the largest networks fit into memory only once or twice
+    return package.trace(model, images)
+
+
+def _weights(job: Mapping[str, Any], spec: ResNetSpec) -> Weights:
+    """The file's weights, or probe weights; rounded to the job's dtype, then exact in every other."""
+    dtype = float_dtype(job["dtype"])
+    weights = read_weights(job["weights"], spec)[0] if job["weights"] else probe_weights(spec, job["seed"])
+    if job["weights"] is None and job["dtype"] == "float64":
+        return probe_weights(spec, job["seed"], "float64")
+    return {name: array.astype(dtype, copy=False) for name, array in weights.items()}
+
+
+def _images(job: Mapping[str, Any], spec: ResNetSpec) -> np.ndarray:
+    dtype = float_dtype(job["dtype"])
+    if job["images"]:
+        tensors, _ = read_tensors(job["images"])
+        if set(tensors) != {"images"}:
+            raise FrameworkError(f"{job['images']}: holds no images")
+        return tensors["images"].astype(dtype).astype(np.float64)
+    height, width = make_plan(spec, tuple(job["image_size"])).image_size
+    shape = (job["batch"], height, width, spec.in_channels)
+    return probe_images(shape, job["seed"], dtype).astype(np.float64)
+
+
+if __name__ == "__main__":
+    main()
