@@ -127,7 +127,7 @@ def verify(
                                                         metavar="[PRESET]...")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every preset, at full size.")] = False,
     framework: Annotated[list[str] | None, typer.Option(help="torch, keras, keras:tensorflow, keras:jax, keras:torch, "
-                         "flax or reference; several with commas or repeated.  [default: all that are installed]")] = None,
+                         "flax or reference, with commas or repeated.  [default: all that are installed]")] = None,
     dtype: Precision = DType.float64,
     settings: Settings = None,
     image_size: ImageSize = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ class Comparison:
     check: str
     rows: tuple[Row, ...]
     problems: tuple[str, ...] = field(default=())  # what is wrong before any number is compared
-    diverges: str | None = None  # the first layer that is missing, mis-shaped or beyond its limit
+    first_divergence: str | None = None  # the first layer that is missing, mis-shaped or beyond its limit
 
     @property
     def tensors(self) -> int:
@@ -70,7 +71,7 @@ class Comparison:
             "tensors": self.tensors,
             "passed": self.passed,
             "worst": shown,
-            "first_divergence": self.diverges,
+            "first_divergence": self.first_divergence,
             "problems": list(self.problems),
         }
 
@@ -103,18 +104,25 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
     """
     if a.spec != b.spec:
         raise SpecError(f"the traces are of different networks: {_difference(a.spec.to_dict(), b.spec.to_dict())}")
-    keys_a, keys_b = ([n for n in t.names if n.startswith(f"{check}/")] for t in (a, b))
-    problems, diverges = _structure_problems(a, keys_a, b, keys_b, check)
+    problems: list[str] = []
+    partings: list[tuple[int, int, str]] = []  # (place in the computation, structure before numbers, layer)
+    for trace in (a, b):
+        trace_problems, parting = _structure_problems(trace, check)
+        problems += trace_problems
+        partings += [(parting[0], 0, parting[1])] if parting else []
     for what in ("images", "weights"):
         if a.about.get(what) != b.about.get(what):
             problems.append(f"the {what} of {a.framework} and {b.framework} are not the same")
     rows = []
     budgets = _budgets(a, b)
     dtype = a.dtype if a.dtype != "float64" else b.dtype
-    for name in keys_a:
-        if name in set(keys_b) and a.shape(name) == b.shape(name):
+    keys_b = set(b.names)
+    for place, name in enumerate(_keys(a, check)):
+        if name in keys_b and a.shape(name) == b.shape(name):
             limit = EVAL_FLOAT64 if dtype == "float64" else rounding_limit(dtype, *(x[name] for x in budgets))
             rows.append(Row(name, relative_error(a[name], b[name]), limit))
+            if not rows[-1].passed:
+                partings.append((place, 1, name))
     return Comparison(
         preset=a.spec.name,
         a=a.framework,
@@ -123,36 +131,34 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
         check=check,
         rows=tuple(rows),
         problems=tuple(problems),
-        diverges=diverges or next((row.name for row in rows if not row.passed), None),
+        first_divergence=min(partings)[-1] if partings else None,
     )
 
 
-def _structure_problems(
-    a: Trace, keys_a: list[str], b: Trace, keys_b: list[str], check: str
-) -> tuple[list[str], str | None]:
-    """What is wrong with names, order and shapes, against the plan and so against each other."""
-    problems: list[str] = []
-    diverges: str | None = None
-    for trace, keys in ((a, keys_a), (b, keys_b)):
-        found = {name: trace.shape(name) for name in keys}
-        expected = _expected_shapes(trace, check)
-        for name in expected:
-            if name not in found:
-                problems.append(f"{trace.framework} has no {name}")
-            elif found[name] != expected[name]:
-                problems.append(f"{trace.framework}: {name} has shape {found[name]}, the plan says {expected[name]}")
-            else:
-                continue
-            diverges = diverges or name
-        for name in found:
-            if name not in expected:
-                problems.append(f"{trace.framework}: {name} is not in the plan")
-                diverges = diverges or name
-        if not problems and list(found) != list(expected):
-            first = next(n for n, m in zip(found, expected, strict=True) if n != m)
-            problems.append(f"{trace.framework} computes {first} at another place than the plan")
-            diverges = diverges or first
-    return problems, diverges
+def _keys(trace: Trace, check: str) -> list[str]:
+    return [name for name in trace.names if name.startswith(f"{check}/")]
+
+
+def _structure_problems(trace: Trace, check: str) -> tuple[list[str], tuple[int, str] | None]:
+    """What is wrong with names, order and shapes against the plan, and where that starts."""
+    found = {name: trace.shape(name) for name in _keys(trace, check)}
+    expected = _expected_shapes(trace, check)
+    who = trace.framework
+    problems = [f"{who} has no {name}" for name in expected if name not in found]
+    problems += [f"{who}: {name} is not in the plan" for name in found if name not in expected]
+    problems += [
+        f"{who}: {name} has shape {found[name]}, the plan says {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    for place, (name, planned) in enumerate(itertools.zip_longest(found, expected)):
+        if name == planned and found[name] == expected[name]:
+            continue
+        parting = planned if planned is not None and planned not in found else name
+        if not problems:
+            problems.append(f"{who} computes {parting} at another place than the plan")
+        return problems, (place, parting)
+    return problems, None
 
 
 def _expected_shapes(trace: Trace, check: str) -> dict[str, tuple[int, ...]]:

@@ -113,8 +113,8 @@ def print_failures(console: Console, comparisons: Iterable[Comparison]) -> None:
         if c.passed:
             continue
         console.print(f"\n[bold red]{c.preset}: {c.a} and {c.b} differ[/]", highlight=False)
-        if c.diverges:
-            console.print(f"  first at [bold]{_layer(c.diverges)}[/]", highlight=False)
+        if c.first_divergence:
+            console.print(f"  first at [bold]{_layer(c.first_divergence)}[/]", highlight=False)
         for problem in c.problems[:10]:
             console.print(f"  {problem}", highlight=False, markup=False)
         if len(c.problems) > 10:

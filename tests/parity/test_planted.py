@@ -1,0 +1,65 @@
+"""The proof can fail: every planted mistake is caught, and located at the layer where it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from shared import Trace, compare, make_plan, probe_images, probe_weights, reference
+from tests.parity.planted import MISTAKES, Mistake
+from tests.parity.rendering import FRAMEWORKS, package
+
+IDS = [mistake.name.replace(" ", "-") for mistake in MISTAKES]
+
+
+def test_there_are_enough_mistakes():
+    assert len({mistake.name for mistake in MISTAKES}) >= 24
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """The reference's trace of a spec, taken once."""
+    known: dict = {}
+
+    def take(mistake: Mistake) -> Trace:
+        spec = mistake.spec
+        if spec not in known:
+            model = reference.build(spec)
+            known[spec] = reference.trace(model, _images(mistake))
+        return known[spec]
+
+    return take
+
+
+def _images(mistake: Mistake):
+    return probe_images((2, mistake.size, mistake.size, mistake.spec.in_channels), dtype="float64")
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("mistake", MISTAKES, ids=IDS)
+def test_mistake_is_caught_and_located(mistake: Mistake, framework: str, truth):
+    rendering = package(framework)
+    weights = probe_weights(mistake.spec, dtype="float64")
+    model = rendering.build(mistake.wrong_spec, dtype="float64")
+    rendering.load_weights(model, mistake.wrong_weights(weights))
+    wrong = rendering.trace(model, _images(mistake))
+    # The side that is wrong believes that it built the right network.
+    comparison = compare(dataclasses.replace(wrong, spec=mistake.spec), truth(mistake))
+    assert not comparison.passed
+    assert comparison.first_divergence == f"eval/{mistake.where}"
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("preset", sorted({mistake.preset for mistake in MISTAKES}))
+def test_without_the_mistake_it_passes(preset: str, framework: str, truth):
+    mistake = next(m for m in MISTAKES if m.preset == preset)
+    rendering = package(framework)
+    model = rendering.build(mistake.spec, dtype="float64")
+    rendering.load_weights(model, probe_weights(mistake.spec, dtype="float64"))
+    comparison = compare(rendering.trace(model, _images(mistake)), truth(mistake))
+    assert comparison.passed
+    assert [row.name for row in comparison.rows] == [
+        *(f"eval/{row.name}" for row in make_plan(mistake.spec).layers),
+        "eval/output",
+    ]

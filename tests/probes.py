@@ -1,0 +1,49 @@
+"""What the tests share: every preset's name, probe inputs, reference traces and the one error measure."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from shared import ResNetSpec, Trace, list_presets, probe_images, reference
+from shared.spec import Init
+
+PRESETS = list_presets()
+FAMILIES = sorted({name.partition("/")[0] for name in PRESETS})
+
+SIZE = (32, 45)  # SAME padding differs from symmetric on even sides, and agrees on odd ones
+BATCH = 2
+
+
+def function_of(spec: ResNetSpec) -> ResNetSpec:
+    """`spec` without what does not change the function it computes: equal nets become equal specs."""
+    return spec.replace(name="any", image_size=224, init=Init())
+
+
+def images_for(spec: ResNetSpec, size: tuple[int, int] = SIZE, dtype: str = "float64") -> np.ndarray:
+    """Random images [batch, height, width, channels] that fit `spec`."""
+    return probe_images((BATCH, *size, spec.in_channels), dtype=dtype)
+
+
+def reference_trace(spec: ResNetSpec, size: tuple[int, int] = SIZE) -> Trace:
+    """The float64 reference trace of `spec` under probe weights; nets that are one function are run once."""
+    return _reference_trace(function_of(spec), size)
+
+
+@functools.cache
+def _reference_trace(spec: ResNetSpec, size: tuple[int, int]) -> Trace:
+    return reference.trace(reference.build(spec), images_for(spec, size))
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Largest absolute difference over the largest absolute value of `expected`; infinite for another shape."""
+    if found.shape != expected.shape:
+        return float("inf")
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def worst_layer(found: Trace, expected: Trace) -> tuple[float, str]:
+    """The largest `relative_error` of any array in the two traces, and its name."""
+    assert sorted(found.names) == sorted(expected.names)
+    return max((relative_error(found[name], expected[name]), name) for name in expected.names)
