@@ -22,10 +22,11 @@ from tests.probes import PRESETS, images_for, relative_error  # noqa: E402
 from resnet_torch import ResNet  # noqa: E402
 from shared import ResNetSpec, get_spec, make_plan, probe_weights  # noqa: E402
 
-# Float64 logits of two implementations of one function. Measured at most 6e-15 over this file.
+# Float64 logits of one function in one framework. Measured over this file: equal to the last bit,
+# but for standardised weights, where the order of the sums differs: 1.5e-14.
 PEER_LIMIT = 1e-13
 
-SIZES = (64, 65)
+SIZE = (64, 65)  # padding conventions differ on even sides, ceil modes on odd ones
 
 COUNTER = "num_batches_tracked"  # PyTorch's, and no part of the function
 
@@ -117,7 +118,7 @@ def peer_state(preset: str, peer: torch.nn.Module) -> dict[str, torch.Tensor]:
     return state | {name: torch.tensor(0) for name in shapes if name.endswith(COUNTER)}
 
 
-def assert_same_function(preset: str, size: int, spec: ResNetSpec, **options: object) -> None:
+def assert_same_function(preset: str, spec: ResNetSpec, **options: object) -> None:
     """The peer's float64 logits and those of `resnet_torch` for `spec`, under the same weights."""
     peer = make_peer(preset, **options)
     peer.load_state_dict(peer_state(preset, peer), strict=True, assign=True)
@@ -126,7 +127,7 @@ def assert_same_function(preset: str, size: int, spec: ResNetSpec, **options: ob
     counters = {name: torch.tensor(0) for name in model.state_dict() if name.endswith(COUNTER)}
     model.load_state_dict(float64_weights(preset) | counters, strict=True, assign=True)
 
-    images = torch.from_numpy(images_for(spec, (size, size))).permute(0, 3, 1, 2)
+    images = torch.from_numpy(images_for(spec, SIZE)).permute(0, 3, 1, 2)
     with torch.inference_mode():
         found, expected = model.eval()(images).numpy(), peer.eval()(images).numpy()
     assert np.abs(expected).max() > 0
@@ -148,7 +149,6 @@ def test_tensors_are_the_peers(preset: str) -> None:
     assert ours == peers
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
     "preset",
     [
@@ -176,28 +176,26 @@ def test_tensors_are_the_peers(preset: str) -> None:
         "timm/resnetv2_50d_gn",
     ],
 )
-def test_logits_are_the_peers(preset: str, size: int) -> None:
-    assert_same_function(preset, size, get_spec(preset))
+def test_logits_are_the_peers(preset: str) -> None:
+    assert_same_function(preset, get_spec(preset))
 
 
 # timm's output_stride trades the strides of the last stages for dilation.
 OUTPUT_STRIDES = {8: (False, False, True, True), 16: (False, False, False, True)}
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("output_stride", OUTPUT_STRIDES)
 @pytest.mark.parametrize("preset", ["timm/resnet50", "timm/resnet50d", "timm/resnetv2_50", "timm/resnetv2_50d"])
-def test_dilation_is_timms_output_stride(preset: str, output_stride: int, size: int) -> None:
+def test_dilation_is_timms_output_stride(preset: str, output_stride: int) -> None:
     spec = get_spec(preset, dilate=OUTPUT_STRIDES[output_stride])
-    assert_same_function(preset, size, spec, output_stride=output_stride)
+    assert_same_function(preset, spec, output_stride=output_stride)
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
     "replaced",
-    [(False, False, True), (False, True, True), (True, True, True), (True, False, True)],
+    [(False, False, True), (False, True, True), (True, False, True)],
     ids=lambda flags: "".join("FT"[flag] for flag in flags),
 )
-def test_dilation_is_torchvisions(replaced: tuple[bool, ...], size: int) -> None:
+def test_dilation_is_torchvisions(replaced: tuple[bool, ...]) -> None:
     spec = get_spec("torchvision/resnet50", dilate=(False, *replaced))
-    assert_same_function("torchvision/resnet50", size, spec, replace_stride_with_dilation=replaced)
+    assert_same_function("torchvision/resnet50", spec, replace_stride_with_dilation=replaced)

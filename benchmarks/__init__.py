@@ -1,0 +1,1 @@
+"""What is timed, against the peers, in one run: `python -m benchmarks`."""

@@ -1,0 +1,76 @@
+"""`python -m benchmarks [torch|keras|flax|startup|verify ...]`: every figure of the README's table.
+
+Run it while nothing else runs. Each framework is timed in a process of its own, beside its peer.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+
+from rich.console import Console
+
+from benchmarks import startup
+from benchmarks.timing import BATCH, SIZE, Result
+from shared.frameworks import get_framework
+from shared.tables import make_table
+
+SPEEDS = {"torch": "benchmarks.torch_speed", "keras": "benchmarks.keras_speed", "flax": "benchmarks.flax_speed"}
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def speed(framework: str) -> list[Result]:
+    """One framework's races, in a process of its own."""
+    environment = {**os.environ, **QUIET}
+    if framework == "keras":
+        environment["KERAS_BACKEND"] = get_framework("keras").environment["KERAS_BACKEND"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--worker", framework],
+        env=environment,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return [Result(**result) for result in json.loads(done.stdout.splitlines()[-1])]
+
+
+def verification() -> dict[str, object]:
+    """`rosetta verify resnet50`, timed as a whole, with each process's peak memory."""
+    command = [sys.executable, "-m", "shared.cli", "verify", "resnet50", "--json", "-"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--worker"]:
+        results = importlib.import_module(SPEEDS[sys.argv[2]]).main()
+        print(json.dumps([result.to_dict() for result in results]))
+        return
+    wanted = sys.argv[1:] or [*SPEEDS, "startup", "verify"]
+    console = Console()
+    table = make_table(f"ResNet-50, batch {BATCH}, {SIZE} x {SIZE}", "peer", ">ours", ">peer", ">times as fast")
+    for framework in (f for f in SPEEDS if f in wanted):
+        for result in speed(framework):
+            table.add_row(result.what, result.peer, f"{result.ours_ms:.0f} ms", f"{result.peer_ms:.0f} ms",
+                          f"{result.speedup:.2f}")  # fmt: skip
+    if table.row_count:
+        console.print(table)
+    if "startup" in wanted:
+        table = make_table("start-up, whole process", ">seconds")
+        for command, taken in startup.main().items():
+            table.add_row(command, f"{taken:.2f}")
+        console.print(table)
+    if "verify" in wanted:
+        found = verification()
+        table = make_table("rosetta verify resnet50, float64", ">")
+        table.add_row("seconds", f"{found['seconds']:.0f}")
+        for framework, peak in dict(found["peak_bytes"]).items():  # type: ignore[call-overload]
+            table.add_row(f"peak memory of {framework}", f"{peak / 2**30:.2f} GiB")
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()

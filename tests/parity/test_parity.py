@@ -1,0 +1,129 @@
+"""Every pair of renderings is the same function: every structure of the zoo, every layer, float64.
+
+The full-size sweep over all presets is `rosetta verify --all`.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from shared import Trace, compare, list_presets, make_plan, probe_images, probe_weights, reference
+from shared.limits import EVAL_FLOAT64
+from tests.parity.rendering import FRAMEWORKS, package
+from tests.parity.structures import STRUCTURES, sizes, structure
+
+SIDES = (*FRAMEWORKS, "reference")
+
+
+@pytest.fixture(scope="module")
+def traces():
+    """(preset, size) -> the traces of all four sides; the last one is kept, for its pairs come together."""
+    kept: dict[tuple[str, int], dict[str, Trace]] = {}
+    models: dict[str, dict] = {}
+
+    def take(preset: str, size: int) -> dict[str, Trace]:
+        if (preset, size) not in kept:
+            kept.clear()
+            spec = STRUCTURES[preset]
+            if preset not in models:
+                models.clear()
+                models[preset] = {side: _loaded(side, spec) for side in SIDES}
+            images = probe_images((2, size, size, spec.in_channels), dtype="float64")
+            kept[preset, size] = {side: p.trace(model, images) for side, (p, model) in models[preset].items()}
+        return kept[preset, size]
+
+    return take
+
+
+def _loaded(side: str, spec):
+    rendering = reference if side == "reference" else package(side)
+    model = rendering.build(spec, dtype="float64")
+    rendering.load_weights(model, probe_weights(spec, dtype="float64"))
+    return rendering, model
+
+
+CASES = [(preset, size) for preset, spec in STRUCTURES.items() for size in sizes(spec)]
+
+
+@pytest.mark.parametrize(("preset", "size"), CASES, ids=[f"{p}-{s}" for p, s in CASES])
+def test_every_pair_agrees_on_every_layer(preset: str, size: int, traces):
+    found = traces(preset, size)
+    expected = [f"eval/{row.name}" for row in make_plan(STRUCTURES[preset], size).layers] + ["eval/output"]
+    for a, b in itertools.combinations(SIDES, 2):
+        comparison = compare(found[a], found[b])
+        assert comparison.passed, (a, b, comparison.worst, comparison.problems)
+        assert [row.name for row in comparison.rows] == expected
+        assert all(row.limit == EVAL_FLOAT64 for row in comparison.rows)
+
+
+@pytest.mark.parametrize("preset", list_presets())
+def test_every_preset_has_its_structure_tested(preset: str):
+    assert structure(preset) in {structure(name) for name in STRUCTURES}
+
+
+OPTIONS = {
+    "many-classes": {"num_classes": 13},
+    "one-channel": {"in_channels": 1},
+    "five-channels": {"in_channels": 5},
+    "features-avg": {"num_classes": 0},
+    "features-max": {"num_classes": 0, "head.pool": "max"},
+    "feature-map": {"num_classes": 0, "head.pool": "none"},
+    "max-pooled-head": {"head.pool": "max"},
+    "eps": {"norm.eps": 1e-3},
+    "group-norm": {"norm.kind": "group", "norm.groups": 4},
+    "all-biases": {"stem.bias": True, "block.bias": True, "block.last_bias": True, "shortcut.bias": True},
+    "dilated": {"dilate": True},
+    "dropout-join": {"shortcut.join": "dropout"},
+    "weight-standardised": {"weight_std_eps": 1e-6},
+}
+OPTION_PRESETS = ("torchvision/resnet18", "torchvision/resnext50_32x4d", "keras/resnet50v2", "timm/resnet50d",
+                  "flax/resnet50", "cifar/preresnet20", "bit/r50x1")  # fmt: skip
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("preset", OPTION_PRESETS)
+def test_options_work_on_any_preset(preset: str, option: str, framework: str):
+    spec = STRUCTURES[preset]
+    changes = dict(OPTIONS[option])
+    if option == "dilated":
+        changes = {"dilate": tuple(i == len(spec.depths) - 1 for i in range(len(spec.depths)))}
+    spec = spec.replace(**changes)
+    images = probe_images((2, 40, 35, spec.in_channels), dtype="float64")
+    traces = [p.trace(model, images) for p, model in (_loaded(framework, spec), _loaded("reference", spec))]
+    comparison = compare(*traces)
+    assert comparison.passed, (comparison.worst, comparison.problems)
+
+
+@pytest.mark.parametrize("preset", ["torchvision/resnet18", "keras/resnet50v2", "bit/r50x1",
+                                    "ablation/resnet110_exclusive_gate_b0", "torchvision/resnext50_32x4d"])  # fmt: skip
+@pytest.mark.parametrize(("source", "target"), itertools.permutations(FRAMEWORKS, 2), ids="-to-".join)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_weights_travel_and_come_back_bit_exact(preset: str, source: str, target: str, dtype: str):
+    spec = STRUCTURES[preset]
+    weights = probe_weights(spec, seed=1, dtype=dtype)
+    here, there = package(source), package(target)
+    first, second, home = here.build(spec, dtype=dtype), there.build(spec, dtype=dtype), here.build(spec, dtype=dtype)
+    here.load_weights(first, weights)
+    there.load_weights(second, here.export_weights(first))
+    here.load_weights(home, there.export_weights(second))
+    returned = here.export_weights(home)
+    assert list(returned) == list(weights)
+    for name, array in weights.items():
+        assert returned[name].dtype == array.dtype
+        assert returned[name].tobytes() == array.tobytes(), name
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_exported_weights_are_copies(framework: str):
+    spec = STRUCTURES["cifar/resnet20"]
+    rendering = package(framework)
+    model = rendering.build(spec)
+    before = rendering.export_weights(model)
+    for array in rendering.export_weights(model).values():
+        array += 1
+    after = rendering.export_weights(model)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
