@@ -1,0 +1,7 @@
+"""The specification rendered in Flax NNX."""
+
+from resnet_flax.model import ResNet
+from resnet_flax.trace import trace
+from resnet_flax.weights import build, export_weights, load_weights
+
+__all__ = ["ResNet", "build", "export_weights", "load_weights", "trace"]

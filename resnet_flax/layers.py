@@ -1,16 +1,19 @@
 """NNX layers as the plan wants them, and the only place where a stock layer is corrected.
 
 Each layer takes an operator of the plan. Channel order is NHWC, kernels are HWIO. `dtype` is that of
-the parameters, of the running statistics and of the computation.
+the parameters, of the running statistics and of the computation. Kernels start as zeros: how they
+are drawn is the network's affair (`resnet_flax.init`).
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 
@@ -18,6 +21,18 @@ from shared import ops
 from shared import plan as p
 
 Dtype = Any  # what NNX takes for one: "float32", jnp.float32, ...
+
+
+def get_layer(model: nnx.Module, name: str) -> nnx.Module:
+    """The module at a canonical name, which is its attribute path: `stages.0.blocks.1.conv2`."""
+    return functools.reduce(
+        lambda m, part: m[int(part)] if part.isdigit() else getattr(m, part), name.split("."), model
+    )
+
+
+def blank(key: jax.Array, shape: tuple[int, ...], dtype: Dtype) -> jax.Array:
+    """An initialiser: zeros, made by NumPy because XLA would compile a program for every shape."""
+    return jnp.asarray(np.zeros(shape, dtype))
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,7 @@ class Conv(nnx.Conv):
             feature_group_count=op.groups,
             use_bias=op.bias,
             conv_general_dilated=Convolve(op),
+            kernel_init=blank,
             dtype=dtype,
             param_dtype=dtype,
             rngs=rngs,
@@ -158,7 +174,7 @@ class GlobalPool(nnx.Module):
 
 
 def Linear(op: ops.Linear, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.Linear:
-    return nnx.Linear(op.in_features, op.out_features, dtype=dtype, param_dtype=dtype, rngs=rngs)
+    return nnx.Linear(op.in_features, op.out_features, kernel_init=blank, dtype=dtype, param_dtype=dtype, rngs=rngs)
 
 
 class Identity(nnx.Module):

@@ -41,8 +41,25 @@ def _mean_variance(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
     return mean, _mean(kops.square(x - mean), axes)
 
 
+class DottedName:
+    """A layer with variables and dots in its name.
+
+    Keras' PyTorch backend makes a variable's path the name of a `torch.nn.Parameter`, which may have
+    no dots: paths have underscores instead.
+    """
+
+    name: str
+
+    def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
+        dotted, self.name = self.name, self.name.replace(".", "_")
+        try:
+            return super().add_weight(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self.name = dotted
+
+
 @register_keras_serializable(package="resnet_rosetta")
-class PlannedConv2D(keras.layers.Conv2D):
+class PlannedConv2D(DottedName, keras.layers.Conv2D):
     """`Conv2D` with two corrections: weight standardisation, and stride together with dilation.
 
     Weight standardisation (Big Transfer) normalises each filter by its own mean and biased variance.
@@ -78,37 +95,32 @@ class PlannedConv2D(keras.layers.Conv2D):
 
 
 def Conv2D(op: ops.Conv, scope: Scope) -> Apply:
-    """The stock layer wherever it says what the plan says.
-
-    SAME and symmetric padding are one at stride 1. Symmetric padding at stride 2 is a layer in front.
-    """
-    strides, dilated_stride = (1, True) if op.dilation > 1 and op.stride > 1 else (op.stride, False)
-    symmetric = op.padding == "symmetric" and strides > 1
-    arguments = {
-        "filters": op.out_channels,
-        "kernel_size": op.kernel_size,
-        "strides": strides,
-        "padding": "valid" if symmetric else "same",
-        "data_format": CHANNELS_LAST,
-        "dilation_rate": op.dilation,
-        "groups": op.groups,
-        "use_bias": op.bias,
-        "name": scope.name,
-        "dtype": scope.dtype,
+    """SAME and symmetric padding are one at stride 1; symmetric padding at stride 2 is a layer in front."""
+    dilated_stride = op.dilation > 1 and op.stride > 1
+    stride = 1 if dilated_stride else op.stride
+    symmetric = op.padding == "symmetric" and stride > 1
+    conv = PlannedConv2D(
+        op.out_channels,
+        op.kernel_size,
+        strides=stride,
+        padding="valid" if symmetric else "same",
+        data_format=CHANNELS_LAST,
+        dilation_rate=op.dilation,
+        groups=op.groups,
+        use_bias=op.bias,
+        weight_std_eps=op.weight_std_eps,
+        grid=(op.stride, op.padding) if dilated_stride else None,
+        name=scope.name,
+        dtype=scope.dtype,
         **conv_initializers(op, scope),
-    }
-    if op.weight_std_eps is not None or dilated_stride:
-        grid = (op.stride, op.padding) if dilated_stride else None
-        conv = PlannedConv2D(weight_std_eps=op.weight_std_eps, grid=grid, **arguments)
-    else:
-        conv = keras.layers.Conv2D(**arguments)
+    )
     if symmetric and op.symmetric_pad:
         return _chain(_zero_padding(op.symmetric_pad, scope), conv)
     return conv
 
 
 @register_keras_serializable(package="resnet_rosetta")
-class BatchNormalization(keras.layers.BatchNormalization):
+class BatchNormalization(DottedName, keras.layers.BatchNormalization):
     """`BatchNormalization` over the last axis, in float64 where the layer is float64.
 
     The stock layer computes in float32 on the JAX and PyTorch backends.
@@ -127,7 +139,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 @register_keras_serializable(package="resnet_rosetta")
-class GroupNormalization(keras.layers.GroupNormalization):
+class GroupNormalization(DottedName, keras.layers.GroupNormalization):
     """`GroupNormalization` over the last axis, in float64 where the layer is float64.
 
     The stock layer computes in float32 on the JAX and PyTorch backends.
@@ -240,10 +252,21 @@ def GlobalPool2D(op: ops.GlobalPool, scope: Scope) -> keras.layers.Layer:
     return layer(data_format=CHANNELS_LAST, name=scope.name, dtype=scope.dtype)
 
 
+@register_keras_serializable(package="resnet_rosetta")
+class Dense(DottedName, keras.layers.Dense):
+    """`Dense`, in float64 where the layer is float64.
+
+    The stock layer computes in float32 on the PyTorch backend, where einsum does not.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        if self.compute_dtype != "float64":
+            return super().call(inputs, training=training)
+        return kops.einsum("ni,io->no", inputs, self.kernel) + self.bias
+
+
 def Linear(op: ops.Linear, scope: Scope) -> keras.layers.Layer:
-    return keras.layers.Dense(
-        op.out_features, name=scope.name, dtype=scope.dtype, **linear_initializers(op, scope)
-    )  # fmt: skip
+    return Dense(op.out_features, name=scope.name, dtype=scope.dtype, **linear_initializers(op, scope))
 
 
 def ReLU(scope: Scope) -> keras.layers.Layer:

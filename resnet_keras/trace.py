@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from resnet_keras.model import ResNet
-from resnet_keras.weights import export_weights
+from resnet_keras.weights import iter_weights
 from shared.plan import make_plan
 from shared.trace import EVAL, OUTPUT, Trace, provenance
 
@@ -27,7 +27,7 @@ def trace(model: ResNet, images: np.ndarray, labels: Any = None, *, checks: tupl
     for name in outputs:
         arrays[f"{EVAL}/{name}"] = _to_numpy(values.pop(0))  # freed one by one: a copy of all would double the peak
     backend = keras.backend.backend()
-    about = provenance(export_weights(model), images, "keras", backend)
+    about = provenance(iter_weights(model), images, "keras", backend)
     return Trace(model.spec, f"keras:{backend}", dtype, arrays, about)
 
 

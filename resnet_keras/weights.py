@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import keras
 import numpy as np
@@ -54,11 +54,14 @@ def load_weights(model: ResNet, weights: Mapping[str, np.ndarray]) -> None:
 
 def export_weights(model: ResNet) -> Weights:
     """The model's weights under their canonical names, as arrays of their own."""
+    return dict(iter_weights(model))
+
+
+def iter_weights(model: ResNet) -> Iterator[tuple[str, np.ndarray]]:
+    """`export_weights`, one tensor at a time."""
     dtype = float_dtype(model.inputs[0].dtype)  # the PyTorch backend hands bfloat16 out as float32
-    return {
-        name: np.array(from_channels_last(name, keras.ops.convert_to_numpy(variable)), dtype)
-        for name, variable in _canonical_variables(model).items()
-    }
+    for name, variable in _canonical_variables(model).items():
+        yield name, np.array(from_channels_last(name, keras.ops.convert_to_numpy(variable)), dtype)
 
 
 def _canonical_variables(model: ResNet) -> dict[str, keras.Variable]:

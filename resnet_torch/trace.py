@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_torch.model import ResNet
-from resnet_torch.weights import export_weights
+from resnet_torch.weights import iter_weights
 from shared.plan import make_plan
 from shared.trace import EVAL, OUTPUT, Trace, provenance
 
@@ -38,7 +38,7 @@ def trace(model: ResNet, images: np.ndarray, labels: Any = None, *, checks: tupl
         for hook in hooks:
             hook.remove()
     dtype = str(parameter.dtype).removeprefix("torch.")
-    return Trace(model.spec, "torch", dtype, arrays, provenance(export_weights(model), images, "torch"))
+    return Trace(model.spec, "torch", dtype, arrays, provenance(iter_weights(model), images, "torch"))
 
 
 def _nhwc(tensor: Tensor) -> np.ndarray:

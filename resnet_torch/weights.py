@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -45,7 +45,13 @@ def load_weights(model: ResNet, weights: Mapping[str, np.ndarray]) -> None:
 
 def export_weights(model: ResNet) -> Weights:
     """The model's weights under their canonical names, as arrays of their own."""
-    return {name: _to_array(tensor) for name, tensor in _canonical_tensors(model).items()}
+    return dict(iter_weights(model))
+
+
+def iter_weights(model: ResNet) -> Iterator[tuple[str, np.ndarray]]:
+    """`export_weights`, one tensor at a time."""
+    for name, tensor in _canonical_tensors(model).items():
+        yield name, _to_array(tensor)
 
 
 def _canonical_tensors(model: ResNet) -> dict[str, torch.Tensor]:

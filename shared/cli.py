@@ -6,8 +6,10 @@ then nothing else is printed there. Frameworks are never imported here.
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,10 +27,11 @@ from shared.spec import ResNetSpec, parse_setting
 if TYPE_CHECKING:
     from shared.verify import Inputs
 
+NO_TERMINAL_WIDTH = 1000  # of a file or pipe: enough for every table to be whole
+
 app = typer.Typer(
     name="rosetta",
     help="One ResNet in PyTorch, Keras and Flax, and the proof that it is the same function.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -46,19 +49,23 @@ class DType(StrEnum):
 
 Preset = Annotated[str, typer.Argument(help="A preset, such as resnet50 or keras/resnet50v2.", metavar="PRESET")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Change a spec field; may be repeated.", metavar="KEY=VALUE")
+    list[str] | None,
+    typer.Option("--set", help="Change a spec field, as in num_classes=10; may be repeated.", metavar="KEY=VALUE"),
 ]
 ImageSize = Annotated[str | None, typer.Option(help="Pixels: a side, or HEIGHTxWIDTH.", metavar="N")]
 Json = Annotated[str | None, typer.Option("--json", help="Also write JSON; - is standard output.", metavar="FILE")]
-Precision = Annotated[DType, typer.Option(help="Precision of weights, images and arithmetic.")]
-Batch = Annotated[int | None, typer.Option(help="Random images in a batch.  [default: 2]", min=1, max=1024)]
-Seed = Annotated[int, typer.Option(help="Of probe weights and random images.", min=0)]
+Precision = Annotated[DType, typer.Option(help="Precision of weights, images and arithmetic: float64, float32, "
+                                               "bfloat16 or float16.", metavar="DTYPE")]  # fmt: skip
+Batch = Annotated[int | None, typer.Option(help="Random images in a batch, 2 unless given.", min=1, max=1024,
+                                           metavar="N")]  # fmt: skip
+Seed = Annotated[int, typer.Option(help="Of probe weights and random images.", min=0, metavar="N")]
 Weights = Annotated[Path | None, typer.Option(help="Canonical weights instead of probe weights.", metavar="FILE")]
 Images = Annotated[
     list[Path] | None,
     typer.Option("--image", help="A photograph instead of random images; may be repeated.", metavar="FILE"),
 ]
-Mini = Annotated[bool, typer.Option("--miniature", help="The same structure, shallow and narrow.")]
+# An empty metavar, here and below: a flag takes no value, and the help need not say that it is a bool.
+Mini = Annotated[bool, typer.Option("--miniature", help="The same structure, shallow and narrow.", metavar="")]
 
 
 @app.command("list")
@@ -81,16 +88,24 @@ def list_command(json_file: Json = None) -> None:
     )
     if json_file == "-":
         return
-    from shared.tables import giga, make_table
+    from shared.tables import Column, Table, giga
 
-    console = _console()
+    table = Table(
+        Column("preset"), Column("params", right=True), Column("MACs", right=True), Column("image", right=True),
+        Column("classes", right=True),
+    )  # fmt: skip
     for family, names in itertools.groupby(plans, key=lambda name: get_preset(name).family):
-        table = make_table("preset", ">params", ">multiply-adds", ">image", ">classes", title=FAMILIES[family].title)
+        table.section(FAMILIES[family].title)
         for name in names:
             plan, spec = plans[name], plans[name].spec
-            table.add_row(name, f"{plan.params:,}", giga(plan.macs), str(spec.image_size), str(spec.num_classes))
-        console.print(table)
-    console.print(f"{len(plans)} presets. `rosetta show PRESET` prints a network layer by layer.", highlight=False)
+            table.row(name, f"{plan.params:,}", giga(plan.macs), str(spec.image_size), str(spec.num_classes))
+    console = _console()
+    console.print(table, soft_wrap=True)
+    console.print(
+        f"\n{len(plans)} presets; MACs are multiply-adds of one image. "
+        "`rosetta show PRESET` prints a network layer by layer.",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 @app.command()
@@ -117,17 +132,19 @@ def show(preset: Preset, settings: Settings = None, image_size: ImageSize = None
         from shared.tables import plan_table
 
         console = _console()
-        console.print(plan_table(plan))
-        console.print(f"defined by {get_preset(preset).source}", style="dim", highlight=False)
+        console.print(plan_table(plan), soft_wrap=True)
+        console.print(f"\ndefined by {get_preset(preset).source}", style="dim", highlight=False, markup=False,
+                      soft_wrap=True)  # fmt: skip
 
 
 @app.command()
 def verify(
     presets: Annotated[list[str] | None, typer.Argument(help="Presets; without any, a small telling set.",
-                                                        metavar="[PRESET]...")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every preset, at full size.")] = False,
+                                                        metavar="PRESET")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every preset, at full size.", metavar="")] = False,
     framework: Annotated[list[str] | None, typer.Option(help="torch, keras, keras:tensorflow, keras:jax, keras:torch, "
-                         "flax or reference, with commas or repeated.  [default: all that are installed]")] = None,
+                         "flax or reference, with commas or repeated; all that are installed unless given.",
+                         metavar="NAME")] = None,
     dtype: Precision = DType.float64,
     settings: Settings = None,
     image_size: ImageSize = None,
@@ -149,7 +166,7 @@ def verify(
         raise SpecError("--all verifies every preset; name presets or say --all, not both")
     names = list_presets() if every else presets or list(TELLING)
     specs = [_spec(name, settings, mini) for name in names]
-    asked = [name for text in framework or installed() for name in text.split(",")]
+    asked = [name.strip() for text in framework or installed() for name in text.split(",")]
     chosen = list(dict.fromkeys(get_framework(name).name for name in asked))
     _check_outputs(json_file, markdown)
     inputs = _inputs(specs, names, dtype, seed, batch, image_size, weights, image)
@@ -174,12 +191,14 @@ def verify(
     if markdown:
         _write_text(markdown, report.markdown_table(verdicts))
     if len(verdicts) == 1:
-        console.print(report.setting(verdicts[0], inputs))
-        console.print(report.comparison_table(comparisons))
+        console.print(report.setting(verdicts[0], inputs), soft_wrap=True)
+        console.print()
+        console.print(report.comparison_table(comparisons), soft_wrap=True)
         report.print_failures(console, comparisons)
     else:
-        console.print(report.verdict_table(verdicts))
-    console.print(report.conclusion(verdicts, time.perf_counter() - started))
+        console.print(report.verdict_table(verdicts), soft_wrap=True)
+    console.print()
+    console.print(report.conclusion(verdicts, time.perf_counter() - started), soft_wrap=True)
     absent = [name for name in ("torch", "keras", "flax") if name not in installed()] if not framework else []
     if absent:
         console.print(f"  not installed, so not compared: {', '.join(absent)}", style="yellow")
@@ -191,7 +210,7 @@ def trace(
     preset: Preset,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the trace goes.", metavar="FILE")],
     framework: Annotated[str, typer.Option(help="torch, keras, keras:tensorflow, keras:jax, keras:torch, flax "
-                                                "or reference.")] = "torch",
+                                                "or reference.", metavar="NAME")] = "torch",
     dtype: Precision = DType.float64,
     settings: Settings = None,
     image_size: ImageSize = None,
@@ -216,17 +235,17 @@ def trace(
         step = take_trace(spec, chosen, inputs, output)
         progress.step(step)
     found = Trace.load(output)
-    _console().print(
+    report.print_line(
+        _console(),
         f"{output}: {len(found.names)} tensors of {spec.name} in {found.framework}, {found.dtype}; "
         f"{step.seconds:.1f} s, {step.peak_bytes / 2**30:.1f} GiB",
-        highlight=False,
     )
 
 
 @app.command()
 def compare(
-    files: Annotated[list[Path], typer.Argument(help="Two traces or more.", metavar="FILE FILE [FILE]...")],
-    layers: Annotated[bool, typer.Option("--layers", help="Show every layer.")] = False,
+    files: Annotated[list[Path], typer.Argument(help="Two traces or more.", metavar="FILE")],
+    layers: Annotated[bool, typer.Option("--layers", help="Show every layer.", metavar="")] = False,
     json_file: Json = None,
 ) -> None:
     """Traces against each other, each with every other one."""
@@ -236,10 +255,10 @@ def compare(
 
     if len(files) < 2:
         raise SpecError("a comparison needs two traces; `rosetta trace` writes them")
+    _check_outputs(json_file)
     traces = [Trace.load(file) for file in files]
     comparisons = [compare(a, b) for a, b in itertools.combinations(traces, 2)]
     passed = all(c.passed for c in comparisons)
-    _check_outputs(json_file)
     environment = {k: v for t in traces for k, v in t.versions.items()}
     _write_json(json_file, {
         "passed": passed,
@@ -249,8 +268,9 @@ def compare(
     console = _console(json_file)
     if layers:
         for comparison in comparisons:
-            console.print(report.layer_table(comparison))
-    console.print(report.comparison_table(comparisons))
+            console.print(report.layer_table(comparison), soft_wrap=True)
+            console.print()
+    console.print(report.comparison_table(comparisons), soft_wrap=True)
     report.print_failures(console, comparisons)
     raise typer.Exit(0 if passed else 1)
 
@@ -266,7 +286,7 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+    if len(sides) > 2 or not all(side.isdecimal() and len(side) < 10 for side in sides):
         raise SpecError(f"--image-size {text!r} is neither a number of pixels nor HEIGHTxWIDTH")
     return int(sides[0]), int(sides[-1])
 
@@ -308,9 +328,9 @@ def _console(json_file: str | None = None, *, stderr: bool = False) -> Any:
     """Where tables go; nowhere when standard output belongs to JSON."""
     from rich.console import Console
 
-    console = Console(stderr=stderr, quiet=json_file == "-", soft_wrap=False)
-    if not console.is_terminal and not console.quiet:
-        console.width = 160  # a file or pipe has no width of its own; do not fold tables at 80
+    console = Console(stderr=stderr, quiet=json_file == "-")
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = NO_TERMINAL_WIDTH
     return console
 
 
@@ -342,27 +362,29 @@ def _write_text(path: Path, text: str) -> None:
 
 def main() -> None:
     """Entry point: errors become one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ✓ gets a question mark
     try:
-        code = app(standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except RosettaError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        sys.stderr.close()
-        sys.exit(0)
     except Exception as error:
         usage = getattr(error, "format_message", None)  # click's errors, which typer carries a copy of
         if usage is None:
             raise
-        _fail(" ".join(usage().split()) or "bad arguments; see rosetta --help")
+        context = getattr(error, "ctx", None)
+        _fail(f"{usage().rstrip('.?')}; see {context.command_path if context else 'rosetta'} --help")
     else:
         sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str, code: int = 2) -> None:
+    """Print one line, whatever the names in somebody's file hold, and end."""
     line = " ".join(message.split())
-    print(f"rosetta: {line}", file=sys.stderr)
+    print("rosetta: " + "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
     sys.exit(code)
 
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from shared.errors import SpecError
-from shared.limits import EVAL_FLOAT64, rounding_limit
+from shared.errors import CheckpointError, SpecError
+from shared.files import TensorFile
+from shared.limits import DTYPES, EVAL_FLOAT64, rounding_limit
 from shared.plan import make_plan
 from shared.trace import EVAL, OUTPUT, Trace
 
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor of a comparison: its error, and the limit that applies to it."""
+    """One tensor of a comparison: its error, and the finite limit that applies to it."""
 
     name: str
     error: float
@@ -84,7 +85,8 @@ def relative_error(a: np.ndarray, b: np.ndarray) -> float:
     """
     wide_a, wide_b = (np.asarray(x, dtype=np.float64) for x in (a, b))
     scale = min(float(np.abs(wide_a).max(initial=0.0)), float(np.abs(wide_b).max(initial=0.0)))
-    difference = float(np.abs(wide_a - wide_b).max(initial=0.0))
+    with np.errstate(invalid="ignore"):  # inf - inf
+        difference = float(np.abs(wide_a - wide_b).max(initial=0.0))
     if not math.isfinite(scale) or not math.isfinite(difference) or scale == 0.0:
         return math.inf
     return difference / scale
@@ -100,33 +102,38 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
 
     Both must hold exactly the layers of the plan of their spec, in its order and its shapes, and
     come from the same spec, images and weights. Then every tensor's error must be within its limit.
-    Raises `SpecError` when the traces are of different networks.
+    Raises `SpecError` when the traces are of different networks or of two low precisions, and
+    `CheckpointError` when a trace lacks what a comparison needs to know of it.
     """
     if a.spec != b.spec:
         raise SpecError(f"the traces are of different networks: {_difference(a.spec.to_dict(), b.spec.to_dict())}")
+    dtype = _dtype(a, b)
+    who_a, who_b = _labels(a, b)
     problems: list[str] = []
     partings: list[tuple[int, int, str]] = []  # (place in the computation, structure before numbers, layer)
-    for trace in (a, b):
-        trace_problems, parting = _structure_problems(trace, check)
+    for trace, who in ((a, who_a), (b, who_b)):
+        trace_problems, parting = _structure_problems(trace, who, check)
         problems += trace_problems
         partings += [(parting[0], 0, parting[1])] if parting else []
     for what in ("images", "weights"):
         if a.about.get(what) != b.about.get(what):
-            problems.append(f"the {what} of {a.framework} and {b.framework} are not the same")
+            problems.append(
+                f"the {what} of {who_a} and {who_b} are not the same: {_source(a, what)}, and {_source(b, what)}"
+            )
     rows = []
-    budgets = _budgets(a, b)
-    dtype = a.dtype if a.dtype != "float64" else b.dtype
+    low = [trace for trace in (a, b) if trace.dtype != "float64"]
+    budgets = [_budget(trace) for trace in low]
     keys_b = set(b.names)
     for place, name in enumerate(_keys(a, check)):
         if name in keys_b and a.shape(name) == b.shape(name):
-            limit = EVAL_FLOAT64 if dtype == "float64" else rounding_limit(dtype, *(x[name] for x in budgets))
+            limit = _limit(name, dtype, budgets)
             rows.append(Row(name, relative_error(a[name], b[name]), limit))
             if not rows[-1].passed:
                 partings.append((place, 1, name))
     return Comparison(
         preset=a.spec.name,
-        a=a.framework,
-        b=b.framework,
+        a=who_a,
+        b=who_b,
         dtype=dtype,
         check=check,
         rows=tuple(rows),
@@ -135,15 +142,21 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
     )
 
 
+def _labels(a: Trace, b: Trace) -> tuple[str, str]:
+    """What to call the two: their frameworks, and their files where the framework is the same."""
+    if a.framework != b.framework or not (isinstance(a.arrays, TensorFile) and isinstance(b.arrays, TensorFile)):
+        return a.framework, b.framework
+    return f"{a.framework} ({a.arrays.path.name})", f"{b.framework} ({b.arrays.path.name})"
+
+
 def _keys(trace: Trace, check: str) -> list[str]:
     return [name for name in trace.names if name.startswith(f"{check}/")]
 
 
-def _structure_problems(trace: Trace, check: str) -> tuple[list[str], tuple[int, str] | None]:
+def _structure_problems(trace: Trace, who: str, check: str) -> tuple[list[str], tuple[int, str] | None]:
     """What is wrong with names, order and shapes against the plan, and where that starts."""
     found = {name: trace.shape(name) for name in _keys(trace, check)}
     expected = _expected_shapes(trace, check)
-    who = trace.framework
     problems = [f"{who} has no {name}" for name in expected if name not in found]
     problems += [f"{who}: {name} is not in the plan" for name in found if name not in expected]
     problems += [
@@ -163,14 +176,63 @@ def _structure_problems(trace: Trace, check: str) -> tuple[list[str], tuple[int,
 
 def _expected_shapes(trace: Trace, check: str) -> dict[str, tuple[int, ...]]:
     """Key -> shape with the batch in front, for the image size that the trace was taken at."""
-    batch, height, width = (int(n) for n in trace.about["image_shape"].split("x")[:3])
+    said = trace.about.get("image_shape", "")
+    try:
+        batch, height, width, _ = (int(n) for n in said.split("x"))
+    except ValueError:
+        raise CheckpointError(
+            f"{_place(trace)}: its image_shape is {said!r}, expected BATCHxHEIGHTxWIDTHxCHANNELS; "
+            "take it again with `rosetta trace`"
+        ) from None
     plan = make_plan(trace.spec, (height, width))
     shapes = {f"{check}/{row.name}": (batch, *row.output) for row in plan.layers}
     return {**shapes, f"{check}/{OUTPUT}": (batch, *plan.output)}
 
 
-def _budgets(a: Trace, b: Trace) -> list[Mapping[str, float]]:
-    return [json.loads(t.about["rounding"]) for t in (a, b) if t.dtype != "float64"]
+def _dtype(a: Trace, b: Trace) -> str:
+    """The precision that a comparison is judged by: the lower one, where the other is float64."""
+    for trace in (a, b):
+        if trace.dtype not in DTYPES:
+            raise CheckpointError(f"{_place(trace)}: its dtype is {trace.dtype!r}, expected {', '.join(DTYPES)}")
+    low = [dtype for dtype in (a.dtype, b.dtype) if dtype != "float64"]
+    if len(set(low)) > 1:
+        raise SpecError(f"the traces are in {a.dtype} and {b.dtype}: no limit is known for two low precisions")
+    return low[0] if low else "float64"
+
+
+def _limit(name: str, dtype: str, budgets: Sequence[Mapping[str, float]]) -> float:
+    """The limit of a tensor. A layer whose own rounding cannot be said has no room beyond the floor."""
+    if dtype == "float64":
+        return EVAL_FLOAT64
+    known = [budget[name] for budget in budgets if math.isfinite(budget.get(name, math.inf))]
+    return rounding_limit(dtype, *(known if len(known) == len(budgets) else [0.0]))
+
+
+def _budget(trace: Trace) -> Mapping[str, float]:
+    """Layer -> rounding budget, which a trace in low precision brings along. It may be infinite, not negative."""
+    if "rounding" not in trace.about:
+        raise CheckpointError(
+            f"{_place(trace)}: a {trace.dtype} trace without its rounding budget, so nothing limits its errors; "
+            "take it with `rosetta trace`"
+        )
+    try:
+        budget = json.loads(trace.about["rounding"])
+    except (ValueError, RecursionError):
+        budget = None
+    if not isinstance(budget, dict) or not all(type(v) is float and v >= 0 for v in budget.values()):
+        raise CheckpointError(f"{_place(trace)}: its rounding budget is not a table of layers and errors")
+    return budget
+
+
+def _place(trace: Trace) -> str:
+    """Where a trace that is refused can be found."""
+    return str(trace.arrays.path) if isinstance(trace.arrays, TensorFile) else f"trace of {trace.framework}"
+
+
+def _source(trace: Trace, what: str) -> str:
+    """Where the images or the weights of a trace come from, as far as it says."""
+    source = trace.about.get(f"{what}_source", "unknown")
+    return f"{source} of seed {trace.about.get('seed')} in {trace.dtype}" if source == "probe" else source
 
 
 def _difference(a: Any, b: Any, where: str = "") -> str:

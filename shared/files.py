@@ -125,11 +125,13 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
     return {name: np.array(file[name]) for name in file.names}, file.metadata
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file in one step, keeping the order of `tensors` where dtypes are equal."""
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], *, durable: bool = True
+) -> None:
+    """Write a safetensors file in one step; flushed to the disk unless it need not be `durable`."""
     from safetensors.numpy import save_file
 
-    with replacing(path) as temporary:
+    with replacing(path, durable=durable) as temporary:
         save_file(dict(tensors), temporary, metadata=dict(metadata))
         written = TensorFile(temporary)
         if {n: (written.dtype(n), written.shape(n)) for n in written.names} != {
@@ -139,7 +141,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], metadata:
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary sibling of `path` to write to, which takes its place when the block succeeds.
 
     Raises `CheckpointError` when the folder cannot be written; the old file then stands untouched.
@@ -153,20 +155,29 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.close(descriptor)
         temporary = Path(name)
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, target)
         temporary = None
-        with contextlib.suppress(OSError):  # not every file system lets a folder be flushed
-            folder = os.open(target.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
+        if durable:
+            _flush_folder(target.parent)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename in it last; not every file system lets a folder be flushed."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def replacing_is_possible(path: str | Path) -> None:

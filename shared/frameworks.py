@@ -147,7 +147,7 @@ class Worker:
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = b""
-        if not line:
+        if not line.endswith(b"\n"):  # nothing, or what a dying process left unfinished
             raise FrameworkError(f"{self.name}: its process {self._death()}")
         answer = json.loads(line)
         if "error" in answer:

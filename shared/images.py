@@ -5,15 +5,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from shared.errors import CheckpointError, SpecError
 from shared.spec import ResNetSpec
 
-# PIL refuses images far beyond this many pixels; a photograph has a tenth.
-MAX_PIXELS = 200_000_000
+if TYPE_CHECKING:
+    from PIL import Image as PIL
+
+# What photographs come in. Other decoders of PIL start programs (EPS) or print remarks of their own (TIFF).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM")
+
+# A longer strip is first cut to its middle, so that resizing the shorter side cannot fill the memory.
+MAX_ASPECT = 8
 
 
 class Preprocessing(NamedTuple):
@@ -49,42 +55,55 @@ def load_images(paths: Sequence[Path], spec: ResNetSpec, preprocessing: str, siz
     """Photographs as float64 [batch, size, size, channels], preprocessed.
 
     The shorter side is resized (bilinear, antialiased) to 256/224 of `size`, then the middle is cropped.
-    Networks of one input channel get the grey image. Raises `CheckpointError` for a file that is no
-    image, `SpecError` for a network that takes neither 1 nor 3 channels.
+    Transparency is ignored, as torchvision's loader does. Networks of one input channel get the grey
+    image (ITU-R 601 luma). Raises `CheckpointError` for a file that is no image, or one of more pixels
+    than PIL takes for safe (179 million), `SpecError` for a network that takes neither 1 nor 3 channels.
     """
     if spec.in_channels not in (1, 3):
         raise SpecError(f"in_channels = {spec.in_channels}: a photograph has 3 channels, or 1 as a grey image")
     side = size or spec.image_size
-    return np.stack([_preprocess(_open(path, side), spec.in_channels, preprocessing) for path in paths])
+    return np.stack([_preprocess(_open(path, side, spec.in_channels), spec.in_channels, preprocessing)
+                     for path in paths])  # fmt: skip
 
 
-def _open(path: Path, side: int) -> np.ndarray:
-    """The middle of the photograph, RGB bytes [side, side, 3]."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+def _open(path: Path, side: int, channels: int) -> np.ndarray:
+    """The middle of the photograph, RGB bytes [side, side, 3]; three times the same for one channel."""
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise CheckpointError(
-                        f"{path}: {image.width} x {image.height} pixels are too many for a photograph"
-                    )
-                upright = ImageOps.exif_transpose(image).convert("RGB")
+            warnings.simplefilter("ignore")  # PIL's remarks about what it reads all the same
+            with Image.open(file, formats=FORMATS) as image:
+                upright = _upright(image, channels)
     except UnidentifiedImageError:
-        raise CheckpointError(f"{path}: not an image that can be read; expected a PNG, JPEG or the like") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise CheckpointError(f"{path}: not an image that can be read; expected {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError:
         raise CheckpointError(f"{path}: more pixels than a photograph has") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read as an image ({error.strerror or error})") from None
-    except (ValueError, SyntaxError) as error:  # what decoders raise for damaged files
-        raise CheckpointError(f"{path}: a damaged image ({error})") from None
+    except Exception as error:  # noqa: BLE001 - a decoder may raise anything for a damaged file
+        raise CheckpointError(f"{path}: a damaged image ({type(error).__name__}: {error})") from None
     shorter = max(side, round(side * RESIZE_OVER_CROP))
     scale = shorter / min(upright.size)
     width, height = (max(shorter, round(n * scale)) for n in upright.size)
     resized = upright.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - side) // 2, (height - side) // 2
     return np.asarray(resized.crop((left, top, left + side, top + side)))
+
+
+def _upright(image: PIL.Image, channels: int) -> PIL.Image:
+    """The decoded picture as RGB bytes, turned as its EXIF says."""
+    from PIL import Image, ImageOps
+
+    turned = ImageOps.exif_transpose(image)
+    if turned.mode.startswith("I"):  # 16 bits a pixel; `convert` alone would clip them at 255
+        turned = Image.fromarray((np.asarray(turned) / 257).round().clip(0, 255).astype(np.uint8))
+    longest = MAX_ASPECT * min(turned.size)
+    left, top = (max(0, (n - longest) // 2) for n in turned.size)
+    turned = turned.crop((left, top, left + min(turned.width, longest), top + min(turned.height, longest)))
+    if channels == 1:
+        turned = turned.convert("RGB").convert("L")
+    return turned.convert("RGB")
 
 
 def _preprocess(pixels: np.ndarray, channels: int, name: str) -> np.ndarray:

@@ -187,4 +187,4 @@ def trace(model: Reference, images: Array, labels: Any = None, *, checks: tuple[
         for name in [n for n in values if last_use.get(n, k + 1) <= k]:
             del values[name]
     kept[f"{EVAL}/{OUTPUT}"] = values[nodes[-1].name]
-    return Trace(model.spec, "reference", str(dtype), kept, provenance(model.weights, images))
+    return Trace(model.spec, "reference", str(dtype), kept, provenance(model.weights.items(), images))

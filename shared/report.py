@@ -8,22 +8,27 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 from shared.comparison import Comparison
-from shared.tables import make_table
+from shared.tables import Column, Styled, Table, printable, shape
 from shared.verify import Inputs, Step, Verdict
 
-YES, NO = Text("✓ same", style="bold green"), Text("✗ differs", style="bold red")
+SHOWN = 10  # problems of a comparison; JSON has all of them
+
+YES, NO = Styled("✓ same", "bold green"), Styled("✗ differs", "bold red")
 
 
 def comparison_table(comparisons: Iterable[Comparison]) -> Table:
     """One line a pair of frameworks."""
-    table = make_table("", "", "check", ">tensors", "nearest to its limit", ">error", ">limit", "verdict")
+    table = Table(
+        Column("a"), Column("b"), Column("check", drop=1), Column("tensors", right=True, drop=2),
+        Column("nearest to its limit"), Column("error", right=True), Column("limit", right=True, drop=3),
+        Column("verdict"),
+    )  # fmt: skip
     for c in comparisons:
         worst = c.worst
-        table.add_row(
+        table.row(
             c.a,
             c.b,
             c.check,
@@ -38,20 +43,23 @@ def comparison_table(comparisons: Iterable[Comparison]) -> Table:
 
 def layer_table(comparison: Comparison) -> Table:
     """Every layer of one comparison."""
-    table = make_table("layer", ">error", ">limit", "", title=f"{comparison.a} and {comparison.b}")
+    table = Table(
+        Column("layer"), Column("error", right=True), Column("limit", right=True), Column(""),
+        title=printable(f"{comparison.a} and {comparison.b}"),
+    )  # fmt: skip
     for row in comparison.rows:
-        table.add_row(row.name, f"{row.error:.1e}", f"{row.limit:.1e}", "" if row.passed else NO)
+        table.row(_layer(row.name), f"{row.error:.1e}", f"{row.limit:.1e}", "" if row.passed else NO)
     return table
 
 
 def verdict_row(verdict: Verdict) -> tuple[str, ...]:
-    """A network in one line: name, parameters, image, frameworks, tensors, worst layer, error, limit, verdict."""
+    """A network in one line: the cells of `VERDICT_COLUMNS`."""
     worst_comparison = _worst(verdict.comparisons)
     worst = worst_comparison.worst
     return (
         verdict.spec.name,
         f"{verdict.plan.params:,}",
-        " x ".join(map(str, verdict.plan.image_size)),
+        shape(verdict.plan.image_size),
         str(len(verdict.comparisons)),
         str(worst_comparison.tensors),
         _layer(worst.name) if worst else "",
@@ -62,31 +70,31 @@ def verdict_row(verdict: Verdict) -> tuple[str, ...]:
 
 
 VERDICT_COLUMNS = (
-    "preset",
-    ">params",
-    ">image",
-    ">pairs",
-    ">tensors",
-    "nearest to its limit",
-    "pair",
-    ">error",
-    ">limit",
+    Column("preset"),
+    Column("params", right=True, drop=3),
+    Column("image", right=True, drop=4),
+    Column("pairs", right=True, drop=1),
+    Column("tensors", right=True, drop=5),
+    Column("nearest to its limit", drop=7),
+    Column("pair", drop=2),
+    Column("error", right=True),
+    Column("limit", right=True, drop=6),
 )
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
-    table = make_table(*VERDICT_COLUMNS, "verdict")
+    table = Table(*VERDICT_COLUMNS, Column("verdict"))
     for verdict in verdicts:
-        table.add_row(*verdict_row(verdict), YES if verdict.passed else NO)
+        table.row(*verdict_row(verdict), YES if verdict.passed else NO)
     return table
 
 
 def markdown_table(verdicts: Sequence[Verdict]) -> str:
     """The verdicts as a page that can be committed."""
-    columns = [*VERDICT_COLUMNS, "verdict"]
+    columns = [*VERDICT_COLUMNS, Column("verdict")]
     lines = [
-        "| " + " | ".join(c.lstrip(">") for c in columns) + " |",
-        "|" + "|".join(" ---: " if c.startswith(">") else " --- " for c in columns) + "|",
+        "| " + " | ".join(column.title for column in columns) + " |",
+        "|" + "|".join(" ---: " if column.right else " --- " for column in columns) + "|",
     ]
     for verdict in verdicts:
         cells = [*verdict_row(verdict), "same" if verdict.passed else "**differs**"]
@@ -112,13 +120,20 @@ def print_failures(console: Console, comparisons: Iterable[Comparison]) -> None:
     for c in comparisons:
         if c.passed:
             continue
-        console.print(f"\n[bold red]{c.preset}: {c.a} and {c.b} differ[/]", highlight=False)
+        lines = [f"  {problem}" for problem in c.problems[:SHOWN]]
+        if len(c.problems) > SHOWN:
+            lines.append(f"  … and {len(c.problems) - SHOWN} more")
         if c.first_divergence:
-            console.print(f"  first at [bold]{_layer(c.first_divergence)}[/]", highlight=False)
-        for problem in c.problems[:10]:
-            console.print(f"  {problem}", highlight=False, markup=False)
-        if len(c.problems) > 10:
-            console.print(f"  … and {len(c.problems) - 10} more", highlight=False)
+            lines.insert(0, f"  first at {_layer(c.first_divergence)}")
+        print_line(console, "")
+        print_line(console, f"{c.preset}: {c.a} and {c.b} differ", "bold red")
+        for line in lines:
+            print_line(console, line)
+
+
+def print_line(console: Console, text: str, style: str = "") -> None:
+    """One line as it is: no markup, no folding."""
+    console.print(Text(printable(text), style=style), soft_wrap=True)
 
 
 def conclusion(verdicts: Sequence[Verdict], seconds: float) -> Text:
@@ -136,11 +151,13 @@ def conclusion(verdicts: Sequence[Verdict], seconds: float) -> Text:
     peak = max(step.peak_bytes for v in verdicts for step in v.steps)
     verb = "are" if len(verdicts) > 1 else "is"
     text = Text(f"✓ {networks} {verb} the same function in {who}", style="bold green")
-    error = f"; largest error {worst.error:.1e}, limit {worst.limit:.1e}" if worst else ""
-    details = f"{tensors:,} tensors compared in {len(comparisons)} pairs{error}"
-    return text.append(
-        f"\n  {details}; {seconds:.0f} s, at most {peak / 2**30:.1f} GiB a process", style="not bold default"
+    pairs = f"{len(comparisons)} pairs" if len(comparisons) > 1 else "one pair"
+    error = f"; worst error {worst.error:.1e}, limit {worst.limit:.1e}" if worst else ""
+    details = (
+        f"\n  {tensors:,} tensors compared in {pairs}{error}"
+        f"\n  {seconds:.0f} s, at most {peak / 2**30:.1f} GiB a process"
     )
+    return text.append(details, style="not bold default")
 
 
 class VerifyProgress(AbstractContextManager):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -58,8 +58,8 @@ class Trace:
         """Package -> version of what computed the trace."""
         return json.loads(self.about.get("versions", "{}"))
 
-    def save(self, path: str | Path) -> None:
-        """Write the trace in one step. Raises `CheckpointError` where that is not possible."""
+    def save(self, path: str | Path, *, durable: bool = True) -> None:
+        """Write the trace in one step, and to the disk if `durable`. Raises `CheckpointError` where that fails."""
         about = {
             **self.about,
             "format": FORMAT,
@@ -68,7 +68,8 @@ class Trace:
             "dtype": self.dtype,
             "order": "\n".join(self.names),
         }
-        write_tensors(path, {name: np.ascontiguousarray(self[name]) for name in self.names}, about)
+        arrays = {name: np.ascontiguousarray(self[name]) for name in self.names}
+        write_tensors(path, arrays, about, durable=durable)
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
@@ -87,13 +88,13 @@ class Trace:
         return cls(spec, framework, dtype, file, about)
 
 
-def provenance(weights: Mapping[str, np.ndarray], images: np.ndarray, *packages: str) -> dict[str, str]:
-    """Metadata of a trace: hashes of what went in, and the versions of what computed it."""
+def provenance(weights: Iterable[tuple[str, np.ndarray]], images: np.ndarray, *packages: str) -> dict[str, str]:
+    """Metadata of a trace: hashes of the model's weights, in the plan's order, and of the images; versions."""
     versions = {"python": platform.python_version()}
     versions |= {package: metadata.version(package) for package in ("numpy", *packages)}
     return {
         "weights": digest(weights),
-        "images": digest({"images": images}),
+        "images": digest([("images", images)]),
         "image_shape": "x".join(map(str, images.shape)),
         "versions": json.dumps(versions),
     }

@@ -94,27 +94,58 @@ def verify(
     inputs = inputs or Inputs()
     if len(set(frameworks)) < 2:
         raise FrameworkError("a comparison needs two sides; name another framework, or the reference")
-    workers: list[Worker] = []
-    with tempfile.TemporaryDirectory(prefix="rosetta-") as folder:
-        try:
-            workers.extend(Worker(name) for name in frameworks)
-            images = _save_images(inputs, Path(folder))
-            for spec in specs:
-                yield _verify_one(spec, workers, inputs, images, Path(folder), on_step)
-        finally:
-            for worker in workers:
-                worker.close()
+    with tempfile.TemporaryDirectory(prefix="rosetta-") as folder, _Crew(frameworks) as crew:
+        images = _save_images(inputs, Path(folder))
+        for spec in specs:
+            yield _verify_one(spec, crew, inputs, images, Path(folder), on_step)
 
 
 def take_trace(spec: ResNetSpec, framework: str, inputs: Inputs, output: Path) -> Step:
     """One framework's trace, saved to `output`."""
     with tempfile.TemporaryDirectory(prefix="rosetta-") as folder, Worker(framework) as worker:
-        return _run(worker, spec, inputs, _save_images(inputs, Path(folder)), output)
+        return _run(worker, spec, inputs, _save_images(inputs, Path(folder)), output, durable=True)
+
+
+class _Crew:
+    """A worker for each framework, kept from one network to the next.
+
+    A network that fills the memory by itself gets a new worker at a time, and the others leave.
+    """
+
+    def __init__(self, frameworks: Sequence[str]):
+        self.frameworks = frameworks
+        self._workers: list[Worker] = []
+
+    def __enter__(self) -> _Crew:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        for worker in self._workers:
+            worker.close()
+        self._workers.clear()
+
+    def map(self, job: Callable[[Worker, Path], Step], files: Sequence[Path], at_once: int) -> tuple[Step, ...]:
+        """Do the job in every framework, each with its own file, `at_once` at a time."""
+        if at_once == 1:
+            self._leave()
+            return tuple(self._alone(job, name, file) for name, file in zip(self.frameworks, files, strict=True))
+        if not self._workers:
+            self._workers.extend(Worker(name) for name in self.frameworks)
+        with ThreadPoolExecutor(at_once) as pool:
+            return tuple(pool.map(job, self._workers, files))
+
+    @staticmethod
+    def _alone(job: Callable[[Worker, Path], Step], name: str, file: Path) -> Step:
+        with Worker(name) as worker:
+            return job(worker, file)
 
 
 def _verify_one(
     spec: ResNetSpec,
-    workers: Sequence[Worker],
+    crew: _Crew,
     inputs: Inputs,
     images: Path | None,
     folder: Path,
@@ -122,15 +153,14 @@ def _verify_one(
 ) -> Verdict:
     started = time.perf_counter()
     plan = make_plan(spec, _image_size(spec, inputs))
-    files = [folder / f"{i}.safetensors" for i in range(len(workers))]
+    files = [folder / f"{i}.safetensors" for i in range(len(crew.frameworks))]
 
-    def run(worker: Worker, file: Path) -> Step:
+    def job(worker: Worker, file: Path) -> Step:
         step = _run(worker, spec, inputs, images, file)
         on_step(step)
         return step
 
-    with ThreadPoolExecutor(_workers_at_once(plan, inputs.batch)) as pool:
-        steps = tuple(pool.map(run, workers, files))
+    steps = crew.map(job, files, _workers_at_once(plan, inputs.batch))
     traces = [Trace.load(file) for file in files]
     comparisons = tuple(compare(a, b) for a, b in itertools.combinations(traces, 2))
     versions: dict[str, str] = {}
@@ -141,7 +171,9 @@ def _verify_one(
     return Verdict(spec, plan, comparisons, steps, versions, time.perf_counter() - started)
 
 
-def _run(worker: Worker, spec: ResNetSpec, inputs: Inputs, images: Path | None, output: Path) -> Step:
+def _run(
+    worker: Worker, spec: ResNetSpec, inputs: Inputs, images: Path | None, output: Path, *, durable: bool = False
+) -> Step:
     job: dict[str, Any] = {
         "spec": spec.to_dict(),
         "dtype": inputs.dtype,
@@ -151,6 +183,7 @@ def _run(worker: Worker, spec: ResNetSpec, inputs: Inputs, images: Path | None, 
         "weights": str(inputs.weights.resolve()) if inputs.weights else None,
         "images": str(images) if images else None,
         "output": str(output.resolve()),
+        "durable": durable,
     }
     report = worker.run(job)
     return Step(spec.name, worker.name, report["seconds"], report["peak_bytes"])
@@ -173,9 +206,9 @@ def _save_images(inputs: Inputs, folder: Path) -> Path | None:
 
 
 def _workers_at_once(plan: Plan, batch: int) -> int:
-    """As many as there are cores, and as memory holds: weights up to four times, activations three."""
+    """As many as there are cores, and as memory holds: weights up to three times, activations twice."""
     activations = sum(int(np.prod(row.output)) for row in plan.layers) * batch
-    need = 8 * (4 * plan.params + 3 * activations) + (1 << 30)
+    need = 8 * (3 * plan.params + 2 * activations) + (1 << 30)
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):  # not on this system

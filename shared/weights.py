@@ -187,13 +187,16 @@ def named_rng(name: str, seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
-def digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of names, shapes and values. Equal values of different float types are the same."""
+def digest(arrays: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndarray]]) -> str:
+    """SHA-256 of names, shapes and values, in order. Equal values of different float types are the same.
+
+    Pairs are taken one by one: the largest networks do not fit into memory once more.
+    """
     total = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name], dtype="<f8")
-        total.update(f"{name} {array.shape}\n".encode())
-        total.update(array.data)
+    for name, array in arrays.items() if isinstance(arrays, Mapping) else arrays:
+        exact = np.ascontiguousarray(array, dtype="<f8")
+        total.update(f"{name} {exact.shape}\n".encode())
+        total.update(exact.data)
     return total.hexdigest()
 
 

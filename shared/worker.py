@@ -3,7 +3,7 @@
 Reads one JSON job a line from standard input and answers each with one JSON line:
 
     {"spec": {...}, "dtype": "float64", "seed": 0, "batch": 2, "image_size": [224, 224],
-     "weights": file or null, "images": file or null, "output": file}
+     "weights": file or null, "images": file or null, "output": file, "durable": true}
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ import numpy as np
 from shared.comparison import rounding_budget
 from shared.errors import FrameworkError, RosettaError
 from shared.files import read_tensors
-from shared.frameworks import FRAMEWORKS, load_package
+from shared.frameworks import FRAMEWORKS, Framework, load_package
 from shared.plan import make_plan
 from shared.spec import ResNetSpec
 from shared.trace import Trace
 from shared.weights import Weights, float_dtype, probe_images, probe_weights, read_weights
+
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
 
 
 def main() -> None:
@@ -36,25 +38,33 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     framework = FRAMEWORKS[sys.argv[1]]
     package: ModuleType | None = None
+    job: dict[str, Any] = {}
     for line in sys.stdin:
         started = time.perf_counter()
         try:
             if package is None:
                 package = load_package(framework)
                 _full_precision()
-            run_job(package, json.loads(line))
+            job = json.loads(line)
+            run_job(package, job)
             answer: dict[str, Any] = {
                 "seconds": round(time.perf_counter() - started, 3),
-                "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT,
             }
         except RosettaError as error:
             answer = {"kind": type(error).__name__, "error": str(error)}
         except MemoryError:
-            answer = {"kind": "FrameworkError", "error": f"{framework.name}: out of memory"}
+            answer = {"kind": "FrameworkError", "error": f"{_place(framework, job)}: out of memory"}
         except Exception as error:  # noqa: BLE001 - a framework may raise anything; the parent says it in one line
             said = str(error).strip().splitlines() or [""]
-            answer = {"kind": "FrameworkError", "error": f"{framework.name}: {type(error).__name__}: {said[0]}"}
+            what = f"{_place(framework, job)}: {type(error).__name__}: {said[0]}"
+            answer = {"kind": "FrameworkError", "error": what}
         print(json.dumps(answer), file=answers, flush=True)
+
+
+def _place(framework: Framework, job: Mapping[str, Any]) -> str:
+    """Which network failed where."""
+    return f"{job.get('spec', {}).get('name', 'a network')} in {framework.name}"
 
 
 def _full_precision() -> None:
@@ -83,7 +93,7 @@ def run_job(package: ModuleType, job: Mapping[str, Any]) -> None:
         trace.about["rounding"] = json.dumps(rounding_budget(trace, exact))
     trace.about |= {"seed": str(job["seed"]), "weights_source": str(job["weights"] or "probe"),
                     "images_source": str(job["images"] or "probe")}  # fmt: skip
-    trace.save(job["output"])
+    trace.save(job["output"], durable=job["durable"])
 
 
 def _trace(package: ModuleType, spec: ResNetSpec, weights: Weights, images: np.ndarray, dtype: str) -> Trace:
@@ -95,11 +105,10 @@ def _trace(package: ModuleType, spec: ResNetSpec, weights: Weights, images: np.n
 
 def _weights(job: Mapping[str, Any], spec: ResNetSpec) -> Weights:
     """The file's weights, or probe weights; rounded to the job's dtype, then exact in every other."""
+    if not job["weights"]:
+        return probe_weights(spec, job["seed"], job["dtype"])
     dtype = float_dtype(job["dtype"])
-    weights = read_weights(job["weights"], spec)[0] if job["weights"] else probe_weights(spec, job["seed"])
-    if job["weights"] is None and job["dtype"] == "float64":
-        return probe_weights(spec, job["seed"], "float64")
-    return {name: array.astype(dtype, copy=False) for name, array in weights.items()}
+    return {name: array.astype(dtype, copy=False) for name, array in read_weights(job["weights"], spec)[0].items()}
 
 
 def _images(job: Mapping[str, Any], spec: ResNetSpec) -> np.ndarray:

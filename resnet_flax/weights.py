@@ -1,0 +1,85 @@
+"""Building the network, and canonical weights in and out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from resnet_flax.init import initialize
+from resnet_flax.layers import get_layer
+from resnet_flax.model import ResNet
+from shared.errors import FrameworkError
+from shared.plan import make_plan
+from shared.spec import ResNetSpec
+from shared.weights import Weights, cast_exactly, check_weights, from_channels_last, to_channels_last
+
+# Canonical leaf -> NNX attribute, of layers with a kernel and of norms.
+KERNEL_LEAVES = {"weight": "kernel", "bias": "bias"}
+NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+
+
+def build(spec: ResNetSpec, *, seed: int = 0, dtype: str = "float32") -> ResNet:
+    """A freshly initialised network in training mode; `seed` draws the weights.
+
+    Raises `FrameworkError` for float64 in a process where JAX has it switched off.
+    """
+    require_x64(dtype)
+    rngs = nnx.Rngs(seed)
+    model = ResNet(make_plan(spec), rngs=rngs, dtype=dtype)
+    initialize(model, rngs)
+    return model
+
+
+def load_weights(model: ResNet, weights: Mapping[str, np.ndarray]) -> None:
+    """Copy canonical weights into the model.
+
+    Raises `CheckpointError` listing every tensor that is missing, extra, mis-shaped, not finite, or
+    not exact in the model's dtype; the model is then as it was.
+    """
+    check_weights(make_plan(model.spec), weights)
+    variables = _canonical_variables(model)
+    dtype = model_dtype(model)
+    require_x64(dtype)
+    exact = cast_exactly({name: weights[name] for name in variables}, dtype)
+    for name, variable in variables.items():
+        # A copy, because JAX may go on using NumPy's memory; where the model's own array is.
+        array = np.array(to_channels_last(name, exact[name]), order="C")
+        variable[...] = jax.device_put(array, variable[...].sharding)
+
+
+def export_weights(model: ResNet) -> Weights:
+    """The model's weights under their canonical names, as arrays of their own."""
+    return dict(iter_weights(model))
+
+
+def iter_weights(model: ResNet) -> Iterator[tuple[str, np.ndarray]]:
+    """`export_weights`, one tensor at a time."""
+    for name, variable in _canonical_variables(model).items():
+        yield name, np.array(from_channels_last(name, np.asarray(variable[...])))
+
+
+def model_dtype(model: ResNet) -> str:
+    """The dtype that all weights share."""
+    return next(iter(_canonical_variables(model).values())).dtype.name
+
+
+def require_x64(dtype: str) -> None:
+    """Raise `FrameworkError` where JAX would make float32 of `dtype` without a word."""
+    if jnp.dtype(dtype) == jnp.float64 and not jax.config.jax_enable_x64:
+        raise FrameworkError("JAX computes float64 as float32 in this process: set JAX_ENABLE_X64=1 before it starts, "
+                             "or call jax.config.update('jax_enable_x64', True), for dtype float64")  # fmt: skip
+
+
+def _canonical_variables(model: ResNet) -> dict[str, nnx.Variable]:
+    """Canonical name -> the model's own variable."""
+    variables = {}
+    for name in make_plan(model.spec).tensors:
+        path, _, leaf = name.rpartition(".")
+        layer = get_layer(model, path)
+        leaves = KERNEL_LEAVES if hasattr(layer, "kernel") else NORM_LEAVES
+        variables[name] = getattr(layer, leaves[leaf])
+    return variables
