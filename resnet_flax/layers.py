@@ -40,7 +40,8 @@ class Convolve:
     """What `Conv` calls in the place of `lax.conv_general_dilated`, with two changes.
 
     A 1 x 1 convolution is a matrix product over the channels, and on a CPU XLA is much faster at
-    those: most so at the gradient of a strided one, which it takes for a dilated convolution.
+    those: most so at gradients, and at that of a strided one, which it takes for a dilated convolution.
+    Of two dimensions, because XLA would copy an image to bring its three sums in the gradient into one.
     Weight standardisation (Big Transfer) normalises each filter by its own mean and biased variance.
     """
 
@@ -64,7 +65,8 @@ class Convolve:
         shared_options = {"precision": precision, "out_sharding": out_sharding}
         if self.op.kernel_size == 1 and self.op.groups == 1:
             x = x[:, :: strides[0], :: strides[1]]
-            return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0], **shared_options)
+            y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel[0, 0], **shared_options)
+            return y.reshape(*x.shape[:3], -1)
         return lax.conv_general_dilated(x, kernel, strides, padding, **shared_options, **options)
 
 
@@ -89,11 +91,18 @@ class Conv(nnx.Conv):
         )
 
 
+class RunningStatistic(nnx.BatchStat):
+    """A `BatchStat` that keeps its dtype: in half precision the stock layer assigns float32 to it."""
+
+    def __setitem__(self, key: Any, value: jax.Array) -> None:
+        super().__setitem__(key, value.astype(self.dtype))
+
+
 class BatchNorm(nnx.BatchNorm):
     """`nnx.BatchNorm` with two corrections.
 
     The stock layer's variance is E[x^2] - E[x]^2, which cancels where the mean is large, and its
-    running statistics are float32 in a model of any dtype.
+    running statistics start as float32 in a model of any dtype.
     """
 
     def __init__(self, op: ops.BatchNorm, *, rngs: nnx.Rngs, dtype: Dtype):
@@ -107,8 +116,8 @@ class BatchNorm(nnx.BatchNorm):
             param_dtype=dtype,
             rngs=rngs,
         )
-        self.mean = nnx.BatchStat(jnp.zeros(op.channels, dtype))
-        self.var = nnx.BatchStat(jnp.ones(op.channels, dtype))
+        self.mean = RunningStatistic(jnp.zeros(op.channels, dtype))
+        self.var = RunningStatistic(jnp.ones(op.channels, dtype))
 
 
 def Norm(op: ops.Norm, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.Module:
@@ -127,17 +136,26 @@ def Norm(op: ops.Norm, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.Module:
 
 
 class MaxPool(nnx.Module):
-    """Max pool over padding of -inf, or of zeros that compete with negative values."""
+    """Max pool over padding of -inf, or of zeros that compete with negative values.
+
+    The maximum is taken tap by tap. `nnx.max_pool` says the same, but on a CPU its gradient takes ten
+    times as long. Equal values and NaN are PyTorch's: the first maximum gets the gradient, NaN wins.
+    """
 
     def __init__(self, op: ops.MaxPool):
         self.op = op
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        window, strides = (self.op.kernel_size,) * 2, (self.op.stride,) * 2
+        kernel, stride = self.op.kernel_size, self.op.stride
         pads = self.op.pads((x.shape[1], x.shape[2]))
-        if self.op.padding == "zero":
-            x, pads = jnp.pad(x, ((0, 0), *pads, (0, 0))), ((0, 0), (0, 0))
-        return nnx.max_pool(x, window, strides, pads)
+        height, width, _ = self.op.output(x.shape[1:])
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=self.op.pad_value)
+        taps = [
+            x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+            for i in range(kernel)
+            for j in range(kernel)
+        ]
+        return functools.reduce(lambda a, b: jnp.where((b > a) | jnp.isnan(b), b, a), taps)
 
 
 class AvgPool(nnx.Module):

@@ -17,7 +17,7 @@ import keras
 from keras import ops as kops
 from keras.saving import register_keras_serializable
 
-from resnet_keras.init import Scope, conv_initializers, linear_initializers
+from resnet_keras.init import Scope, conv_initializers, dropout_seed, linear_initializers
 from shared import ops
 from shared import plan as p
 from shared.ops import Shape
@@ -72,7 +72,7 @@ class PlannedConv2D(DottedName, keras.layers.Conv2D):
     ):
         super().__init__(*args, **kwargs)
         self.weight_std_eps = weight_std_eps
-        self.grid = tuple(grid) if grid else None
+        self.grid = (grid[0], grid[1]) if grid else None  # a list, where it comes from JSON
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         if self.weight_std_eps is not None:
@@ -278,8 +278,7 @@ def Add(scope: Scope) -> keras.layers.Layer:
 
 
 def Dropout(op: ops.Dropout, scope: Scope) -> keras.layers.Layer:
-    """Without a seed of its own the stock layer would draw one from Python's global generator."""
-    return keras.layers.Dropout(op.rate, seed=scope.seed_of("dropout"), name=scope.name, dtype=scope.dtype)
+    return keras.layers.Dropout(op.rate, seed=dropout_seed(scope), name=scope.name, dtype=scope.dtype)
 
 
 def Projection(plan: p.Shortcut, scope: Scope) -> Apply:

@@ -32,6 +32,6 @@ def trace(model: ResNet, images: np.ndarray, labels: Any = None, *, checks: tupl
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:
-    """Half precisions widen to float32, which holds them exactly."""
+    """A copy; half precisions widen to float32, which holds them exactly."""
     array = keras.ops.convert_to_numpy(tensor)
-    return array.astype(np.float32) if array.itemsize < 4 else array
+    return array.astype(np.float32 if array.itemsize < 4 else array.dtype)

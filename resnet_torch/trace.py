@@ -29,12 +29,13 @@ def trace(model: ResNet, images: np.ndarray, labels: Any = None, *, checks: tupl
 
     plan = make_plan(model.spec, (images.shape[1], images.shape[2]))
     hooks = [model.get_submodule(row.name).register_forward_hook(partial(keep, row.name)) for row in plan.layers]
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     try:
         with torch.inference_mode():
             arrays[f"{EVAL}/{OUTPUT}"] = _nhwc(model.eval()(x))
     finally:
-        model.train(was_training)
+        for module, training in modes.items():
+            module.training = training
         for hook in hooks:
             hook.remove()
     dtype = str(parameter.dtype).removeprefix("torch.")

@@ -20,7 +20,7 @@ def build(spec: ResNetSpec, *, seed: int = 0, dtype: str = "float32") -> ResNet:
     `seed` draws the weights; PyTorch's global generator is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU, too
         model = ResNet(make_plan(spec))
         initialize(model)
     model.to(getattr(torch, dtype))

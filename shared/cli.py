@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared.errors import RosettaError, SpecError
+from shared.errors import FrameworkError, RosettaError, SpecError
 from shared.plan import make_plan
 from shared.presets import FAMILIES, get_preset, get_spec, list_presets, miniature
 from shared.spec import ResNetSpec, parse_setting
@@ -71,6 +71,7 @@ Mini = Annotated[bool, typer.Option("--miniature", help="The same structure, sha
 @app.command("list")
 def list_command(json_file: Json = None) -> None:
     """The presets by family, with parameters and multiply-adds."""
+    _check_outputs(json_file)
     plans = {name: make_plan(get_spec(name)) for name in list_presets()}
     _write_json(
         json_file,
@@ -113,6 +114,7 @@ def show(preset: Preset, settings: Settings = None, image_size: ImageSize = None
     """The plan: every layer with its shape, parameters and multiply-adds."""
     spec = _spec(preset, settings)
     plan = make_plan(spec, _parse_size(image_size))
+    _check_outputs(json_file)
     _write_json(
         json_file,
         {
@@ -168,6 +170,9 @@ def verify(
     specs = [_spec(name, settings, mini) for name in names]
     asked = [name.strip() for text in framework or installed() for name in text.split(",")]
     chosen = list(dict.fromkeys(get_framework(name).name for name in asked))
+    if not framework and chosen == ["reference"]:
+        raise FrameworkError("no framework is installed to compare; pip install 'resnet-rosetta[torch]', [keras], "
+                             "[flax] or [all]")  # fmt: skip
     _check_outputs(json_file, markdown)
     inputs = _inputs(specs, names, dtype, seed, batch, image_size, weights, image)
     console, errors = _console(json_file), _console(stderr=True)
@@ -175,6 +180,8 @@ def verify(
     with report.VerifyProgress(errors, total=len(specs) * len(chosen)) as progress:
         for verdict in verify(specs, chosen, inputs, progress.step):
             verdicts.append(verdict)
+            if markdown:  # after every network: a long run that is interrupted keeps what it found
+                _write_text(markdown, report.markdown_table(verdicts))
             if len(specs) > 1 and not verdict.passed:
                 report.print_failures(errors, verdict.comparisons)
     comparisons = [c for verdict in verdicts for c in verdict.comparisons]
@@ -188,8 +195,6 @@ def verify(
         "peak_bytes": {s.framework: max(t.peak_bytes for v in verdicts for t in v.steps if t.framework == s.framework)
                        for s in verdicts[0].steps},
     })  # fmt: skip
-    if markdown:
-        _write_text(markdown, report.markdown_table(verdicts))
     if len(verdicts) == 1:
         console.print(report.setting(verdicts[0], inputs), soft_wrap=True)
         console.print()
@@ -336,10 +341,10 @@ def _console(json_file: str | None = None, *, stderr: bool = False) -> Any:
 
 def _check_outputs(*paths: str | Path | None) -> None:
     """Refuse a place that cannot be written before the work starts, not after it."""
-    from shared.files import replacing_is_possible
-
     for path in paths:
         if path is not None and str(path) != "-":
+            from shared.files import replacing_is_possible
+
             replacing_is_possible(path)
 
 
@@ -366,7 +371,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ✓ gets a question mark
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], prog_name="rosetta", standalone_mode=False)
     except RosettaError as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):

@@ -126,7 +126,7 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
     keys_b = set(b.names)
     for place, name in enumerate(_keys(a, check)):
         if name in keys_b and a.shape(name) == b.shape(name):
-            limit = _limit(name, dtype, budgets)
+            limit = _limit(name, place, dtype, budgets)
             rows.append(Row(name, relative_error(a[name], b[name]), limit))
             if not rows[-1].passed:
                 partings.append((place, 1, name))
@@ -200,12 +200,12 @@ def _dtype(a: Trace, b: Trace) -> str:
     return low[0] if low else "float64"
 
 
-def _limit(name: str, dtype: str, budgets: Sequence[Mapping[str, float]]) -> float:
+def _limit(name: str, place: int, dtype: str, budgets: Sequence[Mapping[str, float]]) -> float:
     """The limit of a tensor. A layer whose own rounding cannot be said has no room beyond the floor."""
     if dtype == "float64":
         return EVAL_FLOAT64
     known = [budget[name] for budget in budgets if math.isfinite(budget.get(name, math.inf))]
-    return rounding_limit(dtype, *(known if len(known) == len(budgets) else [0.0]))
+    return rounding_limit(dtype, place, *(known if len(known) == len(budgets) else [0.0]))
 
 
 def _budget(trace: Trace) -> Mapping[str, float]:

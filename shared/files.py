@@ -56,7 +56,10 @@ class TensorFile:
 
     def __getitem__(self, name: str) -> np.ndarray:
         dtype, shape, begin, end = self._entries[name]
-        return np.frombuffer(self._map[begin:end], dtype).reshape(shape)
+        try:
+            return np.frombuffer(self._map[begin:end], dtype).reshape(shape)
+        except ValueError:  # an empty tensor whose other axes are absurd
+            raise self._fail(f"{name!r} has the impossible shape {list(shape)}") from None
 
     def _fail(self, what: str) -> CheckpointError:
         return CheckpointError(f"{self.path}: not a safetensors file, or a damaged one: {what}")
@@ -67,7 +70,9 @@ class TensorFile:
             raise self._fail(f"{size} bytes do not hold the header that its first 8 bytes announce")
         text = read(length)
         try:
-            header = json.loads(text, object_pairs_hook=self._unique)
+            header = json.loads(text.decode("utf-8"), object_pairs_hook=self._unique)
+        except CheckpointError:  # a ValueError, too
+            raise
         except (ValueError, RecursionError):
             raise self._fail("its header is not JSON") from None
         if not isinstance(header, dict):
@@ -129,10 +134,14 @@ def write_tensors(
     path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], *, durable: bool = True
 ) -> None:
     """Write a safetensors file in one step; flushed to the disk unless it need not be `durable`."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     with replacing(path, durable=durable) as temporary:
-        save_file(dict(tensors), temporary, metadata=dict(metadata))
+        try:
+            save_file(dict(tensors), temporary, metadata=dict(metadata))
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: cannot be written ({error})") from None
         written = TensorFile(temporary)
         if {n: (written.dtype(n), written.shape(n)) for n in written.names} != {
             n: (a.dtype, a.shape) for n, a in tensors.items()

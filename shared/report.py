@@ -161,12 +161,12 @@ def conclusion(verdicts: Sequence[Verdict], seconds: float) -> Text:
 
 
 class VerifyProgress(AbstractContextManager):
-    """A bar on standard error that moves with every trace; gone when the work is done."""
+    """A bar on standard error that moves with every trace; gone when the work is done. Only on terminals."""
 
     def __init__(self, console: Console, total: int):
         self._progress = Progress(
             SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
-            console=console, transient=True,
+            console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
         self._task = self._progress.add_task("starting the frameworks", total=total)
 

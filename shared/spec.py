@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -183,7 +184,7 @@ class ResNetSpec:
                 top[per_stage] = getattr(self, per_stage)[:stages]
         for group, values in groups.items():
             current = top.get(group, getattr(self, group))
-            if isinstance(current, Mapping):
+            if not dataclasses.is_dataclass(current):
                 current = _coerce(current, _annotations(ResNetSpec)[group], group)
             coerced = {
                 name: _coerce(value, _annotations(type(current))[name], f"{group}.{name}")
@@ -207,9 +208,10 @@ class ResNetSpec:
     @classmethod
     def from_json(cls, text: str) -> ResNetSpec:
         try:
-            return cls.from_dict(json.loads(text))
-        except (json.JSONDecodeError, RecursionError) as error:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:  # ValueError: also an integer of too many digits
             raise SpecError(f"spec is not JSON: {error}") from None
+        return cls.from_dict(data)
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -224,7 +226,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     for candidate in (value, f"[{value}]", value.lower()):
         try:
             parsed = json.loads(candidate)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         return key, parsed
     return key, value
@@ -274,20 +276,20 @@ def _coerce(value: Any, annotation: Any, where: str) -> Any:
         if len(value) != len(arguments):
             raise SpecError(f"{where}: expected {len(arguments)} values, found {value!r}")
         return tuple(_coerce(v, a, f"{where}[{i}]") for i, (v, a) in enumerate(zip(value, arguments, strict=True)))
-    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if annotation is float and type(value) is int and abs(value) < 2**53:
+        value = float(value)
     if type(value) is not annotation:
         raise SpecError(f"{where}: expected {annotation.__name__}, found {value!r}")
+    if annotation is float and not math.isfinite(value):
+        raise SpecError(f"{where}: expected a finite number, found {value!r}")
     return value
 
 
 def _coerce_group(value: Any, cls: type, where: str) -> Any:
     annotations = _annotations(cls)
     if isinstance(value, cls):
-        for name, annotation in annotations.items():
-            coerced = _coerce(getattr(value, name), annotation, f"{where}.{name}")
-            object.__setattr__(value, name, coerced)
-        return value
+        coerced = {name: _coerce(getattr(value, name), a, f"{where}.{name}") for name, a in annotations.items()}
+        return dataclasses.replace(typing.cast(Any, value), **coerced)  # a group may be shared with other specs
     if not isinstance(value, Mapping):
         raise SpecError(f"{where}: expected an object with fields, found {value!r}")
     unknown = sorted(set(value) - set(annotations))
@@ -361,6 +363,7 @@ def _validate(spec: ResNetSpec) -> None:
         require(channels == sorted(channels), "shortcut.projection", "never",
                 f"zero-padding cannot drop channels, and these shrink: {channels}")  # fmt: skip
     if norm.kind == "group":
+        in_range("norm.groups", norm.groups, 1, MAX_CHANNELS)
         mids = [int(w * block.base_width / 64) * block.groups for w in spec.widths]
         for normed in sorted({*(w for _, _, w in stem.convs), *mids, *(w * spec.expansion for w in spec.widths)}):
             require(normed % norm.groups == 0, "norm.groups", norm.groups, f"does not divide {normed} channels")

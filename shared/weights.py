@@ -46,6 +46,10 @@ def from_channels_last(name: str, array: np.ndarray) -> np.ndarray:
 
 def check_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape], what: str) -> None:
     """Raise `CheckpointError` with every missing, extra and mis-shaped tensor at once."""
+    _raise_problems(what, _shape_problems(expected, found))
+
+
+def _shape_problems(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> dict[str, list[str]]:
     missing = [f"missing {name} {list(shape)}" for name, shape in expected.items() if name not in found]
     extra = [f"unexpected {name}{nearest(name, expected, 1)}" for name in _first(set(found) - set(expected))]
     misshaped = [
@@ -53,7 +57,7 @@ def check_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape], what
         for name, shape in expected.items()
         if name in found and tuple(found[name]) != tuple(shape)
     ]
-    _raise_problems(what, {"missing": missing, "unexpected": extra, "of another shape": misshaped})
+    return {"missing": missing, "unexpected": extra, "of another shape": misshaped}
 
 
 def check_weights(plan: Plan, weights: Mapping[str, Any], what: str = "weights") -> None:
@@ -61,9 +65,9 @@ def check_weights(plan: Plan, weights: Mapping[str, Any], what: str = "weights")
 
     All problems are reported at once. Running variances must not be negative.
     """
-    check_shapes(plan.tensors, {name: np.shape(array) for name, array in weights.items()}, what)
+    shapes = {name: np.shape(array) for name, array in weights.items()}
     bad_dtype, non_finite, negative = [], [], []
-    for name in plan.tensors:
+    for name in (name for name, shape in plan.tensors.items() if shapes.get(name) == shape):
         array = np.asarray(weights[name])
         if not is_float(array.dtype):
             bad_dtype.append(f"{name} is {array.dtype}, expected a float type")
@@ -71,7 +75,8 @@ def check_weights(plan: Plan, weights: Mapping[str, Any], what: str = "weights")
             non_finite.append(f"{name} has {int((~np.isfinite(array)).sum())} values that are not finite")
         elif name.endswith("running_var") and (array < 0).any():
             negative.append(f"{name} has {int((array < 0).sum())} negative variances")
-    _raise_problems(what, {"not float": bad_dtype, "not finite": non_finite, "negative": negative})
+    values = {"not float": bad_dtype, "not finite": non_finite, "negative": negative}
+    _raise_problems(what, _shape_problems(plan.tensors, shapes) | values)
 
 
 def cast_exactly(weights: Mapping[str, np.ndarray], dtype: Any) -> Weights:
@@ -111,7 +116,7 @@ def save_weights(path: str | Path, weights: Mapping[str, np.ndarray], spec: ResN
     plan = make_plan(spec)
     check_weights(plan, weights)
     ordered = {name: np.ascontiguousarray(weights[name]) for name in plan.tensors}
-    digests = {name: hashlib.sha256(array.data).hexdigest() for name, array in ordered.items()}
+    digests = {name: _sha256(array) for name, array in ordered.items()}
     metadata = {"format": FORMAT, "spec": spec.to_json(), "sha256": json.dumps(digests)}
     write_tensors(path, ordered, metadata)
 
@@ -137,10 +142,14 @@ def read_weights(path: str | Path, spec: ResNetSpec | None = None) -> tuple[Weig
     return weights, spec
 
 
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()  # bfloat16 has no buffer of its own
+
+
 def _check_digests(path: str | Path, weights: Weights, text: str) -> None:
     try:
         digests = json.loads(text)
-        damaged = [name for name, array in weights.items() if hashlib.sha256(array.data).hexdigest() != digests[name]]
+        damaged = [name for name, array in weights.items() if _sha256(array) != digests[name]]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: its table of SHA-256 digests is invalid ({error})") from None
     problems = [f"{name} does not match its SHA-256" for name in damaged]
@@ -151,21 +160,35 @@ def probe_weights(spec: ResNetSpec, seed: int = 0, dtype: Any = "float32") -> We
     """Weights on which no mistake can hide, made from each tensor's name and the seed alone.
 
     Gamma and running variance are in [0.5, 1.5], beta, bias and running mean are normal, kernels are
-    normal with He's fan-in variance. The last convolution of a residual branch is scaled down by the
-    square root of the number of blocks, so that activations stay near one however deep the network.
+    normal with He's fan-in variance. The last convolution of a residual branch is scaled so that
+    activations neither grow nor fade with the depth of the network.
 
     Values are drawn in float64 and rounded to `dtype`.
     """
     plan = make_plan(spec)
-    blocks = sum(spec.depths)
+    branch = _branch_variance(spec)
     last_convs = {f"{name}.conv{len(block.convs)}.weight" for name, block in plan.blocks()}
     return {
-        name: _probe_tensor(name, shape, seed, blocks if name in last_convs else 1).astype(float_dtype(dtype))
+        name: _probe_tensor(name, shape, seed, branch if name in last_convs else 1.0).astype(float_dtype(dtype))
         for name, shape in plan.tensors.items()
     }
 
 
-def _probe_tensor(name: str, shape: Shape, seed: int, branches: int) -> np.ndarray:
+def _branch_variance(spec: ResNetSpec) -> float:
+    """What a branch adds to the variance, times He's: all blocks together as much as the stem.
+
+    A shortcut that is scaled or gated down lets the image fade by the same factor in every block,
+    until rounding is all that is left of it; there the branch makes up for what the shortcut loses.
+    """
+    join, (keep, take) = spec.shortcut.join, spec.shortcut.scales
+    if join == "scale" and keep == 0:
+        return 1.2 / take**2 if take else 1.0
+    if join == "scale" and abs(keep) < 1 and take:
+        return 0.8 * (1 - keep**2) / take**2
+    return {"exclusive_gate": 1.5, "shortcut_gate": 0.5}.get(join, 1 / sum(spec.depths))
+
+
+def _probe_tensor(name: str, shape: Shape, seed: int, gain: float) -> np.ndarray:
     rng = named_rng(name, seed)
     leaf = name.rpartition(".")[2]
     if leaf == "running_var" or (leaf == "weight" and len(shape) == 1):
@@ -173,7 +196,7 @@ def _probe_tensor(name: str, shape: Shape, seed: int, branches: int) -> np.ndarr
     if len(shape) == 1:
         return rng.normal(0.0, 0.3, shape)
     fan_in = int(np.prod(shape[1:]))
-    return rng.standard_normal(shape) * np.sqrt(2.0 / fan_in / branches)
+    return rng.standard_normal(shape) * np.sqrt(2.0 / fan_in * gain)
 
 
 def probe_images(shape: tuple[int, int, int, int], seed: int = 0, dtype: Any = "float32") -> np.ndarray:

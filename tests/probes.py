@@ -8,6 +8,7 @@ import numpy as np
 
 from shared import ResNetSpec, Trace, list_presets, probe_images, reference
 from shared.spec import Init
+from shared.weights import Weights
 
 PRESETS = list_presets()
 FAMILIES = sorted({name.partition("/")[0] for name in PRESETS})
@@ -41,6 +42,16 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     if found.shape != expected.shape:
         return float("inf")
     return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def same_weights(found: Weights, expected: Weights) -> bool:
+    """The same tensors bit for bit, in whatever order."""
+    return found.keys() == expected.keys() and all(
+        found[name].dtype == array.dtype
+        and found[name].shape == array.shape
+        and found[name].tobytes() == array.tobytes()
+        for name, array in expected.items()
+    )
 
 
 def worst_layer(found: Trace, expected: Trace) -> tuple[float, str]:

@@ -19,8 +19,7 @@ from shared import (  # noqa: E402
     save_weights,
 )
 from shared.presets import miniature  # noqa: E402
-from shared.weights import digest  # noqa: E402
-from tests.probes import PRESETS, SIZE, images_for, reference_trace, worst_layer  # noqa: E402
+from tests.probes import PRESETS, SIZE, images_for, reference_trace, same_weights, worst_layer  # noqa: E402
 
 # Float64 against the float64 reference, worst layer of any preset. Measured by this file: 9.7e-15.
 LAYER_LIMIT = 1e-12
@@ -125,14 +124,14 @@ def test_weights_come_back_bit_for_bit(preset: str, dtype: str) -> None:
     resnet_torch.load_weights(model, weights)
     found = resnet_torch.export_weights(model)
     assert list(found) == list(make_plan(spec).tensors)
-    assert digest(found) == digest(weights)
+    assert same_weights(found, weights)
 
 
 def test_exported_weights_are_copies() -> None:
     spec = miniature(get_spec("resnet18"))
     model = loaded(spec)
     resnet_torch.export_weights(model)["head.bias"][:] = 7.0
-    assert digest(resnet_torch.export_weights(model)) == digest(probe_weights(spec, dtype="float64"))
+    assert same_weights(resnet_torch.export_weights(model), probe_weights(spec, dtype="float64"))
 
 
 REFUSED = {
@@ -176,7 +175,7 @@ def test_a_canonical_file_loads_with_load_state_dict(tmp_path, preset: str) -> N
     report = model.load_state_dict(load_file(tmp_path / "w.safetensors"), strict=False)
     assert report.unexpected_keys == []
     assert all(name.endswith(COUNTER) for name in report.missing_keys)
-    assert digest(resnet_torch.export_weights(model)) == digest(read_weights(tmp_path / "w.safetensors")[0])
+    assert same_weights(resnet_torch.export_weights(model), read_weights(tmp_path / "w.safetensors")[0])
 
 
 def nchw_images(spec: ResNetSpec) -> torch.Tensor:
@@ -216,7 +215,7 @@ def test_exports(preset: str) -> None:
 def test_a_seed_draws_the_same_weights() -> None:
     spec = miniature(get_spec("resnet18"))
     first, again, other = (resnet_torch.export_weights(resnet_torch.build(spec, seed=s)) for s in (1, 1, 2))
-    assert digest(first) == digest(again)
+    assert same_weights(first, again)
     assert not np.array_equal(first["stem.conv1.weight"], other["stem.conv1.weight"])
 
 
@@ -335,7 +334,7 @@ def test_trace_leaves_the_model_as_it_was(training: bool) -> None:
     resnet_torch.trace(model, images_for(spec))
     assert [module.training for module in model.modules()] == modes
     assert not any(module._forward_hooks for module in model.modules())
-    assert digest(resnet_torch.export_weights(model)) == digest(probe_weights(spec, dtype="float64"))
+    assert same_weights(resnet_torch.export_weights(model), probe_weights(spec, dtype="float64"))
 
 
 def test_every_parameter_gets_a_gradient() -> None:

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from shared import CheckpointError, Trace, get_spec, miniature, probe_weights, save_weights
 from shared.files import TensorFile
 from shared.trace import FORMAT, provenance
+from shared.weights import Weights
 from tests.probes import reference_trace
 
 SPEC = miniature(get_spec("cifar/resnet20"))
@@ -77,16 +78,20 @@ def test_non_contiguous_arrays_are_written_as_they_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(Trace.load(tmp_path / "t.safetensors")["eval/x"], array)
 
 
+def sources(weights: Weights, images: np.ndarray) -> dict[str, str]:
+    return provenance(weights.items(), images)
+
+
 def test_provenance_says_what_went_in(found: Trace) -> None:
     weights = probe_weights(SPEC)
     images = np.ones((2, 8, 9, 3))
-    about = provenance(weights, images)
+    about = sources(weights, images)
     assert about["image_shape"] == "2x8x9x3"
     assert about["weights"] != about["images"]
-    assert provenance(weights, images)["images"] == about["images"]
-    assert provenance(weights, images + 1e-15)["images"] != about["images"]
+    assert sources(weights, images) == about
+    assert sources(weights, images + 1e-15)["images"] != about["images"]
     changed = {**weights, "head.bias": weights["head.bias"] + np.float32(1e-3)}
-    assert provenance(changed, images)["weights"] != about["weights"]
+    assert sources(changed, images)["weights"] != about["weights"]
     assert set(found.versions) >= {"python", "numpy"}
     assert found.versions["numpy"] == np.__version__
 
@@ -95,7 +100,7 @@ def test_hashes_do_not_depend_on_the_float_type() -> None:
     weights = probe_weights(SPEC)
     wide = {name: array.astype(np.float64) for name, array in weights.items()}
     images = np.ones((1, 8, 8, 3))
-    assert provenance(weights, images)["weights"] == provenance(wide, images)["weights"]
+    assert sources(weights, images)["weights"] == sources(wide, images)["weights"]
 
 
 def test_weights_are_no_trace(tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""Run by `test_keras.py` in a process of its own, for Keras has one backend a process.
+
+Prints as JSON each network's worst error, and what changed in the process's global state since before the import.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def global_state() -> dict[str, str]:
+    return {
+        "floatx": keras.config.floatx(),
+        "dtype policy": keras.config.dtype_policy().name,
+        "image data format": keras.config.image_data_format(),
+        "python random": str(random.getstate()),
+        "numpy random": str(np.random.get_state()),
+        "recursion limit": str(sys.getrecursionlimit()),
+    }
+
+
+BEFORE = global_state()
+
+import resnet_keras  # noqa: E402
+from shared import FrameworkError, ResNetSpec, get_spec, probe_weights  # noqa: E402
+from shared.presets import miniature  # noqa: E402
+from tests.probes import images_for, reference_trace, worst_layer  # noqa: E402
+
+# Between them every kind of layer; two stages of one block, because the JAX backend compiles every shape.
+NETWORKS = (
+    "torchvision/resnext50_32x4d",  # grouped convolutions, symmetric padding
+    "timm/resnet50d",  # average pool on the shortcut
+    "bit/r50x1",  # weight standardisation, group norm, zero-padded max pool
+    "flax/resnet18",  # SAME convolutions and max pool
+    "fb/preresnet50",  # pre-activation, activated stem
+    "ablation/resnet110_exclusive_gate_b6",  # option A, gates
+    "d2l/resnet18",  # biases, one input channel
+)
+DILATED = {"dilate": (False, True, False), "strides": (1, 2, 2), "depths": (1, 1, 1)}
+
+
+def small(name: str, depths: tuple[int, ...] = (1, 1), **changes: Any) -> ResNetSpec:
+    return miniature(get_spec(name)).replace(depths=depths, **changes)
+
+
+def worst_error(spec: ResNetSpec, size: tuple[int, int]) -> float:
+    """Of all layers, against the NumPy reference, in float64 with probe weights that come back bit for bit."""
+    weights = probe_weights(spec, dtype="float64")
+    model = resnet_keras.build(spec, dtype="float64")
+    resnet_keras.load_weights(model, weights)
+    exported = resnet_keras.export_weights(model)
+    assert list(exported) == list(weights)
+    assert all(np.array_equal(exported[name], weights[name]) for name in weights)
+    return worst_layer(resnet_keras.trace(model, images_for(spec, size)), reference_trace(spec, size))[0]
+
+
+def refuses_float64_without_x64() -> bool:
+    """JAX would hand out float32 in silence."""
+    import jax
+
+    with jax.enable_x64(False):
+        try:
+            resnet_keras.build(small("cifar/resnet20"), dtype="float64")
+        except FrameworkError:
+            return True
+    return False
+
+
+def main() -> None:
+    errors = {name: worst_error(small(name), (32, 32)) for name in NETWORKS}
+    errors["dilated and strided"] = worst_error(small("flax/resnet50", **DILATED), (37, 48))
+    after = global_state()
+    report = {"errors": errors, "changed": [name for name in after if after[name] != BEFORE[name]]}
+    if keras.backend.backend() == "jax":
+        report["refuses float64"] = refuses_float64_without_x64()
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
