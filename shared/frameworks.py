@@ -109,14 +109,21 @@ _ERRORS: dict[str, type[RosettaError]] = {
 }
 
 
+def _thread_limits(threads: int | None) -> dict[str, str]:
+    """Environment for processes that share the cores: pools of more threads wait for each other by spinning."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
+    return dict.fromkeys(names, str(threads)) if threads else {}
+
+
 class Worker:
     """A process that takes traces in one framework, one job after the other.
 
-    A job and its answer are one JSON line each way. What the framework prints goes to a file,
+    `threads` limits its pools, unless the user's environment says otherwise. A job and its answer are
+    one JSON line each way. What the framework prints goes to a file,
     shown only when the process dies.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, threads: int | None = None):
         self.framework = get_framework(name)
         self.name = self.framework.name
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
@@ -125,7 +132,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, **self.framework.environment},
+            env={**_thread_limits(threads), **os.environ, **self.framework.environment},
             cwd=Path(__file__).parent.parent,  # not the user's folder, whose files could pose as modules
         )
 
@@ -162,6 +169,10 @@ class Worker:
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
         return f"ended with code {code}: {lines[-1] if lines else 'it said nothing'}"
+
+    def kill(self) -> None:
+        """Stop the process in the middle of its job."""
+        self._process.kill()
 
     def close(self) -> None:
         """End the process."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from shared.ops import (
     AvgPool,
@@ -39,31 +40,32 @@ def _padded(x: Array, pads: Pads, value: float = 0.0) -> Array:
     return np.pad(x, ((0, 0), *pads, (0, 0)), constant_values=value)
 
 
-def _window(x: Array, i: int, j: int, size: tuple[int, int], stride: int, dilation: int = 1) -> Array:
+def _window(x: Array, i: int, j: int, size: tuple[int, int], stride: int) -> Array:
     """The pixels under tap (i, j) of a sliding window, one for each of the `size` outputs."""
-    rows = slice(i * dilation, i * dilation + stride * (size[0] - 1) + 1, stride)
-    columns = slice(j * dilation, j * dilation + stride * (size[1] - 1) + 1, stride)
-    return x[:, rows, columns, :]
+    return x[:, i : i + stride * (size[0] - 1) + 1 : stride, j : j + stride * (size[1] - 1) + 1 : stride]
 
 
 def conv(op: Conv, weights: Mapping[str, Array], x: Array) -> Array:
-    """Sum over the kernel's taps of a matrix product over the channels, group by group."""
+    """Every window of the padded image times the kernel, summed over taps and channels, group by group."""
     kernel = weights["weight"]
     if op.weight_std_eps is not None:
         mean = kernel.mean(axis=(1, 2, 3), keepdims=True)
         variance = ((kernel - mean) ** 2).mean(axis=(1, 2, 3), keepdims=True)
         kernel = (kernel - mean) / np.sqrt(variance + op.weight_std_eps)
-    height, width, _ = op.output(x.shape[1:])
     padded = _padded(x, op.pads((x.shape[1], x.shape[2])))
-    y = np.zeros((len(x), height, width, op.out_channels), x.dtype)
+    reach = op.dilation * (op.kernel_size - 1) + 1
+    windows = sliding_window_view(padded, (reach, reach), axis=(1, 2))  # [N, H, W, C, reach, reach]
+    windows = windows[:, :: op.stride, :: op.stride, :, :: op.dilation, :: op.dilation]
     fan_in, fan_out = op.in_channels // op.groups, op.out_channels // op.groups
-    for i in range(op.kernel_size):
-        for j in range(op.kernel_size):
-            tap = _window(padded, i, j, (height, width), op.stride, op.dilation)
-            for g in range(op.groups):
-                inputs, outputs = slice(g * fan_in, (g + 1) * fan_in), slice(g * fan_out, (g + 1) * fan_out)
-                y[..., outputs] += tap[..., inputs] @ kernel[outputs, :, i, j].T
-    return y + weights["bias"] if op.bias else y
+    y = [
+        np.tensordot(
+            windows[:, :, :, g * fan_in : (g + 1) * fan_in],
+            kernel[g * fan_out : (g + 1) * fan_out],
+            ((3, 4, 5), (1, 2, 3)),
+        )
+        for g in range(op.groups)
+    ]
+    return np.concatenate(y, axis=-1) + (weights["bias"] if op.bias else 0)
 
 
 def batch_norm(op: BatchNorm, weights: Mapping[str, Array], x: Array) -> Array:

@@ -133,9 +133,15 @@ class _Crew:
             self._leave()
             return tuple(self._alone(job, name, file) for name, file in zip(self.frameworks, files, strict=True))
         if not self._workers:
-            self._workers.extend(Worker(name) for name in self.frameworks)
+            threads = max(1, (os.cpu_count() or 1) // len(self.frameworks))
+            self._workers.extend(Worker(name, threads) for name in self.frameworks)
         with ThreadPoolExecutor(at_once) as pool:
-            return tuple(pool.map(job, self._workers, files))
+            try:
+                return tuple(pool.map(job, self._workers, files))
+            except BaseException:  # interrupted, or one has failed: nobody waits minutes for the others
+                for worker in self._workers:
+                    worker.kill()
+                raise
 
     @staticmethod
     def _alone(job: Callable[[Worker, Path], Step], name: str, file: Path) -> Step:

@@ -44,12 +44,8 @@ def from_channels_last(name: str, array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.T) if array.ndim == 2 else array
 
 
-def check_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape], what: str) -> None:
-    """Raise `CheckpointError` with every missing, extra and mis-shaped tensor at once."""
-    _raise_problems(what, _shape_problems(expected, found))
-
-
 def _shape_problems(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> dict[str, list[str]]:
+    """Every missing, extra and mis-shaped tensor, by kind."""
     missing = [f"missing {name} {list(shape)}" for name, shape in expected.items() if name not in found]
     extra = [f"unexpected {name}{nearest(name, expected, 1)}" for name in _first(set(found) - set(expected))]
     misshaped = [

@@ -36,12 +36,10 @@ from tests.probes import images_for, reference_trace, worst_layer  # noqa: E402
 NETWORKS = (
     "torchvision/resnext50_32x4d",  # grouped convolutions, symmetric padding
     "timm/resnet50d",  # average pool on the shortcut
-    "bit/r50x1",  # weight standardisation, group norm, zero-padded max pool
-    "flax/resnet18",  # SAME convolutions and max pool
-    "fb/preresnet50",  # pre-activation, activated stem
+    "bit/r50x1",  # pre-activation, weight standardisation, group norm, zero-padded max pool
     "ablation/resnet110_exclusive_gate_b6",  # option A, gates
-    "d2l/resnet18",  # biases, one input channel
 )
+# And SAME padding with it.
 DILATED = {"dilate": (False, True, False), "strides": (1, 2, 2), "depths": (1, 1, 1)}
 
 

@@ -6,8 +6,10 @@ import importlib.util
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,8 +208,17 @@ class FromFile:
         Path(job["output"]).write_bytes(source.read_bytes())
         return {"seconds": 1.0, "peak_bytes": 1 << 30}
 
+    def kill(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
+
+    def __enter__(self) -> FromFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 @pytest.fixture
@@ -308,6 +319,29 @@ def test_refusal(rosetta: Rosetta, folder: Path, case: str) -> None:
     before = sorted(folder.iterdir())
     rosetta(*arguments).refused(*said)
     assert sorted(folder.iterdir()) == before
+
+
+TRACEBACKS: dict[str, Refusal] = {
+    "infinite number": (("show", "resnet50", "--set", "norm.eps=1e999", "--json", "-"), ("norm.eps",)),
+    "infinite list": (("show", "resnet18", "--set", "shortcut.scales=1e999,1", "--json", "-"), ("shortcut.scales",)),
+    "deep value": (("show", "resnet50", "--set", f"depths={'[' * 50000}"), ("depths",)),
+    "long value": (("show", "resnet50", "--set", f"num_classes={'9' * 5000}"), ("num_classes",)),
+    "no groups": (("show", "resnet50", "--set", "norm.kind=group", "--set", "norm.groups=0"), ("norm.groups = 0",)),
+}
+
+
+@pytest.mark.parametrize("case", TRACEBACKS)
+def test_refusal_of_what_nobody_means(rosetta: Rosetta, case: str) -> None:
+    arguments, said = TRACEBACKS[case]
+    rosetta(*arguments).refused(*said)
+
+
+@pytest.mark.xfail(strict=True, reason="Trace.versions takes the text as it is")
+@pytest.mark.parametrize("versions", ["{", "[1]"])
+def test_damaged_versions_in_a_trace(rosetta: Rosetta, traces: dict[str, Path], folder: Path, versions: str) -> None:
+    metadata = {**TensorFile(traces["one"]).metadata, "versions": versions}
+    save_file(load_file(traces["one"]), folder / "t.safetensors", metadata)
+    rosetta("compare", traces["same"], "t.safetensors").refused("t.safetensors", "versions")
 
 
 OUTPUTS: dict[str, tuple[str, ...]] = {
@@ -474,6 +508,25 @@ def test_a_terminal_without_unicode_gets_question_marks(traces: dict[str, Path])
     done = run_program("compare", traces["one"], traces["same"], env={"PYTHONIOENCODING": "ascii"})
     assert (done.code, done.err) == (0, "")
     assert "? same" in done.out
+
+
+@pytest.mark.parametrize("to_all", [True, False], ids=["from the keyboard", "to the process"])
+def test_an_interrupt_ends_it_quietly_and_soon(to_all: bool, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    arguments = ("verify", "resnet152", "--framework", "torch,reference", "--json", tmp_path / "v.json")
+    command = [sys.executable, "-m", "shared.cli", *map(str, arguments)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as process:  # fmt: skip
+        while not list(tmp_path.iterdir()):  # its temporary folder
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(1)  # the workers are at work, for minutes
+        (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, b"", b"")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

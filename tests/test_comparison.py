@@ -11,7 +11,7 @@ import pytest
 
 from shared import CheckpointError, SpecError, Trace, compare, get_spec, miniature
 from shared.comparison import Comparison, Row, relative_error, rounding_budget
-from shared.limits import EVAL_FLOAT64, ROUNDING_FACTOR, ROUNDING_FLOOR_ULPS, ULP, rounding_limit
+from shared.limits import EVAL_FLOAT64, ROUNDING_FACTOR, ROUNDING_FLOOR_ULPS, ROUNDING_WALK, ULP, rounding_limit
 from tests.probes import reference_trace
 
 SPEC = miniature(get_spec("cifar/resnet20"))
@@ -25,7 +25,9 @@ def trace(**about: str) -> Trace:
     return replace(found, arrays=dict(found.arrays), about={**found.about, **about})
 
 
-def low_trace(dtype: str = "float32", framework: str = "torch", budget: float = 1e-6, **changed: float) -> Trace:
+def low_trace(
+    dtype: str = "float32", framework: str = "torch", budget: float = ULP["float32"], **changed: float
+) -> Trace:
     """`trace` as if taken in a low precision, with the same budget for every layer but the `changed`."""
     budgets = dict.fromkeys(trace().names, budget) | changed
     return replace(trace(rounding=json.dumps(budgets)), dtype=dtype, framework=framework)
@@ -215,12 +217,27 @@ def test_to_dict_of_nothing() -> None:
 # Low precisions: the limit of a layer follows from the budgets.
 
 
+FAR = 10**6  # a place so far behind that the random walk limits nothing
+
+
 @pytest.mark.parametrize("dtype", ULP)
 def test_rounding_limit_is_a_multiple_of_the_smaller_budget(dtype: str) -> None:
     floor = ROUNDING_FLOOR_ULPS * ULP[dtype]
-    assert rounding_limit(dtype, 2 * floor, 3 * floor) == ROUNDING_FACTOR * 2 * floor
-    assert rounding_limit(dtype, 3 * floor) == ROUNDING_FACTOR * 3 * floor
-    assert rounding_limit(dtype, 0.0, 3 * floor) == floor
+    assert rounding_limit(dtype, FAR, 2 * floor, 3 * floor) == ROUNDING_FACTOR * 2 * floor
+    assert rounding_limit(dtype, FAR, 3 * floor) == ROUNDING_FACTOR * 3 * floor
+
+
+@pytest.mark.parametrize("dtype", ULP)
+def test_rounding_limit_has_a_floor(dtype: str) -> None:
+    floor = ROUNDING_FLOOR_ULPS * ULP[dtype]
+    assert rounding_limit(dtype, FAR, 0.0, 3 * floor) == floor
+    assert rounding_limit(dtype, 0, 3 * floor) >= floor
+
+
+@pytest.mark.parametrize("dtype", ULP)
+@pytest.mark.parametrize("place", [0, 3, 99])
+def test_no_budget_goes_beyond_the_random_walk(dtype: str, place: int) -> None:
+    assert rounding_limit(dtype, place, 1e9) == ROUNDING_WALK * ULP[dtype] * math.sqrt(place + 1)
 
 
 @pytest.mark.parametrize(
@@ -239,13 +256,14 @@ def test_rounding_budget_is_the_distance_to_float64() -> None:
 
 
 def test_the_smaller_budget_of_the_two_counts() -> None:
-    a = low_trace(budget=1e-6)
-    b = low_trace(framework="flax", budget=5e-6, **{LAYERS[0]: 5e-7})
+    ulp = ULP["float32"]
+    a = low_trace(budget=ulp)
+    b = low_trace(framework="flax", budget=5 * ulp, **{LAYERS[0]: 0.75 * ulp})
     comparison = compare(a, b)
     limits = {row.name: row.limit for row in comparison.rows}
     assert comparison.dtype == "float32"
-    assert limits[LAYERS[0]] == pytest.approx(ROUNDING_FACTOR * 5e-7)
-    assert limits[LAYERS[1]] == pytest.approx(ROUNDING_FACTOR * 1e-6)
+    assert limits[LAYERS[0]] == ROUNDING_FACTOR * 0.75 * ulp
+    assert limits[LAYERS[1]] == ROUNDING_FACTOR * ulp
 
 
 def test_against_float64_only_the_low_side_has_a_budget() -> None:
@@ -253,11 +271,11 @@ def test_against_float64_only_the_low_side_has_a_budget() -> None:
         comparison = compare(*pair)
         assert comparison.passed
         assert comparison.dtype == "float32"
-        assert {row.limit for row in comparison.rows} == {ROUNDING_FACTOR * 1e-6}
+        assert max(row.limit for row in comparison.rows) == ROUNDING_FACTOR * ULP["float32"]
 
 
 def test_beyond_the_budget_fails() -> None:
-    error = 1.1 * ROUNDING_FACTOR * 1e-6
+    error = 1.1 * ROUNDING_FACTOR * ULP["float32"]
     comparison = compare(low_trace(), scaled(low_trace(framework="flax"), LAYERS[1], 1 + error))
     assert not comparison.passed
     assert comparison.first_divergence == LAYERS[1]

@@ -196,7 +196,7 @@ def test_weights_file(model: resnet_keras.ResNet, images: np.ndarray, tmp_path: 
 def test_layers_rebuild_from_their_configurations(preset: str, images: np.ndarray) -> None:
     """A part of the network, which is a plain functional model, is cloned layer by layer."""
     model = resnet_keras.build(small(preset, **(DILATED if "resnet50" in preset else {})))
-    part = keras.Model(model.inputs, model.get_layer("stages.1.blocks.0").output)
+    part = keras.Model(model.input, model.get_layer("stages.1.blocks.0").output)
     clone = keras.models.clone_model(part)
     clone.set_weights(part.get_weights())
     assert np.array_equal(clone(images), part(images))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -117,8 +118,17 @@ class HereAndNow:
         run_job(reference, job)
         return {"seconds": 0.0, "peak_bytes": 0}
 
+    def kill(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
+
+    def __enter__(self) -> HereAndNow:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 @pytest.fixture
@@ -141,6 +151,31 @@ def test_a_framework_that_fails_leaves_nothing_behind(temporary: Path) -> None:
     with pytest.raises(CheckpointError, match="/nowhere/w"):
         list(verify(SPECS, PAIR, inputs))
     assert list(temporary.iterdir()) == []
+
+
+def test_when_one_framework_fails_nobody_waits_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = []
+
+    class Quick(HereAndNow):
+        """Fails at once, or works until it is killed."""
+
+        def __init__(self, name: str):
+            super().__init__(name)
+            self.stop = threading.Event()
+
+        def run(self, job: dict) -> dict:
+            if self.name == "reference":
+                killed.append(self.stop.wait(timeout=30))
+            raise FrameworkError(f"{self.name} fails")
+
+        def kill(self) -> None:
+            self.stop.set()
+
+    monkeypatch.setattr(verify_module, "Worker", Quick)
+    monkeypatch.setattr(verify_module, "_workers_at_once", lambda *_: 2)
+    with pytest.raises(FrameworkError, match="torch fails"):
+        list(verify(SPECS[:1], PAIR, Inputs(image_size=SIZE)))
+    assert killed in ([], [True])  # its turn may not have come
 
 
 @pytest.mark.usefixtures("here")
