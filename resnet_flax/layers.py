@@ -23,11 +23,12 @@ from shared import plan as p
 Dtype = Any  # what NNX takes for one: "float32", jnp.float32, ...
 
 
-def get_layer(model: nnx.Module, name: str) -> nnx.Module:
+def get_layer(model: nnx.Module, name: str) -> Any:
     """The module at a canonical name, which is its attribute path: `stages.0.blocks.1.conv2`."""
-    return functools.reduce(
-        lambda m, part: m[int(part)] if part.isdigit() else getattr(m, part), name.split("."), model
-    )
+    layer: Any = model
+    for part in name.split("."):
+        layer = layer[int(part)] if part.isdigit() else getattr(layer, part)
+    return layer
 
 
 def blank(key: jax.Array, shape: tuple[int, ...], dtype: Dtype) -> jax.Array:
@@ -39,9 +40,10 @@ def blank(key: jax.Array, shape: tuple[int, ...], dtype: Dtype) -> jax.Array:
 class Convolve:
     """What `Conv` calls in the place of `lax.conv_general_dilated`, with two changes.
 
-    A 1 x 1 convolution is a matrix product over the channels, and on a CPU XLA is much faster at
-    those: most so at gradients, and at that of a strided one, which it takes for a dilated convolution.
-    Of two dimensions, because XLA would copy an image to bring its three sums in the gradient into one.
+    A 1 x 1 convolution is a matrix product over the channels, and on a CPU XLA is faster at those, most
+    of all in the gradient of a strided one. The images are made a matrix first: the gradient of an
+    einsum over them sums over three dimensions at once, for which XLA copies them into another order.
+
     Weight standardisation (Big Transfer) normalises each filter by its own mean and biased variance.
     """
 
@@ -207,14 +209,13 @@ class Projection(nnx.Module):
 
     def __init__(self, plan: p.Shortcut, *, rngs: nnx.Rngs, dtype: Dtype):
         self.pool = AvgPool(plan.pool) if plan.pool else None
-        self.conv = Conv(plan.conv, rngs=rngs, dtype=dtype)
+        self.conv = Conv(plan.conv, rngs=rngs, dtype=dtype) if plan.conv else None
         self.norm = Norm(plan.norm, rngs=rngs, dtype=dtype) if plan.norm else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        if self.pool is not None:
-            x = self.pool(x)
-        x = self.conv(x)
-        return self.norm(x) if self.norm is not None else x
+        for layer in (self.pool, self.conv, self.norm):
+            x = layer(x) if layer is not None else x
+        return x
 
 
 def Shortcut(plan: p.Shortcut, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.Module:

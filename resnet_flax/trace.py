@@ -20,37 +20,57 @@ from shared.trace import EVAL, OUTPUT, Trace, provenance
 class Tap(nnx.Module):
     """A layer that hands its output on to `keep` as well.
 
-    `nnx.capture` collects outputs too, but not in the order in which the layers ran, and nothing of
-    what a layer inherits.
+    `nnx.capture` collects outputs too, but not in the order in which the layers ran, and not those of
+    an inherited `__call__`.
     """
 
-    def __init__(self, layer: nnx.Module, name: str, keep: Callable[[str, jax.Array], None]):
+    def __init__(self, layer: nnx.Module, keep: Callable[[jax.Array], None]):
         self.layer = layer
-        self.name = name
         self.keep = keep
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.layer(x)
-        self.keep(self.name, x)
+        self.keep(x)
         return x
+
+
+class CompiledTap(Tap):
+    """A `Tap` on a layer without taps inside.
+
+    Layers are compiled one by one, equal ones once: XLA takes minutes for the deepest networks as one
+    program, and for a single layer less time than for each operation in it.
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = _run(self.layer, x)
+        self.keep(x)
+        return x
+
+
+@nnx.jit
+def _run(layer: nnx.Module, x: jax.Array) -> jax.Array:
+    return layer(x)
 
 
 def trace(model: ResNet, images: np.ndarray, labels: Any = None, *, checks: tuple[str, ...] = ("eval",)) -> Trace:
     """Run `images` [batch, height, width, channels] and keep the output of every named layer, as NHWC.
 
     What runs is a copy in evaluation mode that shares the model's arrays: the model is left as it was.
+    Raises `FrameworkError` for a float64 model in a process where JAX has float64 switched off.
     """
     dtype = model_dtype(model)
     require_x64(dtype)
     arrays: dict[str, np.ndarray] = {}
-
-    def keep(name: str, output: jax.Array) -> None:
-        arrays[f"{EVAL}/{name}"] = _to_numpy(output)
-
+    plan = make_plan(model.spec, (images.shape[1], images.shape[2]))
+    blocks = {name for name, _ in plan.blocks()}
     copy = nnx.with_attributes(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
-    for row in make_plan(model.spec, (images.shape[1], images.shape[2])).layers:  # a block follows its layers
-        _replace(copy, row.name, Tap(get_layer(copy, row.name), row.name, keep))
-    # Operation by operation: as one program, the deepest networks take XLA minutes to compile.
+    for row in plan.layers:  # a block comes after its layers
+
+        def keep(output: jax.Array, name: str = row.name) -> None:
+            arrays[f"{EVAL}/{name}"] = _to_numpy(output)
+
+        tap = Tap if row.name in blocks else CompiledTap
+        _replace(copy, row.name, tap(get_layer(copy, row.name), keep))
     with jax.default_matmul_precision("highest"):
         arrays[f"{EVAL}/{OUTPUT}"] = _to_numpy(copy(jnp.asarray(images, dtype)))
     return Trace(model.spec, "flax", dtype, arrays, provenance(iter_weights(model), images, "flax", "jax"))

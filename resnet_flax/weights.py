@@ -69,9 +69,9 @@ def model_dtype(model: ResNet) -> str:
 
 def require_x64(dtype: str) -> None:
     """Raise `FrameworkError` where JAX would make float32 of `dtype` without a word."""
-    if jnp.dtype(dtype) == jnp.float64 and not jax.config.jax_enable_x64:
-        raise FrameworkError("JAX computes float64 as float32 in this process: set JAX_ENABLE_X64=1 before it starts, "
-                             "or call jax.config.update('jax_enable_x64', True), for dtype float64")  # fmt: skip
+    if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
+        raise FrameworkError(f"JAX computes {dtype} as float32 in this process: set JAX_ENABLE_X64=1 before it starts, "
+                             "or call jax.config.update('jax_enable_x64', True)")  # fmt: skip
 
 
 def _canonical_variables(model: ResNet) -> dict[str, nnx.Variable]:

@@ -262,6 +262,10 @@ def compare(
         raise SpecError("a comparison needs two traces; `rosetta trace` writes them")
     _check_outputs(json_file)
     traces = [Trace.load(file) for file in files]
+    frameworks = [trace.framework for trace in traces]
+    for trace, file in zip(traces, files, strict=True):
+        if frameworks.count(trace.framework) > 1:
+            trace.framework += f" ({file})"
     comparisons = [compare(a, b) for a, b in itertools.combinations(traces, 2)]
     passed = all(c.passed for c in comparisons)
     environment = {k: v for t in traces for k, v in t.versions.items()}

@@ -108,18 +108,16 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
     if a.spec != b.spec:
         raise SpecError(f"the traces are of different networks: {_difference(a.spec.to_dict(), b.spec.to_dict())}")
     dtype = _dtype(a, b)
-    who_a, who_b = _labels(a, b)
     problems: list[str] = []
     partings: list[tuple[int, int, str]] = []  # (place in the computation, structure before numbers, layer)
-    for trace, who in ((a, who_a), (b, who_b)):
-        trace_problems, parting = _structure_problems(trace, who, check)
+    for trace in (a, b):
+        trace_problems, parting = _structure_problems(trace, check)
         problems += trace_problems
         partings += [(parting[0], 0, parting[1])] if parting else []
     for what in ("images", "weights"):
         if a.about.get(what) != b.about.get(what):
-            problems.append(
-                f"the {what} of {who_a} and {who_b} are not the same: {_source(a, what)}, and {_source(b, what)}"
-            )
+            sources = dict.fromkeys(_source(trace, what) for trace in (a, b))
+            problems.append(f"the {what} of {a.framework} and {b.framework} are not the same: {' and '.join(sources)}")
     rows = []
     low = [trace for trace in (a, b) if trace.dtype != "float64"]
     budgets = [_budget(trace) for trace in low]
@@ -132,8 +130,8 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
                 partings.append((place, 1, name))
     return Comparison(
         preset=a.spec.name,
-        a=who_a,
-        b=who_b,
+        a=a.framework,
+        b=b.framework,
         dtype=dtype,
         check=check,
         rows=tuple(rows),
@@ -142,21 +140,15 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
     )
 
 
-def _labels(a: Trace, b: Trace) -> tuple[str, str]:
-    """What to call the two: their frameworks, and their files where the framework is the same."""
-    if a.framework != b.framework or not (isinstance(a.arrays, TensorFile) and isinstance(b.arrays, TensorFile)):
-        return a.framework, b.framework
-    return f"{a.framework} ({a.arrays.path.name})", f"{b.framework} ({b.arrays.path.name})"
-
-
 def _keys(trace: Trace, check: str) -> list[str]:
     return [name for name in trace.names if name.startswith(f"{check}/")]
 
 
-def _structure_problems(trace: Trace, who: str, check: str) -> tuple[list[str], tuple[int, str] | None]:
+def _structure_problems(trace: Trace, check: str) -> tuple[list[str], tuple[int, str] | None]:
     """What is wrong with names, order and shapes against the plan, and where that starts."""
     found = {name: trace.shape(name) for name in _keys(trace, check)}
     expected = _expected_shapes(trace, check)
+    who = trace.framework
     problems = [f"{who} has no {name}" for name in expected if name not in found]
     problems += [f"{who}: {name} is not in the plan" for name in found if name not in expected]
     problems += [

@@ -445,10 +445,13 @@ def get_preset(name: str) -> Preset:
     return presets()[full]
 
 
+_DEFAULT = ResNetSpec()
+
+
 @functools.lru_cache(maxsize=512)
 def _base_spec(name: str) -> ResNetSpec:
     preset = get_preset(name)
-    return ResNetSpec(name=preset.name).replace(**preset.changes)
+    return _DEFAULT.replace(name=preset.name, **preset.changes)
 
 
 def get_spec(preset: str, **changes: Any) -> ResNetSpec:

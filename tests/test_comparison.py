@@ -185,14 +185,6 @@ def test_different_inputs_are_a_problem(what: str) -> None:
     assert comparison.first_divergence is None  # no layer is to blame
 
 
-def test_same_framework_from_files_is_told_apart_by_its_files(tmp_path) -> None:
-    trace().save(tmp_path / "old.safetensors")
-    trace().save(tmp_path / "new.safetensors")
-    comparison = compare(Trace.load(tmp_path / "old.safetensors"), Trace.load(tmp_path / "new.safetensors"))
-    assert comparison.passed
-    assert (comparison.a, comparison.b) == ("reference (old.safetensors)", "reference (new.safetensors)")
-
-
 def test_to_dict_is_json_with_the_keys_of_the_contract() -> None:
     data = compare(trace(), scaled(trace(), LAYERS[1], 2.0)).to_dict()
     assert set(data) >= KEYS

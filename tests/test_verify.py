@@ -111,7 +111,7 @@ def test_all_installed_frameworks_agree_in_float32() -> None:
 class HereAndNow:
     """The reference in this process, under whatever name, instead of a worker."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, threads: int | None = None):
         self.name = name
 
     def run(self, job: dict) -> dict:
@@ -159,8 +159,8 @@ def test_when_one_framework_fails_nobody_waits_for_the_others(monkeypatch: pytes
     class Quick(HereAndNow):
         """Fails at once, or works until it is killed."""
 
-        def __init__(self, name: str):
-            super().__init__(name)
+        def __init__(self, name: str, threads: int | None = None):
+            super().__init__(name, threads)
             self.stop = threading.Event()
 
         def run(self, job: dict) -> dict:
