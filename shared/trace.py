@@ -81,11 +81,14 @@ class Trace:
         try:
             spec = ResNetSpec.from_json(about.pop("spec"))
             framework, dtype, order = about.pop("framework"), about.pop("dtype"), about.pop("order")
-            if not isinstance(json.loads(about.get("versions", "{}")), dict):
-                raise ValueError("its versions are no table of packages")
-        except (KeyError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path}: its metadata is not that of a trace, or its versions are damaged: {error}"
-                                  ) from None  # fmt: skip
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{path}: its metadata is not that of a trace ({error})") from None
+        try:
+            versions = json.loads(about.get("versions", "{}"))
+        except (ValueError, RecursionError):
+            versions = None
+        if not isinstance(versions, dict):
+            raise CheckpointError(f"{path}: its versions are not a table of packages")
         if sorted(order.split("\n") if order else []) != sorted(file.names):
             raise CheckpointError(f"{path}: its list of layers does not match its tensors")
         return cls(spec, framework, dtype, file, about)
