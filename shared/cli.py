@@ -161,7 +161,7 @@ def verify(
     """Build, carry the weights over, run and compare every layer in every framework."""
     from shared import report
     from shared.frameworks import get_framework, installed
-    from shared.verify import TELLING, verify
+    from shared.verify import TELLING, count_networks, verify
 
     started = time.perf_counter()
     if every and presets:
@@ -177,11 +177,11 @@ def verify(
     inputs = _inputs(specs, names, dtype, seed, batch, image_size, weights, image)
     console, errors = _console(json_file), _console(stderr=True)
     verdicts = []
-    with report.VerifyProgress(errors, total=len(specs) * len(chosen)) as progress:
+    with report.VerifyProgress(errors, total=count_networks(specs) * len(chosen)) as progress:
         for verdict in verify(specs, chosen, inputs, progress.step):
             verdicts.append(verdict)
             if markdown:  # after every network: a long run that is interrupted keeps what it found
-                _write_text(markdown, report.markdown_table(verdicts))
+                _write_text(markdown, report.markdown_page(verdicts, inputs))
             if len(specs) > 1 and not verdict.passed:
                 report.print_failures(errors, verdict.comparisons)
     comparisons = [c for verdict in verdicts for c in verdict.comparisons]

@@ -62,7 +62,7 @@ def verdict_row(verdict: Verdict) -> tuple[str, ...]:
         shape(verdict.plan.image_size),
         str(len(verdict.comparisons)),
         str(worst_comparison.tensors),
-        _layer(worst.name) if worst else "",
+        f"= {verdict.same_as}" if verdict.same_as else _layer(worst.name) if worst else "",
         f"{worst_comparison.a}, {worst_comparison.b}",
         f"{worst.error:.1e}" if worst else "",
         f"{worst.limit:.0e}" if worst else "",
@@ -89,10 +89,25 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     return table
 
 
-def markdown_table(verdicts: Sequence[Verdict]) -> str:
+def markdown_page(verdicts: Sequence[Verdict], inputs: Inputs) -> str:
     """The verdicts as a page that can be committed."""
+    run = [verdict for verdict in verdicts if not verdict.same_as]
+    versions = {name: version for verdict in verdicts for name, version in verdict.versions.items()}
     columns = [*VERDICT_COLUMNS, Column("verdict")]
     lines = [
+        f"# {len(verdicts)} presets, {len(run)} networks",
+        "",
+        f"Written by `rosetta verify`: {inputs.dtype}, probe weights and {inputs.batch} random images of seed "
+        f"{inputs.seed}, every layer of every pair of "
+        f"{', '.join(dict.fromkeys(step.framework for verdict in run for step in verdict.steps))}. "
+        "A preset that differs from another in its initialisation alone is the same network, and is marked with `=`.",
+        "",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + ".",
+        "",
+        f"{sum(c.tensors for v in run for c in v.comparisons):,} tensors compared; "
+        f"{sum(not v.passed for v in verdicts)} presets differ; "
+        f"the largest error is {max(c.worst.error for v in run for c in v.comparisons if c.worst):.1e}.",
+        "",
         "| " + " | ".join(column.title for column in columns) + " |",
         "|" + "|".join(" ---: " if column.right else " --- " for column in columns) + "|",
     ]
@@ -138,11 +153,11 @@ def print_line(console: Console, text: str, style: str = "") -> None:
 
 def conclusion(verdicts: Sequence[Verdict], seconds: float) -> Text:
     """The one line that a person reads."""
-    comparisons = [c for v in verdicts for c in v.comparisons]
+    comparisons = [c for v in verdicts for c in v.comparisons if not v.same_as]
     frameworks = list(dict.fromkeys(step.framework for v in verdicts for step in v.steps))
     who = ", ".join(frameworks[:-1]) + " and " + frameworks[-1]
     tensors = sum(c.tensors for c in comparisons)
-    networks = f"{len(verdicts)} networks" if len(verdicts) > 1 else verdicts[0].spec.name
+    networks = f"{len(verdicts)} presets" if len(verdicts) > 1 else verdicts[0].spec.name
     failed = [v for v in verdicts if not v.passed]
     if failed:
         return Text(f"✗ {len(failed)} of {networks} differ between {who}" if len(verdicts) > 1

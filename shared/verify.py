@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from shared.errors import CheckpointError, FrameworkError
 from shared.files import write_tensors
 from shared.frameworks import Worker
 from shared.plan import Plan, make_plan
-from shared.spec import ResNetSpec
+from shared.spec import Init, ResNetSpec
 from shared.trace import Trace
 
 # Presets that between them have every kind of block, shortcut, stem, norm and padding, and are
@@ -75,6 +75,7 @@ class Verdict:
     steps: tuple[Step, ...]
     versions: Mapping[str, str]
     seconds: float
+    same_as: str | None = None  # the preset whose verdict this is, because it is the same network
 
     @property
     def passed(self) -> bool:
@@ -89,6 +90,8 @@ def verify(
 ) -> Iterator[Verdict]:
     """Yield a `Verdict` for each spec: every framework's trace compared with every other's.
 
+    A network that several specs name is run once.
+
     Raises `FrameworkError` when there are fewer than two frameworks or one of them fails.
     """
     inputs = inputs or Inputs()
@@ -96,8 +99,30 @@ def verify(
         raise FrameworkError("a comparison needs two sides; name another framework, or the reference")
     with tempfile.TemporaryDirectory(prefix="rosetta-") as folder, _Crew(frameworks) as crew:
         images = _save_images(inputs, Path(folder))
+        known: dict[ResNetSpec, Verdict] = {}
         for spec in specs:
-            yield _verify_one(spec, crew, inputs, images, Path(folder), on_step)
+            function = _function(spec)
+            if function in known:
+                yield _again(known[function], spec)
+            else:
+                known[function] = _verify_one(spec, crew, inputs, images, Path(folder), on_step)
+                yield known[function]
+
+
+def count_networks(specs: Sequence[ResNetSpec]) -> int:
+    """How many different networks `verify` has to run for these specs."""
+    return len({_function(spec) for spec in specs})
+
+
+def _function(spec: ResNetSpec) -> ResNetSpec:
+    """The spec without what does not change the function. Presets that differ in that alone are one network."""
+    return spec.replace(name="", init=Init())
+
+
+def _again(verdict: Verdict, spec: ResNetSpec) -> Verdict:
+    """The verdict of a network under another of its names."""
+    comparisons = tuple(replace(comparison, preset=spec.name) for comparison in verdict.comparisons)
+    return replace(verdict, spec=spec, comparisons=comparisons, same_as=verdict.spec.name, seconds=0.0)
 
 
 def take_trace(spec: ResNetSpec, framework: str, inputs: Inputs, output: Path) -> Step:
