@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from shared.errors import SpecError
+from shared.graph import INPUT, Node, block_nodes, cost_of, head_nodes, stem_nodes
 from shared.ops import (
     AvgPool,
     BatchNorm,
@@ -29,14 +30,10 @@ from shared.ops import (
     Linear,
     MaxPool,
     Norm,
-    Op,
-    ReLU,
     Shape,
     Subsample,
 )
 from shared.spec import MAX_IMAGE_SIZE, Order, ResNetSpec
-
-INPUT = "input"
 
 BlockKind = Literal["BasicBlock", "Bottleneck", "PreActBasicBlock", "PreActBottleneck", "AblationBlock"]
 
@@ -45,18 +42,6 @@ BlockKind = Literal["BasicBlock", "Bottleneck", "PreActBasicBlock", "PreActBottl
 # activated stem) and whose presence follows from `Block.kind`; a type checker cannot know.
 T = TypeVar("T")
 Maybe: TypeAlias = T | Any
-
-
-class Node(NamedTuple):
-    """One step of the computation: `name = op(*inputs)`.
-
-    `row` is what tables call it, and None for the steps (activations) that are no layer of their own.
-    """
-
-    name: str
-    op: Op
-    inputs: tuple[str, ...]
-    row: str | None
 
 
 class LayerRow(NamedTuple):
@@ -146,15 +131,15 @@ class Plan:
     def nodes(self) -> Iterator[Node]:
         """The whole computation in execution order; the last node is the network's output."""
         last = INPUT
-        for node in _stem_nodes(self.stem):
+        for node in stem_nodes(self.stem):
             yield node
             last = node.name
         for name, block in self.blocks():
-            for node in _block_nodes(block):
+            for node in block_nodes(block):
                 inputs = tuple(last if i == INPUT else f"{name}.{i}" for i in node.inputs)
                 yield Node(f"{name}.{node.name}" if node.name else name, node.op, inputs, node.row)
             last = name
-        for node in _head_nodes(self):
+        for node in head_nodes(self):
             yield node._replace(inputs=tuple(last if i == INPUT else i for i in node.inputs))
 
     @functools.cached_property
@@ -196,13 +181,13 @@ class Plan:
     @functools.cached_property
     def _cost(self) -> tuple[Shape, int, int]:
         """(output, params, macs); equal blocks in a row are counted once and multiplied."""
-        shape, params, macs = _nodes_cost(_stem_nodes(self.stem), (*self.image_size, self.spec.in_channels))
+        shape, params, macs = cost_of(stem_nodes(self.stem), (*self.image_size, self.spec.in_channels))
         for stage in self.stages:
             for _, run in itertools.groupby(stage, key=id):
                 blocks = list(run)
-                shape, more_params, more_macs = _nodes_cost(_block_nodes(blocks[0]), shape)
+                shape, more_params, more_macs = cost_of(block_nodes(blocks[0]), shape)
                 params, macs = params + len(blocks) * more_params, macs + len(blocks) * more_macs
-        shape, more_params, more_macs = _nodes_cost(_head_nodes(self), shape)
+        shape, more_params, more_macs = cost_of(head_nodes(self), shape)
         return shape, params + more_params, macs + more_macs
 
 
@@ -378,104 +363,3 @@ def _make_shortcut(
     zeros = out_channels - in_channels
     before = zeros // 2 if shortcut.zero_pad == "split" else 0
     return Shortcut(subsample=Subsample(stride, before, zeros - before))
-
-
-def _stem_nodes(stem: Stem) -> list[Node]:
-    nodes, last = [], INPUT
-
-    def add(name: str, op: Op, row: str | None) -> None:
-        nonlocal last
-        nodes.append(Node(name, op, (last,), row))
-        last = name
-
-    for k, (conv, norm) in enumerate(zip(stem.convs, stem.norms, strict=True), start=1):
-        add(f"stem.conv{k}", conv, conv.kind)
-        if norm is not None:
-            add(f"stem.norm{k}", norm, norm.kind)
-            add(f"stem.relu{k}", ReLU(), None)
-    if stem.pool is not None:
-        add("stem.pool", stem.pool, stem.pool.kind)
-    return nodes
-
-
-@functools.lru_cache(maxsize=4096)
-def _block_nodes(block: Block) -> tuple[Node, ...]:
-    """A unit's steps, named relative to it; its own output is named ''."""
-    nodes: list[Node] = []
-
-    def add(name: str, op: Op, *inputs: str, row: str | None = None) -> str:
-        nodes.append(Node(name, op, inputs, row))
-        return name
-
-    def named(name: str, op: Op, *inputs: str) -> str:
-        return add(name, op, *inputs, row=op.kind)
-
-    order, convs, norms = block.order, block.convs, block.norms
-    x = INPUT
-    if block.preact and norms[0] is not None and order == "full_pre":
-        x = named("norm1", norms[0], x)
-    if block.preact:
-        x = add("relu1", ReLU(), x)
-
-    source = x if block.shortcut_preact else INPUT
-    skip, path = source, block.shortcut
-    if path.pool is not None:
-        skip = named("shortcut.pool", path.pool, skip)
-    if path.conv is not None:
-        skip = named("shortcut.conv", path.conv, skip)
-    if path.norm is not None:
-        skip = named("shortcut.norm", path.norm, skip)
-    if path.subsample is not None:
-        skip = named("shortcut", path.subsample, skip)
-    if block.dropout is not None:
-        skip = add("dropout", block.dropout, skip)
-    gate = (named("gate", block.gate, source),) if block.gate is not None else ()
-
-    for k, (conv, norm) in enumerate(zip(convs, norms, strict=True), start=1):
-        last = k == len(convs)
-        if order == "full_pre":
-            if k > 1 and norm is not None:
-                x = named(f"norm{k}", norm, x)
-                x = add(f"relu{k}", ReLU(), x)
-            x = named(f"conv{k}", conv, x)
-            continue
-        x = named(f"conv{k}", conv, x)
-        if norm is not None and not (last and order == "norm_after_add"):
-            x = named(f"norm{k}", norm, x)
-        if not last or order == "act_before_add":
-            x = add(f"relu_{k}", ReLU(), x)
-
-    if order in ("post", "norm_after_add"):
-        x = add("join", block.join, skip, x, *gate)
-        last_norm = norms[-1]
-        if order == "norm_after_add" and last_norm is not None:
-            x = named(f"norm{len(convs)}", last_norm, x)
-        add("", ReLU(), x, row=block.kind)
-    else:
-        add("", block.join, skip, x, *gate, row=block.kind)
-    return tuple(nodes)
-
-
-def _head_nodes(plan: Plan) -> list[Node]:
-    """The steps behind the last stage."""
-    steps: list[tuple[str, Op | None, bool]] = [
-        ("final_norm", plan.final_norm, True),
-        ("final_relu", ReLU() if plan.final_act else None, False),
-        ("pool", plan.pool, True),
-        ("head", plan.head, True),
-    ]
-    nodes, last = [], INPUT
-    for name, op, named in steps:
-        if op is not None:
-            nodes.append(Node(name, op, (last,), op.kind if named else None))
-            last = name
-    return nodes
-
-
-def _nodes_cost(nodes: Sequence[Node], shape: Shape) -> tuple[Shape, int, int]:
-    """(output shape, parameters, multiply-adds) of a part that reads an image of `shape`."""
-    shapes, params, macs = {INPUT: shape}, 0, 0
-    for node in nodes:
-        shape = shapes[node.name] = node.op.output(*(shapes[i] for i in node.inputs))
-        params, macs = params + node.op.params(), macs + node.op.macs(shape)
-    return shape, params, macs

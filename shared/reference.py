@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from shared.graph import INPUT
 from shared.ops import (
     AvgPool,
     BatchNorm,
@@ -28,7 +29,7 @@ from shared.ops import (
     ReLU,
     Subsample,
 )
-from shared.plan import INPUT, make_plan
+from shared.plan import make_plan
 from shared.spec import ResNetSpec
 from shared.trace import EVAL, OUTPUT, Trace, provenance
 from shared.weights import Weights, cast_exactly, check_weights, probe_weights

@@ -249,7 +249,7 @@ def test_verify_of_several_says_which_failed(rosetta: Rosetta) -> None:
     result = rosetta("verify", PRESET, PRESET, "--miniature", "--framework", "torch,reference")
     assert result.code == 1
     assert "first at stages.1.blocks.0.conv2" in result.err  # as soon as it is known
-    assert "✗ 2 of 2 networks differ" in result.out
+    assert "✗ 2 of 2 presets differ" in result.out
 
 
 # Refusals: one line, exit code 2, nothing written, no work begun.
