@@ -22,10 +22,10 @@ from shared import CheckpointError, FrameworkError, ResNetSpec, get_spec, make_p
 from shared.presets import miniature  # noqa: E402
 from tests.probes import SIZE, images_for, reference_trace, relative_error, same_weights, worst_layer  # noqa: E402
 
-# Float64 against the float64 reference, worst layer of all presets at 32 x 32 and 45 x 45. Measured: 2.4e-14.
+# Float64 against the float64 reference, worst layer of all presets at 32 x 32 and 45 x 45. Measured: 2.2e-14.
 LAYER_LIMIT = 1e-12
 
-# Float64, the same function written in two ways (jit and eager, product and convolution). Measured: 2e-15.
+# Float64, the same function written in two ways (jit and eager, product and convolution). Measured: 6.0e-16.
 SAME_LIMIT = 1e-13
 
 # Standard deviation of fresh weights against the stated one; the smallest sample has 4000 values.
@@ -224,8 +224,11 @@ def test_split_and_merge_round_trip() -> None:
     assert same_weights(resnet_flax.export_weights(other), resnet_flax.export_weights(model))
 
 
-@pytest.mark.parametrize("graph", [True, False], ids=["graph", "tree"])
-@pytest.mark.parametrize("preset", ["torchvision/resnet50", "bit/r50x1", "ablation/resnet110_dropout_shortcut"])
+@pytest.mark.parametrize(
+    ("preset", "graph"),
+    [("torchvision/resnet50", True), ("bit/r50x1", False), ("ablation/resnet110_dropout_shortcut", False)],
+    ids=["resnet50-graph", "bit-tree", "dropout-tree"],
+)
 def test_jit_is_eager(preset: str, graph: bool) -> None:
     spec = sample(preset).replace(depths=(1,))
     images = images_for(spec)
@@ -236,10 +239,11 @@ def test_jit_is_eager(preset: str, graph: bool) -> None:
         assert relative_error(np.asarray(found), np.asarray(model(images))) <= SAME_LIMIT
 
 
-@pytest.mark.parametrize("graph", [True, False], ids=["graph", "tree"])
-@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "graph"), [("float64", False), ("bfloat16", True)], ids=["float64-tree", "bfloat16-graph"]
+)
 def test_a_training_step_changes_every_parameter_and_statistic(dtype: str, graph: bool) -> None:
-    spec = small_spec()
+    spec = small_spec().replace(depths=(1,))
     images, labels = jnp.asarray(images_for(spec), dtype), jnp.array([3, 7])
     with nnx.set_graph_mode(graph), nnx.set_graph_updates(graph):
         model = loaded(spec, dtype)
@@ -260,7 +264,7 @@ def test_a_training_step_changes_every_parameter_and_statistic(dtype: str, graph
 
 def test_value_and_grad_updates_in_place() -> None:
     """The step as Flax's own guides write it."""
-    spec = small_spec()
+    spec = small_spec().replace(depths=(1,))
     model = loaded(spec)
     model.train()
     optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
@@ -346,9 +350,10 @@ def test_batch_norm_statistics_of_a_large_mean(dtype: str) -> None:
 def test_shortcut_dropout_drops_only_in_training() -> None:
     spec = miniature(get_spec("ablation/resnet110_dropout_shortcut")).replace(depths=(1,))
     model, images = loaded(spec), jnp.asarray(images_for(spec))
-    assert not np.array_equal(model(images), model(images))
+    run = nnx.jit(lambda model: model(images))
+    assert not np.array_equal(run(model), run(model))
     model.eval()
-    assert np.array_equal(model(images), model(images))
+    assert np.array_equal(run(model), run(model))
 
 
 def test_a_seed_draws_the_same_weights() -> None:
