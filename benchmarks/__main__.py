@@ -10,13 +10,14 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 from rich.console import Console
 
 from benchmarks import startup
 from benchmarks.timing import BATCH, SIZE, Result
 from shared.frameworks import get_framework
-from shared.tables import make_table
+from shared.tables import Column, Table
 
 SPEEDS = {"torch": "benchmarks.torch_speed", "keras": "benchmarks.keras_speed", "flax": "benchmarks.flax_speed"}
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -37,7 +38,7 @@ def speed(framework: str) -> list[Result]:
     return [Result(**result) for result in json.loads(done.stdout.splitlines()[-1])]
 
 
-def verification() -> dict[str, object]:
+def verification() -> dict[str, Any]:
     """`rosetta verify resnet50`, timed as a whole, with each process's peak memory."""
     command = [sys.executable, "-m", "shared.cli", "verify", "resnet50", "--json", "-"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
@@ -51,25 +52,28 @@ def main() -> None:
         return
     wanted = sys.argv[1:] or [*SPEEDS, "startup", "verify"]
     console = Console()
-    table = make_table(f"ResNet-50, batch {BATCH}, {SIZE} x {SIZE}", "peer", ">ours", ">peer", ">times as fast")
-    for framework in (f for f in SPEEDS if f in wanted):
-        for result in speed(framework):
-            table.add_row(result.what, result.peer, f"{result.ours_ms:.0f} ms", f"{result.peer_ms:.0f} ms",
+    if set(wanted) & set(SPEEDS):
+        table = Table(
+            Column(f"ResNet-50, batch {BATCH}, {SIZE} x {SIZE}"), Column("peer"), Column("ours", right=True),
+            Column("peer", right=True), Column("times as fast", right=True),
+        )  # fmt: skip
+        for framework in (f for f in SPEEDS if f in wanted):
+            for result in speed(framework):
+                table.row(result.what, result.peer, f"{result.ours_ms:.0f} ms", f"{result.peer_ms:.0f} ms",
                           f"{result.speedup:.2f}")  # fmt: skip
-    if table.row_count:
-        console.print(table)
+        console.print(table, soft_wrap=True)
     if "startup" in wanted:
-        table = make_table("start-up, whole process", ">seconds")
+        table = Table(Column("start-up, whole process"), Column("seconds", right=True))
         for command, taken in startup.main().items():
-            table.add_row(command, f"{taken:.2f}")
-        console.print(table)
+            table.row(command, f"{taken:.2f}")
+        console.print(table, soft_wrap=True)
     if "verify" in wanted:
         found = verification()
-        table = make_table("rosetta verify resnet50, float64", ">")
-        table.add_row("seconds", f"{found['seconds']:.0f}")
-        for framework, peak in dict(found["peak_bytes"]).items():  # type: ignore[call-overload]
-            table.add_row(f"peak memory of {framework}", f"{peak / 2**30:.2f} GiB")
-        console.print(table)
+        table = Table(Column("rosetta verify resnet50, float64"), Column("", right=True))
+        table.row("seconds", f"{found['seconds']:.0f}")
+        for framework, peak in found["peak_bytes"].items():
+            table.row(f"peak memory of {framework}", f"{peak / 2**30:.2f} GiB")
+        console.print(table, soft_wrap=True)
 
 
 if __name__ == "__main__":
