@@ -129,3 +129,9 @@ def cost_of(nodes: Sequence[Node], shape: Shape) -> tuple[Shape, int, int]:
         shape = shapes[node.name] = node.op.output(*(shapes[i] for i in node.inputs))
         params, macs = params + node.op.params(), macs + node.op.macs(shape)
     return shape, params, macs
+
+
+@functools.lru_cache(maxsize=4096)
+def cost_of_block(block: Block, shape: Shape) -> tuple[Shape, int, int]:
+    """`cost_of` a unit; the presets have many in common."""
+    return cost_of(block_nodes(block), shape)

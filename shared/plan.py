@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from shared.errors import SpecError
-from shared.graph import INPUT, Node, block_nodes, cost_of, head_nodes, stem_nodes
+from shared.graph import INPUT, Node, block_nodes, cost_of, cost_of_block, head_nodes, stem_nodes
 from shared.ops import (
     AvgPool,
     BatchNorm,
@@ -185,7 +185,7 @@ class Plan:
         for stage in self.stages:
             for _, run in itertools.groupby(stage, key=id):
                 blocks = list(run)
-                shape, more_params, more_macs = cost_of(block_nodes(blocks[0]), shape)
+                shape, more_params, more_macs = cost_of_block(blocks[0], shape)
                 params, macs = params + len(blocks) * more_params, macs + len(blocks) * more_macs
         shape, more_params, more_macs = cost_of(head_nodes(self), shape)
         return shape, params + more_params, macs + more_macs

@@ -259,6 +259,8 @@ def _is_sequence(value: Any) -> bool:
 
 def _coerce(value: Any, annotation: Any, where: str) -> Any:
     """`value` as `annotation` wants it (lists become tuples, dicts become groups), or `SpecError`."""
+    if type(value) is annotation and annotation in (int, str, bool):
+        return value
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if dataclasses.is_dataclass(annotation):
         return _coerce_group(value, typing.cast(type, annotation), where)
@@ -272,10 +274,11 @@ def _coerce(value: Any, annotation: Any, where: str) -> Any:
         if not _is_sequence(value):
             raise SpecError(f"{where}: expected a list, found {value!r}")
         if arguments[-1] is Ellipsis:
-            return tuple(_coerce(v, arguments[0], f"{where}[{i}]") for i, v in enumerate(value))
+            arguments = (arguments[0],) * len(value)
         if len(value) != len(arguments):
             raise SpecError(f"{where}: expected {len(arguments)} values, found {value!r}")
-        return tuple(_coerce(v, a, f"{where}[{i}]") for i, (v, a) in enumerate(zip(value, arguments, strict=True)))
+        entries = tuple(_coerce(v, a, f"{where}[{i}]") for i, (v, a) in enumerate(zip(value, arguments, strict=True)))
+        return value if entries == value and isinstance(value, tuple) else entries
     if annotation is float and type(value) is int and abs(value) < 2**53:
         value = float(value)
     if type(value) is not annotation:
@@ -289,7 +292,9 @@ def _coerce_group(value: Any, cls: type, where: str) -> Any:
     annotations = _annotations(cls)
     if isinstance(value, cls):
         coerced = {name: _coerce(getattr(value, name), a, f"{where}.{name}") for name, a in annotations.items()}
-        return dataclasses.replace(typing.cast(Any, value), **coerced)  # a group may be shared with other specs
+        changed = {name: new for name, new in coerced.items() if new is not getattr(value, name)}
+        # Not in place: a group may be shared with other specs.
+        return dataclasses.replace(typing.cast(Any, value), **changed) if changed else value
     if not isinstance(value, Mapping):
         raise SpecError(f"{where}: expected an object with fields, found {value!r}")
     unknown = sorted(set(value) - set(annotations))

@@ -189,7 +189,9 @@ def test_verify_for_a_program(rosetta: Rosetta, tmp_path: Path) -> None:
     assert (comparison["preset"], comparison["a"], comparison["b"]) == (PRESET, "torch", "reference")
     assert comparison["tensors"] == len(make_plan(SPEC).layers) + 1
     assert comparison["worst"]["error"] <= comparison["worst"]["limit"]
-    table = (tmp_path / "table.md").read_text().splitlines()
+    page = (tmp_path / "table.md").read_text()
+    assert page.startswith("# 1 presets, 1 networks\n")
+    table = [line for line in page.splitlines() if line.startswith("|")]
     assert len(table) == 3
     assert len({line.count("|") for line in table}) == 1
     assert "| same |" in table[2]

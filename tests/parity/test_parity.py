@@ -96,7 +96,7 @@ def test_options_work_on_any_preset(preset: str, option: str, framework: str):
 
 @pytest.mark.parametrize("preset", ["torchvision/resnet18", "keras/resnet50v2", "bit/r50x1",
                                     "ablation/resnet110_exclusive_gate_b0", "torchvision/resnext50_32x4d"])  # fmt: skip
-@pytest.mark.parametrize(("source", "target"), itertools.permutations(FRAMEWORKS, 2), ids="-to-".join)
+@pytest.mark.parametrize(("source", "target"), [*itertools.permutations(FRAMEWORKS, 2)])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_weights_travel_and_come_back_bit_exact(preset: str, source: str, target: str, dtype: str):
     spec = STRUCTURES[preset]
