@@ -321,3 +321,8 @@ def test_damaged_image_shape_is_refused(said: str | None) -> None:
         broken.about["image_shape"] = said
     with pytest.raises(CheckpointError, match="image_shape"):
         compare(broken, trace())
+
+
+def test_tf32_is_beyond_the_walk_at_the_first_convolution() -> None:
+    tf32_rounding = 2.0**-11
+    assert rounding_limit("float32", 0, 1.0) < tf32_rounding / 8
