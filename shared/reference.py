@@ -122,7 +122,7 @@ def join(op: Join, weights: Mapping[str, Array], shortcut: Array, branch: Array,
         return op.scales[0] * shortcut + op.scales[1] * branch
     if op.how == "add":
         return shortcut + branch
-    gate = 1 / (1 + np.exp(-gate_logits[0]))
+    gate = (1 + np.tanh(gate_logits[0] / 2)) / 2  # the logistic function, without overflow
     return (1 - gate) * shortcut + (gate * branch if op.how == "exclusive_gate" else branch)
 
 

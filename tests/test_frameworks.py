@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import textwrap
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,14 +180,11 @@ def test_a_worker_killed_at_work_is_a_clear_error(tmp_path: Path) -> None:
     with Worker("reference") as doomed:
         doomed.run(job(tmp_path / "t.safetensors"))  # it has started
         pid = doomed._process.pid
-        killer = os.fork()
-        if killer == 0:
-            time.sleep(0.5)
-            os.kill(pid, signal.SIGKILL)
-            os._exit(0)
+        killer = threading.Timer(0.5, os.kill, (pid, signal.SIGKILL))
+        killer.start()
         with pytest.raises(FrameworkError, match="SIGKILL"):
             doomed.run(job(tmp_path / "late.safetensors", spec=slow.to_dict(), image_size=[224, 224]))
-        os.waitpid(killer, 0)
+        killer.join()
     assert not (tmp_path / "late.safetensors").exists()
 
 
