@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -181,7 +182,7 @@ def verify(
         for verdict in verify(specs, chosen, inputs, progress.step):
             verdicts.append(verdict)
             if markdown:  # after every network: a long run that is interrupted keeps what it found
-                _write_text(markdown, report.markdown_page(verdicts, inputs))
+                _write_text(markdown, report.markdown_page(verdicts, inputs, shlex.join(["rosetta", *sys.argv[1:]])))
             if len(specs) > 1 and not verdict.passed:
                 report.print_failures(errors, verdict.comparisons)
     comparisons = [c for verdict in verdicts for c in verdict.comparisons]

@@ -89,7 +89,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     return table
 
 
-def markdown_page(verdicts: Sequence[Verdict], inputs: Inputs) -> str:
+def markdown_page(verdicts: Sequence[Verdict], inputs: Inputs, command: str) -> str:
     """The verdicts as a page that can be committed."""
     run = [verdict for verdict in verdicts if not verdict.same_as]
     versions = {name: version for verdict in verdicts for name, version in verdict.versions.items()}
@@ -97,7 +97,7 @@ def markdown_page(verdicts: Sequence[Verdict], inputs: Inputs) -> str:
     lines = [
         f"# {len(verdicts)} presets, {len(run)} networks",
         "",
-        f"Written by `rosetta verify`: {inputs.dtype}, probe weights and {inputs.batch} random images of seed "
+        f"Written by `{command}`: {inputs.dtype}, probe weights and {inputs.batch} random images of seed "
         f"{inputs.seed}, every layer of every pair of "
         f"{', '.join(dict.fromkeys(step.framework for verdict in run for step in verdict.steps))}. "
         "A preset that differs from another in its initialisation alone is the same network, and is marked with `=`.",
