@@ -14,7 +14,7 @@ from resnet_flax.layers import get_layer
 from resnet_flax.model import ResNet
 from resnet_flax.weights import iter_weights, model_dtype, require_x64
 from shared.plan import make_plan
-from shared.trace import EVAL, OUTPUT, Trace, provenance
+from shared.trace import EVAL, OUTPUT, Trace, provenance, require_known
 
 
 class Tap(nnx.Module):
@@ -58,6 +58,7 @@ def trace(model: ResNet, images: np.ndarray, labels: Any = None, *, checks: tupl
     What runs is a copy in evaluation mode that shares the model's arrays: the model is left as it was.
     Raises `FrameworkError` for a float64 model in a process where JAX has float64 switched off.
     """
+    require_known(checks)
     dtype = model_dtype(model)
     require_x64(dtype)
     arrays: dict[str, np.ndarray] = {}

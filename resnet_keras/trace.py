@@ -10,11 +10,12 @@ import numpy as np
 from resnet_keras.model import ResNet
 from resnet_keras.weights import iter_weights
 from shared.plan import make_plan
-from shared.trace import EVAL, OUTPUT, Trace, provenance
+from shared.trace import EVAL, OUTPUT, Trace, provenance, require_known
 
 
 def trace(model: ResNet, images: np.ndarray, labels: Any = None, *, checks: tuple[str, ...] = ("eval",)) -> Trace:
     """Run `images` [batch, height, width, channels] and keep the output of every named layer."""
+    require_known(checks)
     plan = make_plan(model.spec, (images.shape[1], images.shape[2]))
     layers = {layer.name: layer for layer in model.layers}
     outputs = {row.name: layers[row.name].output for row in plan.layers} | {OUTPUT: model.output}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from resnet_torch.model import ResNet
 from resnet_torch.weights import iter_weights
 from shared.plan import make_plan
-from shared.trace import EVAL, OUTPUT, Trace, provenance
+from shared.trace import EVAL, OUTPUT, Trace, provenance, require_known
 
 
 def trace(model: ResNet, images: np.ndarray, labels: Any = None, *, checks: tuple[str, ...] = ("eval",)) -> Trace:
@@ -20,6 +20,7 @@ def trace(model: ResNet, images: np.ndarray, labels: Any = None, *, checks: tupl
 
     The model is left in the mode in which it was.
     """
+    require_known(checks)
     parameter = next(model.parameters())
     x = torch.from_numpy(np.ascontiguousarray(images)).to(parameter.device, parameter.dtype).permute(0, 3, 1, 2)
     arrays: dict[str, np.ndarray] = {}

@@ -31,7 +31,7 @@ from shared.ops import (
 )
 from shared.plan import make_plan
 from shared.spec import ResNetSpec
-from shared.trace import EVAL, OUTPUT, Trace, provenance
+from shared.trace import EVAL, OUTPUT, Trace, provenance, require_known
 from shared.weights import Weights, cast_exactly, check_weights, probe_weights
 
 Array = np.ndarray
@@ -176,6 +176,7 @@ def export_weights(model: Reference) -> Weights:
 
 def trace(model: Reference, images: Array, labels: Any = None, *, checks: tuple[str, ...] = ("eval",)) -> Trace:
     """Run the plan's graph on `images` [batch, height, width, channels] and keep every named layer."""
+    require_known(checks)
     dtype = next(iter(model.weights.values())).dtype
     plan = make_plan(model.spec, (images.shape[1], images.shape[2]))
     values: dict[str, Array] = {INPUT: np.asarray(images, dtype)}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, SpecError
 from shared.files import TensorFile, write_tensors
 from shared.spec import ResNetSpec
 from shared.weights import digest
@@ -92,6 +92,13 @@ class Trace:
         if sorted(order.split("\n") if order else []) != sorted(file.names):
             raise CheckpointError(f"{path}: its list of layers does not match its tensors")
         return cls(spec, framework, dtype, file, about)
+
+
+def require_known(checks: Iterable[str]) -> None:
+    """Raise `SpecError` for a check that no rendering records, rather than leave it out in silence."""
+    unknown = [check for check in checks if check != EVAL]
+    if unknown:
+        raise SpecError(f"unknown check {unknown[0]!r}; a trace records {EVAL}")
 
 
 def provenance(weights: Iterable[tuple[str, np.ndarray]], images: np.ndarray, *packages: str) -> dict[str, str]:

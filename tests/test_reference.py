@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared import CheckpointError, get_spec, make_plan, ops, probe_weights, reference
+from shared import CheckpointError, SpecError, get_spec, make_plan, ops, probe_weights, reference
 from shared.ops import window_pads
 from shared.presets import miniature
 from shared.weights import named_rng
@@ -259,3 +259,9 @@ def test_a_refused_load_changes_nothing() -> None:
     with pytest.raises(CheckpointError, match=r"head\.bias"):
         reference.load_weights(model, weights)
     assert all(np.array_equal(model.weights[name], before[name]) for name in before)
+
+
+def test_a_check_that_is_not_recorded_is_refused() -> None:
+    model = reference.build(get_spec("cifar/resnet20"))
+    with pytest.raises(SpecError, match="unknown check 'train'"):
+        reference.trace(model, np.zeros((1, 8, 8, 3)), checks=("eval", "train"))
