@@ -184,7 +184,7 @@ def verify(
             if markdown:  # after every network: a long run that is interrupted keeps what it found
                 _write_text(markdown, report.markdown_page(verdicts, inputs, shlex.join(["rosetta", *sys.argv[1:]])))
             if len(specs) > 1 and not verdict.passed:
-                report.print_failures(errors, verdict.comparisons)
+                report.print_failure(errors, verdict)
     comparisons = [c for verdict in verdicts for c in verdict.comparisons]
     passed = all(verdict.passed for verdict in verdicts)
     environment = {k: v for verdict in verdicts for k, v in verdict.versions.items()}
@@ -193,8 +193,9 @@ def verify(
         "environment": environment,
         "comparisons": [c.to_dict() for c in comparisons],
         "seconds": round(time.perf_counter() - started, 1),
-        "peak_bytes": {s.framework: max(t.peak_bytes for v in verdicts for t in v.steps if t.framework == s.framework)
-                       for s in verdicts[0].steps},
+        "peak_bytes": {s.framework: max(t.peak_bytes for w in verdicts for t in w.steps if t.framework == s.framework)
+                       for v in verdicts for s in v.steps},
+        "failures": {v.spec.name: v.failure for v in verdicts if v.failure},
     })  # fmt: skip
     if len(verdicts) == 1:
         console.print(report.setting(verdicts[0], inputs), soft_wrap=True)

@@ -17,6 +17,7 @@ from shared.verify import Inputs, Step, Verdict
 SHOWN = 10  # problems of a comparison; JSON has all of them
 
 YES, NO = Styled("✓ same", "bold green"), Styled("✗ differs", "bold red")
+NOT_RUN = Styled("✗ not run", "bold red")
 
 
 def comparison_table(comparisons: Iterable[Comparison]) -> Table:
@@ -54,6 +55,9 @@ def layer_table(comparison: Comparison) -> Table:
 
 def verdict_row(verdict: Verdict) -> tuple[str, ...]:
     """A network in one line: the cells of `VERDICT_COLUMNS`."""
+    if verdict.failure:
+        size = shape(verdict.plan.image_size)
+        return verdict.spec.name, f"{verdict.plan.params:,}", size, "0", "0", printable(verdict.failure), "", "", ""
     worst_comparison = _worst(verdict.comparisons)
     worst = worst_comparison.worst
     return (
@@ -85,7 +89,7 @@ VERDICT_COLUMNS = (
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     table = Table(*VERDICT_COLUMNS, Column("verdict"))
     for verdict in verdicts:
-        table.row(*verdict_row(verdict), YES if verdict.passed else NO)
+        table.row(*verdict_row(verdict), YES if verdict.passed else NOT_RUN if verdict.failure else NO)
     return table
 
 
@@ -105,14 +109,15 @@ def markdown_page(verdicts: Sequence[Verdict], inputs: Inputs, command: str) -> 
         "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + ".",
         "",
         f"{sum(c.tensors for v in run for c in v.comparisons):,} tensors compared; "
-        f"{sum(not v.passed for v in verdicts)} presets differ; "
-        f"the largest error is {max(c.worst.error for v in run for c in v.comparisons if c.worst):.1e}.",
+        f"{sum(not v.passed for v in verdicts)} presets differ or were not run; "
+        f"the largest error is {max((c.worst.error for v in run for c in v.comparisons if c.worst), default=0):.1e}.",
         "",
         "| " + " | ".join(column.title for column in columns) + " |",
         "|" + "|".join(" ---: " if column.right else " --- " for column in columns) + "|",
     ]
     for verdict in verdicts:
-        cells = [*verdict_row(verdict), "same" if verdict.passed else "**differs**"]
+        said = "same" if verdict.passed else "**not run**" if verdict.failure else "**differs**"
+        cells = [*verdict_row(verdict), said]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -146,6 +151,13 @@ def print_failures(console: Console, comparisons: Iterable[Comparison]) -> None:
             print_line(console, line)
 
 
+def print_failure(console: Console, verdict: Verdict) -> None:
+    """A network that failed among others: what differs, or why it did not run."""
+    if verdict.failure:
+        print_line(console, f"{verdict.spec.name} was not run: {verdict.failure}", "bold red")
+    print_failures(console, verdict.comparisons)
+
+
 def print_line(console: Console, text: str, style: str = "") -> None:
     """One line as it is: no markup, no folding."""
     console.print(Text(printable(text), style=style), soft_wrap=True)
@@ -155,12 +167,14 @@ def conclusion(verdicts: Sequence[Verdict], seconds: float) -> Text:
     """The one line that a person reads."""
     comparisons = [c for v in verdicts for c in v.comparisons if not v.same_as]
     frameworks = list(dict.fromkeys(step.framework for v in verdicts for step in v.steps))
-    who = ", ".join(frameworks[:-1]) + " and " + frameworks[-1]
+    who = ", ".join(frameworks[:-1]) + " and " + frameworks[-1] if frameworks else "the frameworks"
     tensors = sum(c.tensors for c in comparisons)
     networks = f"{len(verdicts)} presets" if len(verdicts) > 1 else verdicts[0].spec.name
     failed = [v for v in verdicts if not v.passed]
     if failed:
-        return Text(f"✗ {len(failed)} of {networks} differ between {who}" if len(verdicts) > 1
+        not_run = sum(v.failure is not None for v in failed)
+        gave_up = f", {not_run} of which did not run" if not_run else ""
+        return Text(f"✗ {len(failed)} of {networks} differ between {who}{gave_up}" if len(verdicts) > 1
                     else f"✗ {networks} is not the same function in {who}", style="bold red")  # fmt: skip
     worst = _worst(comparisons).worst
     peak = max(step.peak_bytes for v in verdicts for step in v.steps)

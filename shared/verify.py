@@ -17,7 +17,7 @@ import numpy as np
 from shared.comparison import Comparison, compare
 from shared.errors import CheckpointError, FrameworkError
 from shared.files import write_tensors
-from shared.frameworks import Worker
+from shared.frameworks import Worker, get_framework
 from shared.plan import Plan, make_plan
 from shared.spec import Init, ResNetSpec
 from shared.trace import Trace
@@ -76,6 +76,7 @@ class Verdict:
     versions: Mapping[str, str]
     seconds: float
     same_as: str | None = None  # the preset whose verdict this is, because it is the same network
+    failure: str | None = None  # why there is nothing to compare: a framework gave up on this network
 
     @property
     def passed(self) -> bool:
@@ -90,13 +91,17 @@ def verify(
 ) -> Iterator[Verdict]:
     """Yield a `Verdict` for each spec: every framework's trace compared with every other's.
 
-    A network that several specs name is run once.
+    A network that several specs name is run once. Of several specs, one that a framework cannot run
+    (out of memory, say) is a verdict with a `failure`, and the others are still verified.
 
-    Raises `FrameworkError` when there are fewer than two frameworks or one of them fails.
+    Raises `FrameworkError` when there are fewer than two frameworks, one is not installed, or one
+    fails on the only spec.
     """
     inputs = inputs or Inputs()
     if len(set(frameworks)) < 2:
         raise FrameworkError("a comparison needs two sides; name another framework, or the reference")
+    for name in frameworks:
+        get_framework(name)
     with tempfile.TemporaryDirectory(prefix="rosetta-") as folder, _Crew(frameworks) as crew:
         images = _save_images(inputs, Path(folder))
         known: dict[ResNetSpec, Verdict] = {}
@@ -105,7 +110,16 @@ def verify(
             if function in known:
                 yield _again(known[function], spec)
             else:
-                known[function] = _verify_one(spec, crew, inputs, images, Path(folder), on_step)
+                started = time.perf_counter()
+                try:
+                    known[function] = _verify_one(spec, crew, inputs, images, Path(folder), on_step)
+                except FrameworkError as error:
+                    if len(specs) == 1:
+                        raise
+                    crew.leave()
+                    plan = make_plan(spec, _image_size(spec, inputs))
+                    seconds = time.perf_counter() - started
+                    known[function] = Verdict(spec, plan, (), (), {}, seconds, failure=str(error))
                 yield known[function]
 
 
@@ -145,9 +159,10 @@ class _Crew:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._leave()
+        self.leave()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """End all workers; the next network starts new ones."""
         for worker in self._workers:
             worker.close()
         self._workers.clear()
@@ -155,7 +170,7 @@ class _Crew:
     def map(self, job: Callable[[Worker, Path], Step], files: Sequence[Path], at_once: int) -> tuple[Step, ...]:
         """Do the job in every framework, each with its own file, `at_once` at a time."""
         if at_once == 1:
-            self._leave()
+            self.leave()
             return tuple(self._alone(job, name, file) for name, file in zip(self.frameworks, files, strict=True))
         if not self._workers:
             threads = max(1, (os.cpu_count() or 1) // len(self.frameworks))

@@ -20,6 +20,7 @@ from shared import (
     probe_weights,
     reference,
 )
+from shared import report
 from shared import save_weights as save
 from shared import verify as verify_module
 from shared.frameworks import installed
@@ -249,3 +250,24 @@ def test_the_telling_presets_have_every_kind_of_block_and_shortcut() -> None:
     assert set(TELLING) <= set(list_presets())
     told = set[object]().union(*(traits(name) for name in TELLING))
     assert told >= set[object]().union(*(traits(name) for name in list_presets()))
+
+
+def test_a_network_that_a_framework_gives_up_on_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = verify_module._run
+
+    def give_up_on_the_first(worker, spec, *args, **kwargs):
+        if spec.name == SPECS[0].name and worker.name == "torch":
+            raise FrameworkError("torch: its process was stopped by SIGKILL, probably out of memory")
+        return run(worker, spec, *args, **kwargs)
+
+    monkeypatch.setattr(verify_module, "_run", give_up_on_the_first)
+    failed, passed = verify(SPECS, PAIR, Inputs(image_size=SIZE))
+    assert not failed.passed
+    assert "out of memory" in (failed.failure or "")
+    assert passed.passed
+    page = report.markdown_page([failed, passed], Inputs(), "rosetta verify")
+    assert "1 presets differ or were not run" in page
+    assert "**not run**" in page
+    assert "1 of which did not run" in report.conclusion([failed, passed], 1.0).plain
+    with pytest.raises(FrameworkError, match="out of memory"):
+        list(verify(SPECS[:1], PAIR, Inputs(image_size=SIZE)))
