@@ -171,7 +171,7 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
         os.replace(temporary, target)
         temporary = None
         if durable:
-            _flush_folder(target.parent)
+            flush_folder(target.parent)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
@@ -179,7 +179,7 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Make a rename in it last; not every file system lets a folder be flushed."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

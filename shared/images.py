@@ -49,12 +49,16 @@ PREPROCESSING = {
 
 # torchvision's V1 weights resize the shorter side to 256 and crop 224.
 RESIZE_OVER_CROP = 256 / 224
+THUMBNAIL = 64  # pixels; datasets of such pictures (CIFAR, MNIST) are not cropped
 
 
-def load_images(paths: Sequence[Path], spec: ResNetSpec, preprocessing: str, size: int | None = None) -> np.ndarray:
+def load_images(
+    paths: Sequence[Path], spec: ResNetSpec, preprocessing: str, size: int | None = None, resize: int | None = None
+) -> np.ndarray:
     """Photographs as float64 [batch, size, size, channels], preprocessed.
 
-    The shorter side is resized (bilinear, antialiased) to 256/224 of `size`, then the middle is cropped.
+    The shorter side is resized (bilinear, antialiased) to `resize`, or 256/224 of `size`, or to `size` itself below
+    64 pixels, as thumbnails are taken whole; then the middle is cropped.
     Transparency is ignored, as torchvision's loader does. Networks of one input channel get the grey
     image (ITU-R 601 luma). Raises `CheckpointError` for a file that is no image, or one of more pixels
     than PIL takes for safe (179 million), `SpecError` for a network that takes neither 1 nor 3 channels.
@@ -62,11 +66,14 @@ def load_images(paths: Sequence[Path], spec: ResNetSpec, preprocessing: str, siz
     if spec.in_channels not in (1, 3):
         raise SpecError(f"in_channels = {spec.in_channels}: a photograph has 3 channels, or 1 as a grey image")
     side = size or spec.image_size
-    return np.stack([_preprocess(_open(path, side, spec.in_channels), spec.in_channels, preprocessing)
+    shorter = resize or (side if side < THUMBNAIL else round(side * RESIZE_OVER_CROP))
+    if shorter < side:
+        raise SpecError(f"resize = {shorter}: must be at least the {side} pixels that are cropped from it")
+    return np.stack([_preprocess(_open(path, side, shorter, spec.in_channels), spec.in_channels, preprocessing)
                      for path in paths])  # fmt: skip
 
 
-def _open(path: Path, side: int, channels: int) -> np.ndarray:
+def _open(path: Path, side: int, shorter: int, channels: int) -> np.ndarray:
     """The middle of the photograph, RGB bytes [side, side, 3]; three times the same for one channel."""
     from PIL import Image, UnidentifiedImageError
 
@@ -83,7 +90,6 @@ def _open(path: Path, side: int, channels: int) -> np.ndarray:
         raise CheckpointError(f"{path}: cannot be read as an image ({error.strerror or error})") from None
     except Exception as error:  # noqa: BLE001 - a decoder may raise anything for a damaged file
         raise CheckpointError(f"{path}: a damaged image ({type(error).__name__}: {error})") from None
-    shorter = max(side, round(side * RESIZE_OVER_CROP))
     scale = shorter / min(upright.size)
     width, height = (max(shorter, round(n * scale)) for n in upright.size)
     resized = upright.resize((width, height), Image.Resampling.BILINEAR)

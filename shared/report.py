@@ -128,7 +128,11 @@ def setting(verdict: Verdict, inputs: Inputs) -> Text:
     if inputs.images is not None:
         batch, what = len(inputs.images), "photographs" if len(inputs.images) > 1 else "photograph"
     height, width = verdict.plan.image_size
-    weights = f"weights of {inputs.weights}" if inputs.weights else f"probe weights, seed {inputs.seed}"
+    weights = (
+        f"weights of {inputs.weights_name or inputs.weights}"
+        if inputs.weights
+        else f"probe weights, seed {inputs.seed}"
+    )
     return Text(f"{verdict.spec.name}", style="bold").append(
         f": {verdict.plan.params:,} parameters, {weights}; {batch} {what} of {height} x {width}; {inputs.dtype}",
         style="not bold",

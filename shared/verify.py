@@ -53,6 +53,7 @@ class Inputs:
     image_size: tuple[int, int] | None = None
     weights: Path | None = None
     images: np.ndarray | None = None  # [batch, height, width, channels]
+    weights_name: str | None = None  # what the user called the weights
 
 
 @dataclass(frozen=True)

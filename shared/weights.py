@@ -72,7 +72,7 @@ def check_weights(plan: Plan, weights: Mapping[str, Any], what: str = "weights")
         elif name.endswith("running_var") and (array < 0).any():
             negative.append(f"{name} has {int((array < 0).sum())} negative variances")
     values = {"not float": bad_dtype, "not finite": non_finite, "negative": negative}
-    _raise_problems(what, _shape_problems(plan.tensors, shapes) | values)
+    raise_problems(what, _shape_problems(plan.tensors, shapes) | values)
 
 
 def cast_exactly(weights: Mapping[str, np.ndarray], dtype: Any) -> Weights:
@@ -86,7 +86,7 @@ def cast_exactly(weights: Mapping[str, np.ndarray], dtype: Any) -> Weights:
         cast[name] = np.ascontiguousarray(array.astype(target, copy=False))
         if array.dtype != target and not np.array_equal(cast[name].astype(array.dtype), array):
             changed.append(f"{name} ({array.dtype}) is not exact in {target}")
-    _raise_problems("weights", {"not exact; round them first with weights[name].astype": changed})
+    raise_problems("weights", {"not exact; round them first with weights[name].astype": changed})
     return cast
 
 
@@ -112,7 +112,7 @@ def save_weights(path: str | Path, weights: Mapping[str, np.ndarray], spec: ResN
     plan = make_plan(spec)
     check_weights(plan, weights)
     ordered = {name: np.ascontiguousarray(weights[name]) for name in plan.tensors}
-    digests = {name: _sha256(array) for name, array in ordered.items()}
+    digests = {name: sha256_of(array) for name, array in ordered.items()}
     metadata = {"format": FORMAT, "spec": spec.to_json(), "sha256": json.dumps(digests)}
     write_tensors(path, ordered, metadata)
 
@@ -138,18 +138,18 @@ def read_weights(path: str | Path, spec: ResNetSpec | None = None) -> tuple[Weig
     return weights, spec
 
 
-def _sha256(array: np.ndarray) -> str:
+def sha256_of(array: np.ndarray) -> str:
     return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()  # bfloat16 has no buffer of its own
 
 
 def _check_digests(path: str | Path, weights: Weights, text: str) -> None:
     try:
         digests = json.loads(text)
-        damaged = [name for name, array in weights.items() if _sha256(array) != digests[name]]
+        damaged = [name for name, array in weights.items() if sha256_of(array) != digests[name]]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: its table of SHA-256 digests is invalid ({error})") from None
     problems = [f"{name} does not match its SHA-256" for name in damaged]
-    _raise_problems(str(path), {"damaged": problems})
+    raise_problems(str(path), {"damaged": problems})
 
 
 def probe_weights(spec: ResNetSpec, seed: int = 0, dtype: Any = "float32") -> Weights:
@@ -223,7 +223,7 @@ def _first(names: Iterable[str], count: int = 1000) -> list[str]:
     return sorted(names)[:count]
 
 
-def _raise_problems(what: str, kinds: Mapping[str, list[str]]) -> None:
+def raise_problems(what: str, kinds: Mapping[str, list[str]]) -> None:
     """One line that counts each kind of problem and shows the first ones; all are in `.problems`."""
     parts = []
     for kind, problems in kinds.items():

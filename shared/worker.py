@@ -3,7 +3,8 @@
 Reads one JSON job a line from standard input and answers each with one JSON line:
 
     {"spec": {...}, "dtype": "float64", "seed": 0, "batch": 2, "image_size": [224, 224],
-     "weights": file or null, "images": file or null, "output": file, "durable": true}
+     "weights": file or null, "images": file or null, "output": file, "durable": true,
+     "only": names of the arrays to save, all when absent, "budget": false to leave out the rounding budget}
 """
 
 from __future__ import annotations
@@ -88,11 +89,13 @@ def run_job(package: ModuleType, job: Mapping[str, Any]) -> None:
         dtype = "float64"  # the reference is exact; it gets the weights and images that the others get
     images = _images(job, spec)
     trace = _trace(package, spec, _weights(job, spec), images, dtype)
-    if dtype != "float64":
+    if dtype != "float64" and job.get("budget", True):
         exact = _trace(package, spec, _weights(job, spec), images, "float64")
         trace.about["rounding"] = json.dumps(rounding_budget(trace, exact))
     trace.about |= {"seed": str(job["seed"]), "weights_source": str(job["weights"] or "probe"),
                     "images_source": str(job["images"] or "probe")}  # fmt: skip
+    if job.get("only"):
+        trace.arrays = {name: trace[name] for name in job["only"]}
     trace.save(job["output"], durable=job["durable"])
 
 

@@ -19,8 +19,8 @@ from shared import (
     miniature,
     probe_weights,
     reference,
+    report,
 )
-from shared import report
 from shared import save_weights as save
 from shared import verify as verify_module
 from shared.frameworks import installed

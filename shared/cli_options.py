@@ -1,0 +1,167 @@
+"""Options and helpers that the commands share: specs, sizes, outputs, consoles."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shared.errors import SpecError
+from shared.plan import make_plan
+from shared.presets import get_preset, get_spec, miniature
+from shared.spec import ResNetSpec, parse_setting
+
+if TYPE_CHECKING:
+    from shared.formats.checkpoint import Checkpoint
+    from shared.verify import Inputs
+
+NO_TERMINAL_WIDTH = 1000  # of a file or pipe: enough for every table to be whole
+
+
+class DType(StrEnum):
+    """The precision of weights, images and arithmetic."""
+
+    float64 = "float64"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Preset = Annotated[str, typer.Argument(help="A preset, such as resnet50 or keras/resnet50v2.", metavar="PRESET")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a spec field, as in num_classes=10; may be repeated.", metavar="KEY=VALUE"),
+]
+ImageSize = Annotated[str | None, typer.Option(help="Pixels: a side, or HEIGHTxWIDTH.", metavar="N")]
+Json = Annotated[str | None, typer.Option("--json", help="Also write JSON; - is standard output.", metavar="FILE")]
+Precision = Annotated[DType, typer.Option(help="Precision of weights, images and arithmetic: float64, float32, "
+                                               "bfloat16 or float16.", metavar="DTYPE")]  # fmt: skip
+Batch = Annotated[int | None, typer.Option(help="Random images in a batch, 2 unless given.", min=1, max=1024,
+                                           metavar="N")]  # fmt: skip
+Seed = Annotated[int, typer.Option(help="Of probe weights and random images.", min=0, metavar="N")]
+Weights = Annotated[str | None, typer.Option(help="A checkpoint of any format instead of probe weights, or "
+                    "hf:REPO, torchvision:TAG, keras:imagenet.", metavar="FILE")]  # fmt: skip
+Images = Annotated[
+    list[Path] | None,
+    typer.Option("--image", help="A photograph instead of random images; may be repeated.", metavar="FILE"),
+]
+# An empty metavar, here and below: a flag takes no value, and the help need not say that it is a bool.
+Mini = Annotated[bool, typer.Option("--miniature", help="The same structure, shallow and narrow.", metavar="")]
+
+
+def spec_of(preset: str, settings: Sequence[str] | None, mini: bool = False) -> ResNetSpec:
+    spec = get_spec(preset)
+    spec = miniature(spec) if mini else spec
+    changes = dict(parse_setting(text) for text in settings or ())
+    return spec.replace(**changes) if changes else spec
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and len(side) < 10 for side in sides):
+        raise SpecError(f"--image-size {text!r} is neither a number of pixels nor HEIGHTxWIDTH")
+    return int(sides[0]), int(sides[-1])
+
+
+def make_inputs(
+    specs: Sequence[ResNetSpec],
+    names: Sequence[str],
+    dtype: DType,
+    seed: int,
+    batch: int | None,
+    image_size: str | None,
+    weights: Path | None,
+    image: Sequence[Path] | None,
+    weights_name: str | None = None,
+) -> Inputs:
+    """Check and read what the user gave, before any framework starts. `weights` is a canonical file."""
+    from shared.verify import BATCH, Inputs
+
+    size = parse_size(image_size)
+    if image and len(specs) > 1:
+        raise SpecError("--weights and --image belong to one preset; name it")
+    for spec in specs:
+        make_plan(spec, size)
+    images = None
+    if image:
+        from shared.images import load_images
+
+        if batch is not None:
+            raise SpecError("--batch is for random images; the photographs given with --image are the batch")
+        images = load_images(image, specs[0], get_preset(names[0]).preprocessing, square(size))
+    return Inputs(dtype.value, seed, batch or BATCH, size, weights, images, weights_name)
+
+
+def square(size: tuple[int, int] | None) -> int | None:
+    """The side of a size that has to be square."""
+    if size is not None and size[0] != size[1]:
+        raise SpecError("--image-size must be one side with --image: photographs are cropped to squares")
+    return size[0] if size else None
+
+
+def open_weights(text: str, presets: Sequence[str] | None, settings: Sequence[str] | None, mini: bool) -> Checkpoint:
+    """The checkpoint that `--weights` names, of the preset that is named, or of what it says itself."""
+    from shared.formats.checkpoint import Wanted, identify
+    from shared.formats.containers import read_archive
+    from shared.formats.sources import fetch
+
+    if presets and len(presets) > 1:
+        raise SpecError("--weights and --image belong to one preset; name it")
+    preset = presets[0] if presets else None
+    source = fetch(text, preset)
+    preset, changes = preset or source.preset, dict(parse_setting(setting) for setting in settings or ())
+    whole = spec_of(preset, settings, mini) if preset and mini else None
+    return identify(source.path, read_archive(source.path), Wanted(source.format, preset, changes, whole))
+
+
+def canonical_weights(context: typer.Context, checkpoint: Checkpoint) -> Path:
+    """The checkpoint as a canonical file, for as long as the command runs."""
+    from shared.formats.convert import write_canonical
+
+    folder = context.with_resource(tempfile.TemporaryDirectory(prefix="rosetta-"))
+    return write_canonical(checkpoint, Path(folder) / "weights.safetensors")
+
+
+def make_console(json_file: str | None = None, *, stderr: bool = False) -> Any:
+    """Where tables go; nowhere when standard output belongs to JSON."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr, quiet=json_file == "-")
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = NO_TERMINAL_WIDTH
+    return console
+
+
+def check_outputs(*paths: str | Path | None) -> None:
+    """Refuse a place that cannot be written before the work starts, not after it."""
+    for path in paths:
+        if path is not None and str(path) != "-":
+            from shared.files import replacing_is_possible
+
+            replacing_is_possible(path)
+
+
+def write_json(path: str | None, data: Mapping[str, Any] | Sequence[Any]) -> None:
+    if path is None:
+        return
+    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+    else:
+        write_text(Path(path), text)
+
+
+def write_text(path: Path, text: str) -> None:
+    from shared.files import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

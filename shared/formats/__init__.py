@@ -1,0 +1,1 @@
+"""Checkpoints of other projects: containers (bytes to named tensors) and schemes (their names to ours)."""

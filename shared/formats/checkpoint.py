@@ -1,0 +1,299 @@
+"""`Checkpoint`: a file of somebody's with every tensor accounted for, under canonical names. Nothing is built."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.errors import CheckpointError, RosettaError, SpecError, nearest
+from shared.formats.archive import Archive, Entry
+from shared.formats.containers import read_archive
+from shared.formats.infer import candidates, find_preset, infer_spec
+from shared.formats.naming import COUNTER, canonical_names, foreign_names, to_canonical
+from shared.formats.schemes import FORMATS, Format, Scheme
+from shared.images import PREPROCESSING
+from shared.ops import Shape
+from shared.plan import make_plan
+from shared.presets import get_preset, get_spec
+from shared.spec import ResNetSpec
+from shared.weights import Weights, is_float, raise_problems, sha256_of
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the caller knows about a file better than the file does."""
+
+    format: str | None = None
+    preset: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)  # of the spec, as `ResNetSpec.replace` takes them
+    spec: ResNetSpec | None = None  # all of it
+
+
+MANY = 1 << 30
+WHOLE = 0.5  # a file of whose names a scheme knows fewer is not that scheme's
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file is: its format, its network, and its tensors in canonical layout, in the plan's order."""
+
+    path: Path
+    format: Format
+    scheme: Scheme
+    archive: Archive
+    spec: ResNetSpec
+    preset: str | None
+    entries: Mapping[str, Entry]
+    names: Mapping[str, str]  # canonical -> the file's
+    ignored: tuple[str, ...]  # tensors that are no weights: PyTorch's batch counters
+    told_by: str  # what said which network it is: "metadata", "preset", "tensors", or the caller's "spec"
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        return tuple(sorted({entry.dtype.name for entry in self.entries.values()}))
+
+    @property
+    def params(self) -> int:
+        """Trainable parameters."""
+        return make_plan(self.spec).params
+
+    @property
+    def preprocessing(self) -> str:
+        """What the pictures need that the weights were trained on; a key of `shared.images.PREPROCESSING`."""
+        told = self.archive.metadata.get("preprocessing", "")
+        return told if told in PREPROCESSING else get_preset(self.preset or self.scheme.convention).preprocessing
+
+    def candidates(self) -> list[str]:
+        """Every preset with the same tensors."""
+        return candidates(self.spec)
+
+    def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(canonical name, values), one at a time.
+
+        Raises `CheckpointError` at the end, naming every tensor that is not finite, a variance below zero, or not
+        what the SHA-256 in the file's metadata says.
+        """
+        problems: dict[str, list[str]] = {"not finite": [], "negative": [], "damaged": []}
+        digests = self._digests()
+        for name, entry in self.entries.items():
+            array = entry.load()
+            if digests is not None and digests.get(name) != sha256_of(array):
+                problems["damaged"].append(f"{name} does not match its SHA-256")
+            if not np.isfinite(array).all():
+                problems["not finite"].append(f"{self.names[name]} has {int((~np.isfinite(array)).sum())} such values")
+            elif name.endswith("running_var") and (array < 0).any():
+                problems["negative"].append(f"{self.names[name]} has {int((array < 0).sum())} negative variances")
+            yield name, array
+        raise_problems(str(self.path), problems)
+
+    def _digests(self) -> dict[str, Any] | None:
+        """The SHA-256 of each tensor, where the file tells them."""
+        if self.format.name != "canonical" or "sha256" not in self.archive.metadata:
+            return None
+        try:
+            digests = json.loads(self.archive.metadata["sha256"])
+        except (ValueError, RecursionError):
+            digests = None
+        if not isinstance(digests, dict):
+            raise CheckpointError(f"{self.path}: its table of SHA-256 digests is invalid")
+        return digests
+
+    def weights(self) -> Weights:
+        """All canonical weights, in memory."""
+        return dict(self.arrays())
+
+
+def open_checkpoint(
+    path: str | Path,
+    format: str | None = None,
+    preset: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Read a checkpoint's header and account for every tensor in it.
+
+    Args:
+        path: a file or folder of any format in `FORMATS`.
+        format: a key of `FORMATS`; found out when None.
+        preset: which network it is, when its metadata or tensors should not decide; a classifier of another
+            size, or none, is taken as it is.
+        changes: fields of the spec that are known better, as `ResNetSpec.replace` takes them.
+
+    Raises `CheckpointError` listing every tensor that is missing, unexpected or mis-shaped, with the nearest
+    expected name, or saying what the file is when it holds no network of ours.
+    """
+    path = Path(path)
+    return identify(path, read_archive(path), Wanted(format, preset, changes or {}))
+
+
+def get_format(name: str) -> Format:
+    """The format of a name. Raises `SpecError` with the nearest ones."""
+    if name not in FORMATS:
+        raise SpecError(f"unknown format {name!r}{nearest(name, FORMATS)}; known are {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
+    """`open_checkpoint` of an archive that has been read."""
+    formats = (
+        [get_format(wanted.format)]
+        if wanted.format
+        else [f for f in FORMATS.values() if archive.container in _containers(f)]
+    )
+    names = [name for name in archive.entries if not name.endswith(f".{COUNTER}")]
+    if not names:
+        raise CheckpointError(f"{path}: holds no tensors")
+    read = [reading for reading in _readings(formats, archive, names) if reading.known]
+    if not read:
+        raise _no_resnet(path, names, formats)
+    best = max(r.known for r in read)
+    if best < WHOLE * len(names):
+        raise _no_resnet(path, names, [max(read, key=lambda r: r.known).format])
+    whole: list[Checkpoint] = []
+    failures: list[RosettaError] = []
+    for reading in read:
+        attempt = _attempt(path, archive, reading, wanted) if reading.known == best else None
+        if isinstance(attempt, RosettaError):
+            failures.append(attempt)
+        elif attempt is not None:
+            family = (attempt.preset or "").partition("/")[0]
+            if attempt.told_by == "metadata" or family in attempt.scheme.families:
+                return attempt  # formats and their conventions stand in the order of preference
+            whole.append(attempt)
+    if whole:
+        return next((checkpoint for checkpoint in whole if checkpoint.preset), whole[0])
+    raise min(failures, key=lambda error: len(getattr(error, "problems", ())) or MANY)
+
+
+def _containers(f: Format) -> tuple[str, ...]:
+    """Where a format's names may be found; HDF5 is one file format with two ways to lay it out."""
+    return (*f.containers, *(("hdf5",) if "keras-weights" in f.containers else ()))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A file's names as one scheme reads them."""
+
+    format: Format
+    scheme: Scheme
+    canonical: Mapping[str, str]  # the file's name -> canonical
+    strangers: tuple[str, ...]
+
+    @property
+    def known(self) -> int:
+        return len(self.canonical)
+
+
+def _readings(formats: list[Format], archive: Archive, names: list[str]) -> Iterator[_Reading]:
+    """The names as every scheme reads them. Schemes that differ in their conventions alone read them once."""
+    known: dict[tuple[int, int], tuple[dict[str, str], list[str]]] = {}
+    for f in formats:
+        for scheme in f.schemes:
+            key = id(scheme.layers), id(scheme.leaves)
+            if key not in known:
+                known[key] = canonical_names(scheme, names)
+            canonical, strangers = known[key]
+            yield _Reading(f, _configured(f, scheme, archive), canonical, tuple(strangers))
+
+
+def _configured(f: Format, scheme: Scheme, archive: Archive) -> Scheme:
+    """The scheme with what a Hugging Face config.json says about the strides."""
+    if f.name != "huggingface" or "config" not in archive.metadata:
+        return scheme
+    config = json.loads(archive.metadata["config"])
+    changes: dict[str, Any] = {}
+    if config.get("downsample_in_bottleneck") is True and config.get("layer_type", "bottleneck") == "bottleneck":
+        changes["block.stride_conv"] = 1
+    if config.get("downsample_in_first_stage") is True:
+        changes["strides"] = (2, 2, 2, 2)
+    return dataclasses.replace(scheme, changes=changes) if changes else scheme
+
+
+def _attempt(path: Path, archive: Archive, reading: _Reading, wanted: Wanted) -> Checkpoint | RosettaError:
+    """The checkpoint as this scheme reads it, or why it is not one."""
+    scheme = reading.scheme
+    entries: dict[str, Entry] = {}
+    names: dict[str, str] = {}
+    doubled = []
+    for foreign, canonical in reading.canonical.items():
+        if canonical in names:
+            doubled.append(f"{foreign} and {names[canonical]} are the same tensor")
+        names[canonical] = foreign
+        entries[canonical] = to_canonical(scheme, canonical, archive.entries[foreign])
+    shapes = {name: entry.shape for name, entry in entries.items()}
+    try:
+        spec, told_by = _resolve(archive, scheme, shapes, wanted)
+    except RosettaError as error:
+        return type(error)(f"{path}: as {reading.format.title}: {error}")
+    plan = make_plan(spec)
+    expected, homeless = foreign_names(scheme, plan)
+    problems = _problems(archive, plan.tensors, expected, names, shapes)
+    problems["without a name in this format"] = homeless
+    problems["unexpected"] += [f"{name}{nearest(name, expected.values(), 1)}" for name in reading.strangers[:1000]]
+    problems["duplicate"] = doubled
+    try:
+        raise_problems(f"{path} as {reading.format.title}, {spec.name}", problems)
+    except CheckpointError as error:
+        return error
+    found = get_preset(wanted.preset).name if wanted.preset and not wanted.changes else None
+    found = found or find_preset(spec, scheme.families)
+    if found and told_by == "tensors":
+        spec = spec.replace(name=found, image_size=get_spec(found).image_size, init=get_spec(found).init)
+    ordered = {name: entries[name] for name in plan.tensors}
+    ignored = tuple(name for name in archive.entries if name.endswith(f".{COUNTER}"))
+    return Checkpoint(path, reading.format, scheme, archive, spec, found, ordered, names, ignored, told_by)
+
+
+def _resolve(archive: Archive, scheme: Scheme, shapes: Mapping[str, Shape], wanted: Wanted) -> tuple[ResNetSpec, str]:
+    """Which network it is, and who says so."""
+    if wanted.spec is not None:
+        return wanted.spec, "spec"
+    if wanted.preset is not None:
+        classes = shapes["head.weight"][0] if len(shapes.get("head.weight", ())) == 2 else 0
+        return get_spec(wanted.preset, **{"num_classes": classes, **wanted.changes}), "preset"
+    if "spec" in archive.metadata:
+        spec, told_by = ResNetSpec.from_json(archive.metadata["spec"]), "metadata"
+    else:
+        spec, told_by = infer_spec(shapes, get_spec(scheme.convention, **scheme.changes)), "tensors"
+    return spec.replace(**wanted.changes) if wanted.changes else spec, told_by
+
+
+def _problems(
+    archive: Archive,
+    tensors: Mapping[str, Shape],
+    expected: Mapping[str, str],
+    names: Mapping[str, str],
+    shapes: Mapping[str, Shape],
+) -> dict[str, list[str]]:
+    """Every tensor that is missing, unexpected, mis-shaped or not of a float type, in the file's own names."""
+    missing = [f"{expected[name]} {list(shape)}" for name, shape in tensors.items()
+               if name in expected and name not in shapes]  # fmt: skip
+    extra = [names[name] for name in shapes if name not in tensors]
+    misshaped = [
+        f"{names[name]} has shape {list(archive.entries[names[name]].shape)}, expected {list(shape)} for {name}"
+        for name, shape in tensors.items()
+        if name in shapes and tuple(shapes[name]) != tuple(shape)
+    ]
+    wrong = [
+        f"{names[name]} is {archive.entries[names[name]].dtype}"
+        for name in shapes
+        if not is_float(archive.entries[names[name]].dtype)
+    ]
+    return {"missing": missing, "unexpected": extra, "of another shape": misshaped, "not float": wrong}
+
+
+def _no_resnet(path: Path, names: list[str], formats: list[Format]) -> CheckpointError:
+    """No network of ours: the nearest format, and the first names that are not its."""
+    best = max(((f, s) for f in formats for s in f.schemes),
+               key=lambda pair: len(canonical_names(pair[1], names)[0]), default=None)  # fmt: skip
+    if best is None:
+        return CheckpointError(f"{path}: no known format comes in this kind of file")
+    known, strangers = canonical_names(best[1], names)
+    shown = ", ".join(strangers[:5])
+    return CheckpointError(f"{path}: no ResNet that is known; the nearest format is {best[0].title}, which has "
+                           f"{len(known)} of its {len(names)} names, but not {shown}", sorted(strangers))  # fmt: skip

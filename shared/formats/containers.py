@@ -1,0 +1,144 @@
+"""The file formats that checkpoints come in, and which one a file is. Readers are imported when they are needed."""
+
+from __future__ import annotations
+
+import importlib
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.errors import CheckpointError
+from shared.formats.archive import Archive
+
+
+@dataclass(frozen=True)
+class Container:
+    """A file format: the module that reads and writes it, and how its files are called."""
+
+    name: str
+    title: str
+    module: str
+    suffixes: tuple[str, ...]
+    folder: bool = False  # several files in a folder
+    writer: str = "write"
+    dtypes: tuple[str, ...] = ("float64", "float32", "float16", "bfloat16")  # that it can hold
+
+    def read(self, path: Path) -> Archive:
+        return self._function("read")(path)
+
+    def write(self, path: Path, archive: Archive) -> None:
+        self._function(self.writer)(path, archive)
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        return getattr(importlib.import_module(f"shared.formats.{self.module}"), name)
+
+
+NUMPY_ONLY = ("float64", "float32", "float16")
+
+CONTAINERS: dict[str, Container] = {
+    c.name: c
+    for c in (
+        Container("safetensors", "safetensors", "safetensors_file", (".safetensors",)),
+        Container("torch", "PyTorch checkpoint", "torch_file", (".pth", ".pt", ".th", ".bin", ".tar")),
+        Container("keras-weights", "Keras 3 weights", "hdf5_file", (".weights.h5",), writer="write_weights",
+                  dtypes=NUMPY_ONLY),
+        Container("hdf5", "Keras legacy HDF5", "hdf5_file", (".h5", ".hdf5"), writer="write_legacy",
+                  dtypes=NUMPY_ONLY),
+        Container("keras", "Keras archive", "keras_file", (".keras",), dtypes=NUMPY_ONLY),
+        Container("msgpack", "Flax msgpack", "msgpack_file", (".msgpack",)),
+        Container("npz", "NumPy npz", "npz_file", (".npz",), dtypes=NUMPY_ONLY),
+        Container("tfjs", "TensorFlow.js layers model", "tfjs_folder", (), folder=True, dtypes=("float32",)),
+        Container("orbax", "Orbax checkpoint", "orbax_folder", (), folder=True),
+        Container("huggingface", "Hugging Face folder", "huggingface_folder", (), folder=True),
+    )
+}  # fmt: skip
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def by_suffix(path: Path) -> Container | None:
+    """The container that a file of this name is, the longest suffix first."""
+    name = path.name.lower()
+    known = [(suffix, c) for c in CONTAINERS.values() for suffix in c.suffixes if name.endswith(suffix)]
+    return max(known, key=lambda pair: len(pair[0]))[1] if known else None
+
+
+def read_archive(path: Path) -> Archive:
+    """The named tensors of a checkpoint file or folder, whatever it is.
+
+    Raises `CheckpointError` when it is none, or its name and its first bytes say different things.
+    """
+    container = _detect(path)
+    try:
+        return container.read(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _detect(path: Path) -> Container:
+    if path.is_dir():
+        return CONTAINERS[_folder_kind(path)]
+    if path.name == "model.json":
+        return CONTAINERS["tfjs"]
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+    named, found = by_suffix(path), _by_content(path, start)
+    if found is None:
+        known = ", ".join(suffix for c in CONTAINERS.values() for suffix in c.suffixes)
+        raise CheckpointError(f"{path}: not a checkpoint file that is known; expected one of {known}, or a folder of "
+                              "Hugging Face, Orbax or TensorFlow.js")  # fmt: skip
+    if named is None or {named.name, found} == {"hdf5", "keras-weights"}:
+        return named or CONTAINERS[found]
+    if named.name != found:
+        raise CheckpointError(f"{path}: its name says {named.title}, its content {CONTAINERS[found].title}; rename it "
+                              "if the content is right")  # fmt: skip
+    if found == "safetensors" and (path.parent / "config.json").is_file():
+        return CONTAINERS["huggingface"]
+    return named
+
+
+def _folder_kind(path: Path) -> str:
+    marks = (
+        ("tfjs", ("model.json",)),
+        ("huggingface", ("config.json", "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")),
+        ("orbax", ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", "default", "_sharding")),
+    )
+    for kind, names in marks:
+        if any((path / name).exists() for name in names):
+            return kind
+    raise CheckpointError(f"{path}: a folder without model.json (TensorFlow.js), config.json (Hugging Face) or "
+                          "_CHECKPOINT_METADATA (Orbax)")  # fmt: skip
+
+
+def _by_content(path: Path, start: bytes) -> str | None:
+    if start.startswith(_HDF5):
+        return "hdf5"
+    if start.startswith(b"PK\x03\x04"):
+        return _zip_kind(path)
+    if start[:2] == b"\x80\x02" and b"\x8a\x0a" in start[:4]:  # protocol 2, a long of ten bytes: torch's magic number
+        return "torch"
+    named = by_suffix(path)
+    if named is not None and named.name in ("torch", "safetensors", "msgpack"):
+        return named.name  # no magic of their own that tells more than their readers do
+    if len(start) > 8 and start[8:9] == b"{":
+        return "safetensors"
+    return None
+
+
+def _zip_kind(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()[:1000]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError):
+        named = by_suffix(path)
+        return named.name if named is not None and named.name in ("torch", "keras", "npz") else None
+    if any(name.endswith(".pkl") for name in names):
+        return "torch"
+    if "config.json" in names:
+        return "keras"
+    return "npz" if any(name.endswith(".npy") for name in names) else None

@@ -1,0 +1,253 @@
+"""From any checkpoint format to any other: rendered, written in one step, read back and compared bit by bit."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.errors import CheckpointError, SpecError
+from shared.files import flush_folder, replacing, write_tensors
+from shared.formats.archive import Archive, Entry
+from shared.formats.checkpoint import Checkpoint, Wanted, get_format, identify
+from shared.formats.containers import CONTAINERS, Container, by_suffix
+from shared.formats.infer import same_function
+from shared.formats.render import choose_scheme, fold_bias, fold_eps, render
+from shared.formats.schemes import Format, Scheme
+from shared.presets import get_spec
+from shared.spec import ResNetSpec
+from shared.weights import FORMAT, float_dtype, sha256_of
+
+# What a file is taken to be when `--to` does not say.
+USUAL = {"safetensors": "canonical", "torch": "torchvision", "keras-weights": "keras", "keras": "keras",
+         "hdf5": "keras-applications", "msgpack": "linen", "npz": "bit"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a conversion may change, if it is asked to."""
+
+    fold_bias: bool = False  # convolution biases into the running means behind them
+    fold_eps: bool = False  # a difference of eps into the running variances
+    dtype: str | None = None  # round to it
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did.
+
+    `sha256` is that of the written file, or of the files of a folder, one after the other by name.
+    """
+
+    source: Checkpoint
+    target: Checkpoint
+    sha256: str
+    verified: bool
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        def end(c: Checkpoint) -> dict[str, str]:
+            return {"path": str(c.path), "format": c.format.name, "container": c.archive.container}
+
+        return {
+            "source": end(self.source),
+            "target": end(self.target),
+            "preset": self.source.preset,
+            "tensors": len(self.target.entries),
+            "params": self.target.params,
+            "sha256": self.sha256,
+            "verified": self.verified,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass
+class _Cargo:
+    """What is carried: the network, its tensors, and what was done to them on the way."""
+
+    spec: ResNetSpec
+    entries: Mapping[str, Entry]
+    notes: list[str] = field(default_factory=list)
+
+
+def convert(source: Checkpoint, output: str | Path, to: str | None = None, options: Options | None = None) -> Report:
+    """Write `source` to `output`, read it back, and compare every tensor bit by bit.
+
+    Args:
+        source: from `open_checkpoint`.
+        output: a file, or a folder that does not exist yet for formats that are folders.
+        to: a key of `FORMATS`; what files called like `output` usually are when None.
+        options: folding and rounding, neither of which happens unasked.
+
+    Raises `CheckpointError` for a target that cannot express the network, naming every field that stands in
+    the way, and for a file that cannot be written; an old target then stands untouched.
+    """
+    output, options = Path(output), options or Options()
+    target, container = find_target(output, to)
+    cargo = _Cargo(source.spec, source.entries)
+    _cast(cargo, container, options)
+    scheme = _fit(cargo, target, options)
+    digests = _check_values(source, cargo) if target.name == "canonical" else _check_values(source, None)
+    archive = render(cargo.spec, cargo.entries, target, scheme, container.name)
+    if target.name == "canonical":
+        metadata = {"format": FORMAT, **archive.metadata, "sha256": json.dumps(digests)}
+        archive = replace(archive, metadata=metadata)
+    with _replacing(output, container) as temporary:
+        container.write(temporary, archive)
+        written = container.read(temporary)
+        back = identify(output, written, Wanted(target.name, spec=cargo.spec))
+        _compare(archive, written, cargo, back, output)
+        _warn(cargo, output, written, target)
+        sha256 = _digest_of_files(temporary)
+        _release(written)
+    return Report(source, back, sha256, verified=True, notes=tuple(cargo.notes))
+
+
+def write_canonical(checkpoint: Checkpoint, output: Path, dtype: str | None = None) -> Path:
+    """A canonical file for a framework to read, rounded to `dtype`; not made to last."""
+    arrays = {n: a if dtype is None else a.astype(float_dtype(dtype), copy=False) for n, a in checkpoint.arrays()}
+    metadata = {"format": FORMAT, "spec": checkpoint.spec.to_json()}
+    write_tensors(output, arrays, metadata, durable=False)
+    return output
+
+
+def find_target(output: Path, to: str | None) -> tuple[Format, Container]:
+    """The format and container that `output` shall be. Raises `SpecError` when they do not go together."""
+    named = by_suffix(output)
+    if to is None:
+        if named is None:
+            raise SpecError(f"{output}: its name does not say what it shall be; say --to FORMAT")
+        return get_format(USUAL[named.name]), named
+    target = get_format(to)
+    writable = [name for name in target.containers if name not in target.read_only]
+    if not writable:
+        raise SpecError(f"{target.title} is read, and not written")
+    if named is None:
+        folders = [CONTAINERS[name] for name in writable if CONTAINERS[name].folder]
+        if folders and not output.suffix:
+            return target, folders[0]
+    elif named.name in writable:
+        return target, named
+    suffixes = [s for name in writable for s in (CONTAINERS[name].suffixes or ("a folder (no suffix)",))]
+    raise SpecError(f"{output}: {target.title} is not kept in such a file; call it {', '.join(suffixes)}")
+
+
+def _cast(cargo: _Cargo, container: Container, options: Options) -> None:
+    """Round to the dtype that is asked for; widen what the container cannot hold."""
+    entries = {}
+    for name, entry in cargo.entries.items():
+        dtype = float_dtype(options.dtype) if options.dtype else entry.dtype
+        if dtype.name not in container.dtypes:
+            if dtype.itemsize > 4:
+                raise CheckpointError(f"{container.title} holds {', '.join(container.dtypes)}, and {name} is "
+                                      f"{dtype}; --dtype float32 rounds")  # fmt: skip
+            dtype = np.dtype(np.float32)
+        entries[name] = entry if dtype == entry.dtype else _as(entry, dtype)
+    changed = {f"{cargo.entries[n].dtype} to {entries[n].dtype}" for n in entries if entries[n] is not cargo.entries[n]}
+    if changed:
+        how = "rounded" if options.dtype else "widened, exactly, because the target has no such type"
+        cargo.notes.append(f"{', '.join(sorted(changed))}: {how}")
+    cargo.entries = entries
+
+
+def _as(entry: Entry, dtype: np.dtype) -> Entry:
+    return Entry(entry.shape, dtype, lambda: entry.load().astype(dtype))
+
+
+def _fit(cargo: _Cargo, target: Format, options: Options) -> Scheme:
+    """The scheme that can express the network; folded first, where that is asked for and needed."""
+    with contextlib.suppress(CheckpointError):
+        return choose_scheme(cargo.spec, target)
+    if options.fold_bias:
+        before = len(cargo.entries)
+        cargo.spec, cargo.entries = fold_bias(cargo.spec, cargo.entries)
+        cargo.notes.append(f"{before - len(cargo.entries)} biases folded into running means, each rounded once")
+    if options.fold_eps:
+        eps, old = get_spec(target.schemes[0].convention).norm.eps, cargo.spec.norm.eps
+        cargo.spec, cargo.entries = fold_eps(cargo.spec, cargo.entries, eps)
+        cargo.notes.append(f"eps {old} folded into running variances as {eps}, each rounded once")
+    return choose_scheme(cargo.spec, target)
+
+
+def _check_values(source: Checkpoint, cargo: _Cargo | None) -> dict[str, str]:
+    """Refuse values that are not finite before anything is written; the SHA-256 of each tensor of `cargo`."""
+    if cargo is None or cargo.entries is not source.entries:
+        for _ in source.arrays():
+            pass
+        return {} if cargo is None else {name: sha256_of(entry.load()) for name, entry in cargo.entries.items()}
+    return {name: sha256_of(array) for name, array in source.arrays()}
+
+
+def _compare(archive: Archive, written: Archive, cargo: _Cargo, back: Checkpoint, output: Path) -> None:
+    """What was written is what was read: names, dtypes, and every bit, in the file's terms and in canonical ones."""
+    lost = sorted(set(archive.entries) ^ set(written.entries))
+    changed = [name for name, entry in cargo.entries.items() if not _same_bits(entry, back.entries[name])]
+    if lost or changed:
+        raise CheckpointError(f"{output}: what was written does not read back ({', '.join([*lost, *changed][:5])}); "
+                              "the disk may be failing")  # fmt: skip
+
+
+def _same_bits(a: Entry, b: Entry) -> bool:
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    x, y = (np.ascontiguousarray(entry.load()).reshape(-1).view(np.uint8) for entry in (a, b))
+    return np.array_equal(x, y)
+
+
+def _warn(cargo: _Cargo, output: Path, written: Archive, target: Format) -> None:
+    """Say it when whoever reads the file later would take it for another network."""
+    with contextlib.suppress(CheckpointError, SpecError):
+        if same_function(identify(output, written, Wanted(target.name)).spec, cargo.spec):
+            return
+    cargo.notes.append(f"the file does not say that it is {cargo.spec.name}; name the preset when it is read")
+
+
+def _release(archive: Archive) -> None:
+    """Let go of the file before it is renamed."""
+    close: Callable[[], None] | None = getattr(archive, "close", None)
+    if close:
+        close()
+
+
+@contextlib.contextmanager
+def _replacing(output: Path, container: Container) -> Iterator[Path]:
+    """A temporary sibling that takes the place of `output` in one step; folders replace nothing."""
+    if not container.folder:
+        with replacing(output) as temporary:
+            yield temporary
+        return
+    if output.exists():
+        raise CheckpointError(f"{output}: exists already; a folder cannot be replaced in one step, remove it first")
+    try:
+        holder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent.resolve()))
+    except OSError as error:
+        raise CheckpointError(f"{output}: cannot be written ({error.strerror or error})") from None
+    try:
+        yield holder / output.name
+        for file in sorted((holder / output.name).rglob("*")):
+            flush_folder(file)
+        os.rename(holder / output.name, output)
+        flush_folder(output.parent)
+    except OSError as error:
+        raise CheckpointError(f"{output}: cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def _digest_of_files(path: Path) -> str:
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                total.update(block)
+    return total.hexdigest()

@@ -1,0 +1,188 @@
+"""Canonical tensors as a format has them: by which of its schemes, in what order, and with what beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from shared.errors import CheckpointError, SpecError
+from shared.formats.archive import Archive, Entry
+from shared.formats.infer import differences, same_function
+from shared.formats.keras_order import layer_order
+from shared.formats.naming import COUNTER, foreign_names, from_canonical, place_of
+from shared.formats.schemes import Format, Scheme
+from shared.plan import make_plan
+from shared.presets import get_spec
+from shared.spec import ResNetSpec
+
+# PyTorch modules count batches in their norms; these projects' files have the counts.
+COUNTED = ("torchvision", "timm", "huggingface", "kuangliu", "torch", "article-000", "d2l", "article-003")
+
+# Keras' own and keras.applications' weight files are in the order of a model's layers.
+IN_LAYER_ORDER = ("keras", "keras-applications", "keras-caffe")
+
+
+def choose_scheme(spec: ResNetSpec, target: Format) -> Scheme:
+    """The variant of the format that can express the network.
+
+    Raises `CheckpointError` with every field that stands in the way in the nearest variant.
+    """
+    reasons: list[list[str]] = []
+    for scheme in target.schemes:
+        found = obstacles(spec, scheme)
+        if not found:
+            return scheme
+        reasons.append(found)
+    nearest_reasons = min(reasons, key=len)
+    raise CheckpointError(
+        f"{target.title} cannot express {spec.name}: {'; '.join(nearest_reasons[:6])}", sorted(nearest_reasons)
+    )
+
+
+def obstacles(spec: ResNetSpec, scheme: Scheme) -> list[str]:
+    """Why the code behind a scheme cannot be this network; empty when it can."""
+    _, homeless = foreign_names(scheme, make_plan(spec))
+    lacking = [f"there is no name for {name}" for name in homeless[:3]]
+    if scheme.free is None:
+        return lacking
+    convention = get_spec(scheme.convention, **scheme.changes)
+    taken = {name: _field(spec, name) for name in scheme.free if name != "stem.convs"}
+    if "stem.convs" in scheme.free and len(spec.stem.convs) == len(convention.stem.convs):
+        widths = [width for _, _, width in spec.stem.convs]  # a free stem is free in its widths alone
+        taken["stem.convs"] = [(k, s, w) for (k, s, _), w in zip(convention.stem.convs, widths, strict=True)]
+    if not spec.num_classes:
+        taken["head.pool"] = spec.head.pool
+    try:
+        possible = convention.replace(**{**taken, **_implied(spec, convention)})
+    except SpecError as error:
+        return [*lacking, str(error)]
+    if "strides" in scheme.free and spec.strides not in ((1, 2, 2, 2), (2, 2, 2, 2)):
+        lacking.append(f"strides is {list(convention.strides)} there, {list(spec.strides)} here")
+    return lacking if same_function(spec, possible) else [*lacking, *differences(spec, possible)]
+
+
+def _field(spec: ResNetSpec, name: str) -> Any:
+    group, _, inner = name.rpartition(".")
+    return getattr(getattr(spec, group) if group else spec, inner)
+
+
+def _implied(spec: ResNetSpec, convention: ResNetSpec) -> dict[str, Any]:
+    """What a stage count or a block kind brings along."""
+    changes: dict[str, Any] = {}
+    if len(spec.depths) != 4:
+        changes |= {"widths": spec.widths, "strides": spec.strides, "dilate": spec.dilate}
+    if spec.block.kind == "basic":
+        changes["block.stride_conv"] = 1
+    elif convention.block.kind == "basic":
+        changes["block.stride_conv"] = 2
+    return changes
+
+
+def render(spec: ResNetSpec, entries: Mapping[str, Entry], target: Format, scheme: Scheme, container: str) -> Archive:
+    """The archive of a format: names, layouts, order, and what belongs beside the tensors."""
+    names, homeless = foreign_names(scheme, make_plan(spec))
+    if homeless:
+        raise CheckpointError(f"{target.title} has no name for {', '.join(homeless[:5])}", homeless)
+    found: dict[str, Entry] = {}
+    for tensor in _ordered(spec, target, names):
+        found[names[tensor]] = from_canonical(scheme, tensor, entries[tensor])
+        if target.name in COUNTED and tensor.endswith(".running_var"):
+            found[f"{names[tensor].rpartition('.')[0]}.{COUNTER}"] = Entry.of(np.zeros((), np.int64))
+    return Archive(container, found, _metadata(spec, target, container))
+
+
+def _ordered(spec: ResNetSpec, target: Format, names: Iterable[str]) -> list[str]:
+    """Canonical tensors in the format's own order."""
+    if target.name not in IN_LAYER_ORDER:
+        return list(names)
+    order = {layer: i for i, layer in enumerate(layer_order(make_plan(spec)))}
+    return sorted(names, key=lambda name: order[name.rpartition(".")[0]])  # stable: leaves stay in theirs
+
+
+def _metadata(spec: ResNetSpec, target: Format, container: str) -> dict[str, str]:
+    metadata: dict[str, str] = {}
+    if container == "huggingface":
+        metadata["config"] = json.dumps(_huggingface_config(spec))
+    if target.name == "keras":
+        metadata["conv_class"] = "planned_conv2d"
+    if target.name in ("canonical", "keras", "nnx", "torch"):
+        metadata["spec"] = spec.to_json()
+    return metadata
+
+
+def _huggingface_config(spec: ResNetSpec) -> dict[str, Any]:
+    """transformers' ResNetConfig (configuration_resnet.py)."""
+    return {
+        "architectures": ["ResNetForImageClassification" if spec.num_classes else "ResNetModel"],
+        "model_type": "resnet",
+        "num_channels": spec.in_channels,
+        "embedding_size": spec.stem.convs[0][2],
+        "hidden_sizes": [width * spec.expansion for width in spec.widths],
+        "depths": list(spec.depths),
+        "layer_type": spec.block.kind,
+        "hidden_act": "relu",
+        "downsample_in_first_stage": spec.strides[0] == 2,
+        "downsample_in_bottleneck": spec.block.kind == "bottleneck" and spec.block.stride_conv == 1,
+        "id2label": {str(i): f"LABEL_{i}" for i in range(spec.num_classes)},
+        "label2id": {f"LABEL_{i}": i for i in range(spec.num_classes)},
+    }
+
+
+def fold_bias(spec: ResNetSpec, entries: Mapping[str, Entry]) -> tuple[ResNetSpec, dict[str, Entry]]:
+    """Convolution biases moved into the running means of the batch norms behind them: mean - bias.
+
+    The same function; each mean is rounded once. Only groups of biases that all have a norm behind them are
+    folded; a bias that ends a pre-activation unit has none.
+    """
+    post = spec.block.order == "post"
+    if spec.norm.kind != "batch":
+        raise CheckpointError(
+            f"{spec.name}: a bias can be folded into a batch norm only, and its norms are {spec.norm.kind}"
+        )
+    foldable = {
+        "stem.bias": spec.stem.bias and spec.stem.norm_act,
+        "block.bias": spec.block.bias and spec.block.order in ("post", "full_pre"),
+        "block.last_bias": spec.block.last_bias and post,
+        "shortcut.bias": spec.shortcut.bias and spec.shortcut.norm,
+    }
+    changes = {name: False for name, folds in foldable.items() if folds}
+    folded = spec.replace(**changes)
+    kept, found = make_plan(folded).tensors, dict(entries)
+    for name in entries:
+        if name not in kept:
+            layer = name.removesuffix(".bias")
+            mean = f"{_norm_behind(layer, post)}.running_mean"
+            found[mean] = _combine(found[mean], entries[name], np.subtract)
+            del found[name]
+    return folded, {name: found[name] for name in kept}
+
+
+def _norm_behind(layer: str, post: bool) -> str:
+    place = place_of(layer)
+    if place.kind == "conv" and not post:
+        place = place._replace(number=place.number + 1)
+    return place._replace(kind=place.kind.replace("conv", "norm")).layer
+
+
+def fold_eps(spec: ResNetSpec, entries: Mapping[str, Entry], eps: float) -> tuple[ResNetSpec, dict[str, Entry]]:
+    """A difference of eps moved into the running variances: var + old eps - new eps; each is rounded once."""
+    if spec.norm.kind != "batch":
+        raise CheckpointError(f"{spec.name}: eps can be folded into running variances only, and group norms have none")
+    shift = Entry.of(np.asarray(spec.norm.eps - eps))
+    found = {
+        name: _combine(entry, shift, np.add) if name.endswith("running_var") else entry
+        for name, entry in entries.items()
+    }
+    return spec.replace(**{"norm.eps": eps}), found
+
+
+def _combine(entry: Entry, other: Entry, operation: np.ufunc) -> Entry:
+    def load() -> np.ndarray:
+        exact = operation(entry.load().astype(np.float64), other.load().astype(np.float64))
+        return exact.astype(entry.dtype)
+
+    return dataclasses.replace(entry, load=load)

@@ -1,0 +1,99 @@
+"""safetensors files as archives: any names, any metadata, one tensor in memory at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.files import TensorFile
+from shared.formats import spans
+from shared.formats.archive import MAX_TENSORS, Archive, Entry
+
+MAX_HEADER = spans.MAX_JSON  # bytes; some 40,000 tensors
+
+# As `shared.files` reads them, by the names of NumPy.
+_DTYPES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
+    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8",
+}  # fmt: skip
+
+
+class _BoundedFile(TensorFile):
+    """A `TensorFile` of a file that anybody may have made: its header is small before it is interpreted."""
+
+    def _read_header(self, prefix: bytes, read: Callable[[int], bytes], size: int) -> tuple[dict[str, Any], int]:
+        if int.from_bytes(prefix, "little") > MAX_HEADER:
+            raise self._fail(f"its first 8 bytes announce a header of more than {MAX_HEADER} bytes")
+        header, start = super()._read_header(prefix, read, size)
+        if len(header) > MAX_TENSORS:
+            raise self._fail(f"it has {len(header)} tensors; {MAX_TENSORS} at most are read")
+        for name, entry in header.items():
+            if isinstance(entry, dict) and isinstance(shape := entry.get("shape"), list):
+                spans.checked_shape(name, shape, self._fail)  # before anyone multiplies a million sizes
+        return header, start
+
+    def entries(self) -> dict[str, Entry]:
+        """The tensors in the order of the header; none keeps this file open."""
+        return {
+            name: spans.span_entry([spans.Span(self.path, begin, end - begin)], shape, dtype, self.path)
+            for name, (dtype, shape, begin, end) in self._entries.items()
+        }
+
+
+def read(path: Path) -> Archive:
+    """The tensors and the metadata of a safetensors file. Raises `CheckpointError`."""
+    spans.file_size(path)
+    try:
+        file = _BoundedFile(path)
+    except OSError as error:
+        raise spans.cannot_read(path, error) from None
+    return Archive("safetensors", file.entries(), file.metadata)
+
+
+def write(path: Path, archive: Archive) -> None:
+    """Write a safetensors file, tensor by tensor.
+
+    The header has the archive's order; in the file wider numbers come first, so that all of them are aligned.
+    """
+    aligned = sorted(archive.entries, key=lambda name: -archive.entries[name].dtype.itemsize)
+    header = _header(path, archive, aligned)
+    try:
+        with path.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            for name in aligned:
+                file.write(spans.raw_bytes(spans.checked_value(path, name, archive.entries[name])))
+    except OSError as error:
+        raise spans.cannot_write(path, error.strerror or str(error)) from None
+
+
+def _header(path: Path, archive: Archive, aligned: list[str]) -> bytes:
+    """The JSON header, filled up with spaces to a multiple of 8 bytes."""
+    offsets, position = {}, 0
+    for name in aligned:
+        entry = archive.entries[name]
+        offsets[name] = [position, position + entry.nbytes]
+        position += entry.nbytes
+    header: dict[str, Any] = {"__metadata__": dict(archive.metadata)} if archive.metadata else {}
+    for name, entry in archive.entries.items():
+        spans.encoded(path, name)
+        if name == "__metadata__":
+            raise spans.cannot_write(path, "no tensor may be named '__metadata__' in safetensors")
+        header[name] = {"dtype": _dtype_name(path, name, entry.dtype), "shape": list(entry.shape),
+                        "data_offsets": offsets[name]}  # fmt: skip
+    for text in (text for pair in archive.metadata.items() for text in pair):
+        spans.encoded(path, text)
+    encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(encoded) > MAX_HEADER - 8:
+        raise spans.cannot_write(path, f"its header would take {len(encoded)} bytes, more than are read back")
+    return encoded + b" " * (-len(encoded) % 8)
+
+
+def _dtype_name(path: Path, name: str, dtype: np.dtype) -> str:
+    if dtype.name not in _DTYPES:
+        raise spans.cannot_write(path, f"{spans.shown(name)} is {dtype.name}; "
+                                       f"safetensors are written with {', '.join(_DTYPES)}")  # fmt: skip
+    return _DTYPES[dtype.name]

@@ -1,0 +1,152 @@
+"""What `inspect`, `convert` and `predict` show a person."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from shared.formats.containers import CONTAINERS
+from shared.formats.infer import UNTOLD
+from shared.tables import Column, Table, printable, shape
+
+if TYPE_CHECKING:
+    from shared.comparison import Comparison
+    from shared.formats.checkpoint import Checkpoint
+    from shared.formats.convert import Report
+    from shared.predict import Prediction
+
+SHOWN = 8  # candidates
+
+
+def inspection(checkpoint: Checkpoint, candidates: Sequence[str]) -> Text:
+    """A checkpoint in some lines."""
+    c, spec = checkpoint, checkpoint.spec
+    name = c.preset or "no preset, but a network that can be built"
+    told = {
+        "metadata": "the file's metadata says so",
+        "preset": "you say so, and every tensor fits",
+        "tensors": "every tensor fits",
+    }[c.told_by]
+    lines = [
+        ("format", f"{c.format.title}, in {CONTAINERS[c.archive.container].title}"),
+        ("network", f"{name}: {told}"),
+        ("", f"{list(spec.depths)} {spec.block.kind} blocks of widths {list(spec.widths)}, "
+             + (f"{spec.num_classes} classes" if spec.num_classes else "no classifier")
+             + f", {spec.in_channels} input channels"),
+        ("tensors", f"{len(c.entries)} of {', '.join(c.dtypes)}; {c.params:,} trainable parameters"),
+    ]  # fmt: skip
+    if c.archive.wrapping:
+        lines.append(("taken off", ", ".join(c.archive.wrapping)))
+    if c.ignored:
+        lines.append(("left out", f"{len(c.ignored)} counters (num_batches_tracked), which no output depends on"))
+    if c.told_by == "tensors":
+        lines.append(("assumed", f"as {c.scheme.convention} has it, because no tensor tells: {_untold(c)}"))
+        others = [other for other in candidates if other != c.preset]
+        if others:
+            more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+            lines.append(
+                ("as well", f"the same tensors: {', '.join(others[:SHOWN])}{more}; --preset or --set says which")
+            )
+    text = Text(printable(str(c.path)), style="bold")
+    for key, value in lines:
+        text.append(f"\n  {key:<10}", style="not bold dim").append(printable(value), style="not bold not dim")
+    return text
+
+
+def _untold(checkpoint: Checkpoint) -> str:
+    spec, found = checkpoint.spec, []
+    for name in UNTOLD:
+        group, _, inner = name.rpartition(".")
+        value = getattr(getattr(spec, group) if group else spec, inner)
+        if _matters(checkpoint, name):
+            found.append(f"{name}={list(value) if isinstance(value, tuple) else value}")
+    return ", ".join(found)
+
+
+def _matters(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether a field has a say in this network."""
+    spec = checkpoint.spec
+    if name == "norm.groups":
+        return spec.norm.kind == "group"
+    if name == "stem.pool_padding":
+        return spec.stem.pool != "none"
+    if name == "shortcut.preact":
+        return spec.block.order == "full_pre"
+    if name == "shortcut.zero_pad":
+        return spec.shortcut.projection == "never"
+    if name in ("weight_std_eps", "block.stride_block", "dilate", "shortcut.join", "head.pool"):
+        return name == "weight_std_eps" and spec.weight_std_eps is not None
+    return True
+
+
+def tensor_table(checkpoint: Checkpoint) -> Table:
+    """Every tensor: what the file calls it, what we do, shape and dtype in the file."""
+    table = Table(Column("in the file"), Column("canonical"), Column("shape"), Column("dtype"))
+    for name in checkpoint.entries:
+        entry = checkpoint.archive.entries[checkpoint.names[name]]
+        table.row(printable(checkpoint.names[name]), name, shape(entry.shape), entry.dtype.name)
+    return table
+
+
+def conversion(found: Report, seconds: float) -> Text:
+    """What was carried where, and that it arrived."""
+    source, target = found.source, found.target
+    text = Text(f"✓ {printable(str(target.path))}", style="bold green")
+    text.append(
+        f"\n  {source.preset or source.spec.name}: {source.format.title} to {target.format.title}"
+        f"\n  {len(target.entries)} tensors, {target.params:,} parameters, read back and equal bit by bit"
+        f"\n  SHA-256 {found.sha256}; {seconds:.1f} s",
+        style="not bold default",
+    )
+    for note in found.notes:
+        text.append(f"\n  {printable(note)}", style="not bold yellow")
+    return text
+
+
+def run_both(found: Report, errors: Console) -> list[Comparison]:
+    """Both ends of a conversion run in every framework, each against each."""
+    from shared.comparison import compare
+    from shared.formats.convert import write_canonical
+    from shared.frameworks import installed
+    from shared.trace import Trace
+    from shared.verify import Inputs, take_trace
+
+    traces = []
+    with tempfile.TemporaryDirectory(prefix="rosetta-") as name, errors.status("running both ends") as status:
+        folder = Path(name)
+        for end, checkpoint in (("source", found.source), ("target", found.target)):
+            weights = write_canonical(checkpoint, folder / f"{end}.safetensors", "float64")
+            for framework in installed():
+                status.update(f"{end} in {framework}")
+                output = folder / f"{end}-{framework}.trace"
+                take_trace(checkpoint.spec, framework, Inputs(weights=weights), output)
+                trace = Trace.load(output)
+                trace.framework += f" ({end})"
+                traces.append(trace)
+        return [compare(a, b) for a, b in itertools.combinations(traces, 2)]
+
+
+def prediction_setting(checkpoint: Checkpoint, preprocessing: str, images: np.ndarray) -> Text:
+    height, width = images.shape[1:3]
+    return Text(printable(checkpoint.preset or checkpoint.spec.name), style="bold").append(
+        printable(f", weights of {checkpoint.path}; {height} x {width} pixels, preprocessed as {preprocessing!r}"),
+        style="not bold",
+    )
+
+
+def prediction_table(path: Path, predictions: Sequence[Prediction]) -> Table:
+    """The frameworks side by side, likeliest class first."""
+    table = Table(Column("class"), *(Column(p.framework, right=True) for p in predictions), title=printable(str(path)))
+    chances = [{guess.index: guess.probability for guess in p.top} for p in predictions]
+    for guess in predictions[0].top:
+        name = f"{guess.index} {guess.label}" if guess.label else str(guess.index)
+        cells = [f"{chance[guess.index]:.4%}" if guess.index in chance else "lower" for chance in chances]
+        table.row(name, *cells)
+    return table
