@@ -1,4 +1,4 @@
-"""`python -m benchmarks [torch|keras|flax|startup|verify ...]`: every figure of the README's table.
+"""`python -m benchmarks [torch|keras|flax|convert|startup|verify ...]`: every figure of the README's table.
 
 Run it while nothing else runs. Each framework is timed in a process of its own, beside its peer.
 """
@@ -14,12 +14,13 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import startup
+from benchmarks import convert_speed, startup
 from benchmarks.timing import BATCH, SIZE, Result
 from shared.frameworks import get_framework
 from shared.tables import Column, Table
 
-SPEEDS = {"torch": "benchmarks.torch_speed", "keras": "benchmarks.keras_speed", "flax": "benchmarks.flax_speed"}
+SPEEDS = {"torch": "benchmarks.torch_speed", "keras": "benchmarks.keras_speed", "flax": "benchmarks.flax_speed",
+          "convert": "benchmarks.convert_speed"}  # fmt: skip
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
@@ -45,6 +46,20 @@ def verification() -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+def conversions(console: Console) -> None:
+    """ResNet-152 from torchvision's checkpoint to other formats: time and memory beside the libraries'."""
+    peaks = convert_speed.peaks()
+    table = Table(
+        Column("ResNet-152, 241 MB, from .pth"), Column("ours", right=True), Column("libraries", right=True),
+        Column("times as long", right=True), Column("peak memory, files", right=True),
+    )  # fmt: skip
+    for result in speed("convert"):
+        peak = peaks[result.what.removeprefix("to ")]
+        table.row(result.what, f"{result.ours_ms:.0f} ms", f"{result.peer_ms:.0f} ms", f"{1 / result.speedup:.2f}",
+                  f"{peak:.2f}")  # fmt: skip
+    console.print(table, soft_wrap=True)
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
         results = importlib.import_module(SPEEDS[sys.argv[2]]).main()
@@ -52,16 +67,19 @@ def main() -> None:
         return
     wanted = sys.argv[1:] or [*SPEEDS, "startup", "verify"]
     console = Console()
-    if set(wanted) & set(SPEEDS):
+    frameworks = [name for name in SPEEDS if name != "convert"]
+    if set(wanted) & set(frameworks):
         table = Table(
             Column(f"ResNet-50, batch {BATCH}, {SIZE} x {SIZE}"), Column("peer"), Column("ours", right=True),
             Column("peer", right=True), Column("times as fast", right=True),
         )  # fmt: skip
-        for framework in (f for f in SPEEDS if f in wanted):
+        for framework in (f for f in frameworks if f in wanted):
             for result in speed(framework):
                 table.row(result.what, result.peer, f"{result.ours_ms:.0f} ms", f"{result.peer_ms:.0f} ms",
                           f"{result.speedup:.2f}")  # fmt: skip
         console.print(table, soft_wrap=True)
+    if "convert" in wanted:
+        conversions(console)
     if "startup" in wanted:
         table = Table(Column("start-up, whole process"), Column("seconds", right=True))
         for command, taken in startup.main().items():

@@ -19,6 +19,7 @@ import numpy as np
 from shared.errors import CheckpointError
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
+MAX_DIMENSIONS = 8  # a product of more sizes than any tensor has could keep a reader busy for minutes
 MAX_HEADER = 16 << 20  # bytes; the trace of the deepest network needs about one
 
 
@@ -97,7 +98,7 @@ class TensorFile:
                 dtype = _dtype(entry["dtype"])
                 shape = tuple(entry["shape"])
                 begin, end = entry["data_offsets"]
-                valid = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+                valid = len(shape) <= MAX_DIMENSIONS and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
             except (KeyError, TypeError, ValueError):
                 raise self._fail(f"the entry of {name!r} has an unknown dtype or lacks a field") from None
             count = 1
@@ -139,7 +140,8 @@ def write_tensors(
 
     with replacing(path, durable=durable) as temporary:
         try:
-            save_file(dict(tensors), temporary, metadata=dict(metadata))
+            ordered = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+            save_file(ordered, temporary, metadata=dict(metadata))
         except SafetensorError as error:
             raise CheckpointError(f"{path}: cannot be written ({error})") from None
         written = TensorFile(temporary)

@@ -57,8 +57,8 @@ def load_images(
 ) -> np.ndarray:
     """Photographs as float64 [batch, size, size, channels], preprocessed.
 
-    The shorter side is resized (bilinear, antialiased) to `resize`, or 256/224 of `size`, or to `size` itself below
-    64 pixels, as thumbnails are taken whole; then the middle is cropped.
+    The shorter side is resized (bilinear, antialiased) to `resize`, or to 256/224 of `size`, then the middle is
+    cropped. Networks of less than 64 pixels get the shorter side at `size`: such pictures are taken whole.
     Transparency is ignored, as torchvision's loader does. Networks of one input channel get the grey
     image (ITU-R 601 luma). Raises `CheckpointError` for a file that is no image, or one of more pixels
     than PIL takes for safe (179 million), `SpecError` for a network that takes neither 1 nor 3 channels.
@@ -66,7 +66,7 @@ def load_images(
     if spec.in_channels not in (1, 3):
         raise SpecError(f"in_channels = {spec.in_channels}: a photograph has 3 channels, or 1 as a grey image")
     side = size or spec.image_size
-    shorter = resize or (side if side < THUMBNAIL else round(side * RESIZE_OVER_CROP))
+    shorter = resize or (side if spec.image_size < THUMBNAIL else round(side * RESIZE_OVER_CROP))
     if shorter < side:
         raise SpecError(f"resize = {shorter}: must be at least the {side} pixels that are cropped from it")
     return np.stack([_preprocess(_open(path, side, shorter, spec.in_channels), spec.in_channels, preprocessing)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class Wanted:
 
 
 MANY = 1 << 30
+AT_ONCE = 2  # tensors in memory
 WHOLE = 0.5  # a file of whose names a scheme knows fewer is not that scheme's
 
 
@@ -79,18 +81,43 @@ class Checkpoint:
         Raises `CheckpointError` at the end, naming every tensor that is not finite, a variance below zero, or not
         what the SHA-256 in the file's metadata says.
         """
-        problems: dict[str, list[str]] = {"not finite": [], "negative": [], "damaged": []}
-        digests = self._digests()
+        digests, problems = self._digests(), []
         for name, entry in self.entries.items():
             array = entry.load()
-            if digests is not None and digests.get(name) != sha256_of(array):
-                problems["damaged"].append(f"{name} does not match its SHA-256")
-            if not np.isfinite(array).all():
-                problems["not finite"].append(f"{self.names[name]} has {int((~np.isfinite(array)).sum())} such values")
-            elif name.endswith("running_var") and (array < 0).any():
-                problems["negative"].append(f"{self.names[name]} has {int((array < 0).sum())} negative variances")
+            problems += self._problems(name, array, digests)
             yield name, array
-        raise_problems(str(self.path), problems)
+        self._raise(problems)
+
+    def check_values(self, note: Callable[[np.ndarray], str] = lambda array: "") -> dict[str, str]:
+        """Read every tensor and raise what `arrays` would; what `note` says of each (its digest, say).
+
+        Two at a time: reading, hashing and comparing leave Python to itself.
+        """
+        digests = self._digests()
+
+        def look(name: str) -> tuple[list[tuple[str, str]], str]:
+            array = self.entries[name].load()
+            return self._problems(name, array, digests), note(array)
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            found = dict(zip(self.entries, pool.map(look, self.entries), strict=True))
+        self._raise([problem for problems, _ in found.values() for problem in problems])
+        return {name: said for name, (_, said) in found.items()}
+
+    def _problems(self, name: str, array: np.ndarray, digests: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+        """(kind, what) of all that is wrong with the values."""
+        found = []
+        if digests is not None and digests.get(name) != sha256_of(array):
+            found.append(("damaged", f"{name} does not match its SHA-256"))
+        if not np.isfinite(array).all():
+            found.append(("not finite", f"{self.names[name]} has {int((~np.isfinite(array)).sum())} such values"))
+        elif name.endswith("running_var") and (array < 0).any():
+            found.append(("negative", f"{self.names[name]} has {int((array < 0).sum())} negative variances"))
+        return found
+
+    def _raise(self, problems: Sequence[tuple[str, str]]) -> None:
+        kinds = ("damaged", "not finite", "negative")
+        raise_problems(str(self.path), {kind: [what for k, what in problems if k == kind] for kind in kinds})
 
     def _digests(self) -> dict[str, Any] | None:
         """The SHA-256 of each tensor, where the file tells them."""
@@ -275,7 +302,8 @@ def _problems(
                if name in expected and name not in shapes]  # fmt: skip
     extra = [names[name] for name in shapes if name not in tensors]
     misshaped = [
-        f"{names[name]} has shape {list(archive.entries[names[name]].shape)}, expected {list(shape)} for {name}"
+        f"{names[name]} has shape {list(archive.entries[names[name]].shape)}, expected {list(shape)}"
+        + (f" for {name}" if names[name] != name else "")
         for name, shape in tensors.items()
         if name in shapes and tuple(shapes[name]) != tuple(shape)
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +54,7 @@ CONTAINERS: dict[str, Container] = {
     )
 }  # fmt: skip
 
+MAX_NAME = 256  # bytes of a zip member's name
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -131,14 +131,15 @@ def _by_content(path: Path, start: bytes) -> str | None:
 
 
 def _zip_kind(path: Path) -> str | None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()[:1000]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError):
-        named = by_suffix(path)
-        return named.name if named is not None and named.name in ("torch", "keras", "npz") else None
-    if any(name.endswith(".pkl") for name in names):
+    """Which kind of zip, by the name of the first member; the whole directory is for the readers to check."""
+    with path.open("rb") as file:
+        header = file.read(30 + MAX_NAME)
+    name = header[30 : 30 + int.from_bytes(header[26:28], "little")]
+    if name.endswith((b".pkl", b"/version", b"/byteorder", b".format_version", b".storage_alignment")):
         return "torch"
-    if "config.json" in names:
+    if name in (b"metadata.json", b"config.json", b"model.weights.h5", b"assets/"):
         return "keras"
-    return "npz" if any(name.endswith(".npy") for name in names) else None
+    if name.endswith(b".npy"):
+        return "npz"
+    named = by_suffix(path)
+    return named.name if named is not None and named.name in ("torch", "keras", "npz") else None

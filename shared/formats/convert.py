@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from shared.errors import CheckpointError, SpecError
 from shared.files import flush_folder, replacing, write_tensors
 from shared.formats.archive import Archive, Entry
-from shared.formats.checkpoint import Checkpoint, Wanted, get_format, identify
+from shared.formats.checkpoint import AT_ONCE, Checkpoint, Wanted, get_format, identify
 from shared.formats.containers import CONTAINERS, Container, by_suffix
 from shared.formats.infer import same_function
 from shared.formats.render import choose_scheme, fold_bias, fold_eps, render
@@ -96,18 +97,21 @@ def convert(source: Checkpoint, output: str | Path, to: str | None = None, optio
     cargo = _Cargo(source.spec, source.entries)
     _cast(cargo, container, options)
     scheme = _fit(cargo, target, options)
-    digests = _check_values(source, cargo) if target.name == "canonical" else _check_values(source, None)
+    digests = _check_values(source, cargo, target)
     archive = render(cargo.spec, cargo.entries, target, scheme, container.name)
+    if "spec" in archive.metadata:  # a format of our own has room for what else is known
+        archive = replace(archive, metadata={**archive.metadata, "preprocessing": source.preprocessing})
     if target.name == "canonical":
-        metadata = {"format": FORMAT, **archive.metadata, "sha256": json.dumps(digests)}
-        archive = replace(archive, metadata=metadata)
+        archive = replace(archive, metadata={"format": FORMAT, **archive.metadata, "sha256": json.dumps(digests)})
     with _replacing(output, container) as temporary:
         container.write(temporary, archive)
         written = container.read(temporary)
         back = identify(output, written, Wanted(target.name, spec=cargo.spec))
-        _compare(archive, written, cargo, back, output)
-        _warn(cargo, output, written, target)
-        sha256 = _digest_of_files(temporary)
+        with ThreadPoolExecutor(1) as beside:
+            digest = beside.submit(_digest_of_files, temporary)
+            _compare(archive, written, cargo, back, output)
+            _warn(cargo, output, written, target)
+            sha256 = digest.result()
         _release(written)
     return Report(source, back, sha256, verified=True, notes=tuple(cargo.notes))
 
@@ -156,7 +160,7 @@ def _cast(cargo: _Cargo, container: Container, options: Options) -> None:
     if changed:
         how = "rounded" if options.dtype else "widened, exactly, because the target has no such type"
         cargo.notes.append(f"{', '.join(sorted(changed))}: {how}")
-    cargo.entries = entries
+        cargo.entries = entries
 
 
 def _as(entry: Entry, dtype: np.dtype) -> Entry:
@@ -178,29 +182,36 @@ def _fit(cargo: _Cargo, target: Format, options: Options) -> Scheme:
     return choose_scheme(cargo.spec, target)
 
 
-def _check_values(source: Checkpoint, cargo: _Cargo | None) -> dict[str, str]:
-    """Refuse values that are not finite before anything is written; the SHA-256 of each tensor of `cargo`."""
-    if cargo is None or cargo.entries is not source.entries:
-        for _ in source.arrays():
-            pass
-        return {} if cargo is None else {name: sha256_of(entry.load()) for name, entry in cargo.entries.items()}
-    return {name: sha256_of(array) for name, array in source.arrays()}
+def _check_values(source: Checkpoint, cargo: _Cargo, target: Format) -> dict[str, str]:
+    """Refuse values that are not finite before anything is written; the SHA-256 of each tensor of a canonical file."""
+    if target.name != "canonical":
+        source.check_values()
+        return {}
+    if cargo.entries is source.entries:
+        return source.check_values(sha256_of)
+    source.check_values()
+    return {name: sha256_of(entry.load()) for name, entry in cargo.entries.items()}
 
 
 def _compare(archive: Archive, written: Archive, cargo: _Cargo, back: Checkpoint, output: Path) -> None:
-    """What was written is what was read: names, dtypes, and every bit, in the file's terms and in canonical ones."""
+    """What was written is what was read: names, shapes, dtypes and every bit."""
     lost = sorted(set(archive.entries) ^ set(written.entries))
-    changed = [name for name, entry in cargo.entries.items() if not _same_bits(entry, back.entries[name])]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        same = pool.map(lambda name: _same_bits(cargo.entries[name], back.entries[name]), cargo.entries)
+        changed = [name for name, equal in zip(cargo.entries, same, strict=True) if not equal]
     if lost or changed:
-        raise CheckpointError(f"{output}: what was written does not read back ({', '.join([*lost, *changed][:5])}); "
-                              "the disk may be failing")  # fmt: skip
+        raise CheckpointError(
+            f"{output}: what was written does not read back ({', '.join([*lost, *changed][:5])}); "
+            "the disk may be failing"
+        )
 
 
 def _same_bits(a: Entry, b: Entry) -> bool:
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    x, y = (np.ascontiguousarray(entry.load()).reshape(-1).view(np.uint8) for entry in (a, b))
-    return np.array_equal(x, y)
+    x, y = (np.ascontiguousarray(entry.load()).reshape(-1) for entry in (a, b))
+    word = np.dtype(f"u{x.dtype.itemsize}")  # NaNs are equal to themselves, and zeros differ by their signs
+    return np.array_equal(x.view(word), y.view(word))
 
 
 def _warn(cargo: _Cargo, output: Path, written: Archive, target: Format) -> None:

@@ -283,7 +283,7 @@ FORMATS: dict[str, Format] = {
                _ours(KERAS_LEAVES, ".", channels_last=True)),
         Format("linen", "Flax Linen ImageNet example", ("msgpack", "orbax"), tuple(
             Scheme(_linen(block), LINEN_LEAVES, f"flax/resnet{depth}", ("flax",), channels_last=True,
-                   free=("depths", "widths", "num_classes", "in_channels"))
+                   free=("depths", "widths", "num_classes", "in_channels", "stem.convs"))
             for block, depth in (("BottleneckResNetBlock", 50), ("ResNetBlock", 18))
         )),
         Format("nnx", "resnet_flax nnx.State", ("safetensors", "orbax"), _ours(NNX_LEAVES, "/", channels_last=True)),
