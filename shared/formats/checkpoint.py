@@ -15,7 +15,7 @@ import numpy as np
 from shared.errors import CheckpointError, RosettaError, SpecError, nearest
 from shared.formats.archive import Archive, Entry
 from shared.formats.containers import read_archive
-from shared.formats.infer import candidates, find_preset, infer_spec
+from shared.formats.infer import candidates, check_blocks, find_preset, infer_spec
 from shared.formats.naming import COUNTER, canonical_names, foreign_names, to_canonical
 from shared.formats.schemes import FORMATS, Format, Scheme
 from shared.images import PREPROCESSING
@@ -37,6 +37,11 @@ class Wanted:
 
 
 MANY = 1 << 30
+MAX_NAMES = 1 << 14  # ResNet-1202 has 8,000 with its counters
+MAX_SPEC = 1 << 14  # characters of a spec in a file's metadata
+MAX_SAID = 1000  # characters of an error that quotes the file
+_SAMPLE = 256  # names by which a scheme is dismissed that knows next to none of them
+_HINTS = 50  # unexpected tensors that the nearest expected name is looked for
 AT_ONCE = 2  # tensors in memory
 WHOLE = 0.5  # a file of whose names a scheme knows fewer is not that scheme's
 
@@ -175,6 +180,8 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
     names = [name for name in archive.entries if not name.endswith(f".{COUNTER}")]
     if not names:
         raise CheckpointError(f"{path}: holds no tensors")
+    if len(names) > MAX_NAMES:
+        raise CheckpointError(f"{path}: no ResNet that is known: it has {len(names)} tensors, more than {MAX_NAMES}")
     read = [reading for reading in _readings(formats, archive, names) if reading.known]
     if not read:
         raise _no_resnet(path, names, formats)
@@ -182,11 +189,11 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
     if best < WHOLE * len(names):
         raise _no_resnet(path, names, [max(read, key=lambda r: r.known).format])
     whole: list[Checkpoint] = []
-    failures: list[RosettaError] = []
+    failures: list[tuple[RosettaError, _Reading]] = []
     for reading in read:
         attempt = _attempt(path, archive, reading, wanted) if reading.known == best else None
         if isinstance(attempt, RosettaError):
-            failures.append(attempt)
+            failures.append((attempt, reading))
         elif attempt is not None:
             family = (attempt.preset or "").partition("/")[0]
             if attempt.told_by == "metadata" or family in attempt.scheme.families:
@@ -194,7 +201,9 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
             whole.append(attempt)
     if whole:
         return next((checkpoint for checkpoint in whole if checkpoint.preset), whole[0])
-    raise min(failures, key=lambda error: len(getattr(error, "problems", ())) or MANY)
+    error, reading = min(failures, key=lambda failure: len(getattr(failure[0], "problems", ())) or MANY)
+    again = _attempt(path, archive, reading, wanted, hints=True)
+    raise again if isinstance(again, RosettaError) else error
 
 
 def _containers(f: Format) -> tuple[str, ...]:
@@ -223,9 +232,17 @@ def _readings(formats: list[Format], archive: Archive, names: list[str]) -> Iter
         for scheme in f.schemes:
             key = id(scheme.layers), id(scheme.leaves)
             if key not in known:
-                known[key] = canonical_names(scheme, names)
+                known[key] = _read_names(scheme, names)
             canonical, strangers = known[key]
             yield _Reading(f, _configured(f, scheme, archive), canonical, tuple(strangers))
+
+
+def _read_names(scheme: Scheme, names: list[str]) -> tuple[dict[str, str], list[str]]:
+    """`canonical_names`, which takes long for many names that are not the scheme's."""
+    sample = names[:: len(names) // _SAMPLE + 1]
+    if len(names) > len(sample) and 4 * len(canonical_names(scheme, sample)[0]) < len(sample):
+        return {}, names
+    return canonical_names(scheme, names)
 
 
 def _configured(f: Format, scheme: Scheme, archive: Archive) -> Scheme:
@@ -241,8 +258,20 @@ def _configured(f: Format, scheme: Scheme, archive: Archive) -> Scheme:
     return dataclasses.replace(scheme, changes=changes) if changes else scheme
 
 
-def _attempt(path: Path, archive: Archive, reading: _Reading, wanted: Wanted) -> Checkpoint | RosettaError:
-    """The checkpoint as this scheme reads it, or why it is not one."""
+def _clash(config: str, spec: ResNetSpec) -> str | None:
+    """Where the sizes in a Hugging Face config.json are not those of the tensors."""
+    table = json.loads(config)
+    widths = [spec.expansion * width for width in spec.widths]
+    for key, found in (("depths", list(spec.depths)), ("hidden_sizes", widths)):
+        if table.get(key, found) != found:
+            return f"{key} = {ascii(table[key])[:80]} there, {found} by the tensors"
+    return None
+
+
+def _attempt(
+    path: Path, archive: Archive, reading: _Reading, wanted: Wanted, *, hints: bool = False
+) -> Checkpoint | RosettaError:
+    """The checkpoint as this scheme reads it, or why it is not one, with the nearest names if there are to be `hints`."""
     scheme = reading.scheme
     entries: dict[str, Entry] = {}
     names: dict[str, str] = {}
@@ -256,12 +285,16 @@ def _attempt(path: Path, archive: Archive, reading: _Reading, wanted: Wanted) ->
     try:
         spec, told_by = _resolve(archive, scheme, shapes, wanted)
     except RosettaError as error:
-        return type(error)(f"{path}: as {reading.format.title}: {error}")
+        return type(error)(f"{path}: as {reading.format.title}: {str(error)[:MAX_SAID]}")
     plan = make_plan(spec)
+    if reading.format.name == "huggingface" and (clash := _clash(archive.metadata.get("config", "{}"), spec)):
+        return CheckpointError(f"{path}: its config.json is not that of its tensors: {clash}")
     expected, homeless = foreign_names(scheme, plan)
     problems = _problems(archive, plan.tensors, expected, names, shapes)
     problems["without a name in this format"] = homeless
-    problems["unexpected"] += [f"{name}{nearest(name, expected.values(), 1)}" for name in reading.strangers[:1000]]
+    hinted = reading.strangers[: _HINTS if hints else 0]
+    problems["unexpected"] += [f"{name}{nearest(name, expected.values(), 1)}" for name in hinted]
+    problems["unexpected"] += reading.strangers[len(hinted) : 1000]
     problems["duplicate"] = doubled
     try:
         raise_problems(f"{path} as {reading.format.title}, {spec.name}", problems)
@@ -284,10 +317,21 @@ def _resolve(archive: Archive, scheme: Scheme, shapes: Mapping[str, Shape], want
         classes = shapes["head.weight"][0] if len(shapes.get("head.weight", ())) == 2 else 0
         return get_spec(wanted.preset, **{"num_classes": classes, **wanted.changes}), "preset"
     if "spec" in archive.metadata:
-        spec, told_by = ResNetSpec.from_json(archive.metadata["spec"]), "metadata"
+        spec, told_by = _told_spec(archive.metadata["spec"], len(shapes)), "metadata"
     else:
         spec, told_by = infer_spec(shapes, get_spec(scheme.convention, **scheme.changes)), "tensors"
     return spec.replace(**wanted.changes) if wanted.changes else spec, told_by
+
+
+def _told_spec(text: str, tensors: int) -> ResNetSpec:
+    """The spec in a file's metadata, which may ask for anything."""
+    if len(text) > MAX_SPEC:
+        raise SpecError(f"the spec in its metadata has {len(text)} characters; {MAX_SPEC} at most are read")
+    spec = ResNetSpec.from_json(text)
+    if not spec.name.isprintable():
+        raise SpecError(f"name = {ascii(spec.name)}: must be printable, on one line")
+    check_blocks(spec.depths, tensors)
+    return spec
 
 
 def _problems(
@@ -318,10 +362,10 @@ def _problems(
 def _no_resnet(path: Path, names: list[str], formats: list[Format]) -> CheckpointError:
     """No network of ours: the nearest format, and the first names that are not its."""
     best = max(((f, s) for f in formats for s in f.schemes),
-               key=lambda pair: len(canonical_names(pair[1], names)[0]), default=None)  # fmt: skip
+               key=lambda pair: len(_read_names(pair[1], names)[0]), default=None)  # fmt: skip
     if best is None:
         return CheckpointError(f"{path}: no known format comes in this kind of file")
-    known, strangers = canonical_names(best[1], names)
+    known, strangers = _read_names(best[1], names)
     shown = ", ".join(strangers[:5])
     return CheckpointError(f"{path}: no ResNet that is known; the nearest format is {best[0].title}, which has "
                            f"{len(known)} of its {len(names)} names, but not {shown}", sorted(strangers))  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import CheckpointError
+from shared.formats import spans
 from shared.formats.archive import Archive
 
 
@@ -70,9 +71,10 @@ def read_archive(path: Path) -> Archive:
 
     Raises `CheckpointError` when it is none, or its name and its first bytes say different things.
     """
-    container = _detect(path)
+    if "\0" in str(path):
+        raise CheckpointError(f"{ascii(str(path))}: cannot be read (no path has a null)")
     try:
-        return container.read(path)
+        return _detect(path).read(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
 
@@ -80,6 +82,7 @@ def read_archive(path: Path) -> Archive:
 def _detect(path: Path) -> Container:
     if path.is_dir():
         return CONTAINERS[_folder_kind(path)]
+    spans.file_size(path)  # which refuses a pipe, whose opening would never end
     if path.name == "model.json":
         return CONTAINERS["tfjs"]
     try:

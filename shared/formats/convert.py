@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -112,8 +112,8 @@ def convert(source: Checkpoint, output: str | Path, to: str | None = None, optio
             _compare(archive, written, cargo, back, output)
             _warn(cargo, output, written, target)
             sha256 = digest.result()
-        _release(written)
-    return Report(source, back, sha256, verified=True, notes=tuple(cargo.notes))
+    target_now = identify(output, container.read(output), Wanted(target.name, spec=cargo.spec))
+    return Report(source, target_now, sha256, verified=True, notes=tuple(cargo.notes))
 
 
 def write_canonical(checkpoint: Checkpoint, output: Path, dtype: str | None = None) -> Path:
@@ -220,13 +220,6 @@ def _warn(cargo: _Cargo, output: Path, written: Archive, target: Format) -> None
         if same_function(identify(output, written, Wanted(target.name)).spec, cargo.spec):
             return
     cargo.notes.append(f"the file does not say that it is {cargo.spec.name}; name the preset when it is read")
-
-
-def _release(archive: Archive) -> None:
-    """Let go of the file before it is renamed."""
-    close: Callable[[], None] | None = getattr(archive, "close", None)
-    if close:
-        close()
 
 
 @contextlib.contextmanager

@@ -26,6 +26,16 @@ UNTOLD = (
 )  # fmt: skip
 
 
+MAX_BLOCKS = 1 << 10  # ResNet-1202 has 600
+
+
+def check_blocks(depths: tuple[int, ...], tensors: int) -> None:
+    """Raise `CheckpointError` for more blocks than a file of so many tensors can hold, before they are laid out."""
+    if sum(depths) > min(MAX_BLOCKS, tensors):
+        raise CheckpointError(f"depths = {list(depths[:8])}: {sum(depths)} blocks in a file of {tensors} tensors; "
+                              f"one for each tensor, and {MAX_BLOCKS}, at most are read")  # fmt: skip
+
+
 def infer_spec(shapes: Mapping[str, Shape], convention: ResNetSpec) -> ResNetSpec:
     """The spec whose plan has tensors of these canonical names and shapes, as nearly as there is one.
 
@@ -70,6 +80,7 @@ class _Tensors:
         blocks = {(p.stage, p.block) for p in inner if p.kind == "conv"}
         stages = 1 + max(stage for stage, _ in blocks)
         self.depths = tuple(1 + max((b for s, b in blocks if s == i), default=0) for i in range(stages))
+        check_blocks(self.depths, len(shapes))
         self.bottleneck = any(p.kind == "conv" and p.number == 3 for p in inner)
         self.projected = {(p.stage, p.block) for p in inner if p.kind == "shortcut.conv"}
         self._leaves = {name.partition("blocks.")[2].partition(".")[2] for name in shapes if "blocks." in name}

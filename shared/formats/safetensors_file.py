@@ -11,9 +11,10 @@ import numpy as np
 
 from shared.files import TensorFile
 from shared.formats import spans
-from shared.formats.archive import MAX_TENSORS, Archive, Entry
+from shared.formats.archive import Archive, Entry
 
 MAX_HEADER = spans.MAX_JSON  # bytes; some 40,000 tensors
+MAX_ENTRIES = 1 << 15  # more take longer than a header may
 
 # As `shared.files` reads them, by the names of NumPy.
 _DTYPES = {
@@ -29,8 +30,8 @@ class _BoundedFile(TensorFile):
         if int.from_bytes(prefix, "little") > MAX_HEADER:
             raise self._fail(f"its first 8 bytes announce a header of more than {MAX_HEADER} bytes")
         header, start = super()._read_header(prefix, read, size)
-        if len(header) > MAX_TENSORS:
-            raise self._fail(f"it has {len(header)} tensors; {MAX_TENSORS} at most are read")
+        if len(header) > MAX_ENTRIES:
+            raise self._fail(f"it has {len(header)} tensors; {MAX_ENTRIES} at most are read")
         for name, entry in header.items():
             if isinstance(entry, dict) and isinstance(shape := entry.get("shape"), list):
                 spans.checked_shape(name, shape, self._fail)  # before anyone multiplies a million sizes
