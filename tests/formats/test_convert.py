@@ -1,0 +1,154 @@
+"""`convert`: what is written is what was read, and whoever is killed leaves the old target or the new one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared import CheckpointError, get_spec, probe_weights, save_weights
+from shared.formats import convert as module
+from shared.formats.archive import Archive, Entry
+from shared.formats.checkpoint import Checkpoint, open_checkpoint
+from shared.formats.containers import CONTAINERS
+from shared.formats.convert import convert, find_target
+from shared.formats.schemes import FORMATS
+
+SPEC = get_spec("torchvision/resnet18", depths=(1, 1, 1, 1), num_classes=3)
+KILLS = 12
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Checkpoint:
+    save_weights(tmp_path / "source.safetensors", probe_weights(SPEC), SPEC)
+    return open_checkpoint(tmp_path / "source.safetensors")
+
+
+WAYS = [
+    (form, container)
+    for form, target in FORMATS.items()
+    for container in target.containers
+    if container not in target.read_only and form in ("canonical", "torchvision", "timm", "huggingface", "torch",
+                                                      "keras", "nnx")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "container"), WAYS)
+def test_every_container_there_and_back(source: Checkpoint, tmp_path: Path, form: str, container: str) -> None:
+    if container in ("torch",):
+        pytest.importorskip("torch")
+    if container == "orbax":
+        pytest.importorskip("orbax.checkpoint")
+    suffixes = CONTAINERS[container].suffixes
+    there, back = tmp_path / f"there{suffixes[0] if suffixes else ''}", tmp_path / "back.safetensors"
+    if find_target(there, form)[1].name != container:
+        pytest.skip(f"a folder of {form} is a {find_target(there, form)[1].name}")
+    report = convert(source, there, form)
+    assert report.verified
+    assert report.target.archive.container == container
+    assert report.notes == ()
+    convert(open_checkpoint(there), back)
+    returned = open_checkpoint(back)
+    for name, array in source.arrays():
+        np.testing.assert_array_equal(returned.entries[name].load(), array)
+
+
+def test_the_same_source_gives_the_same_bytes(source: Checkpoint, tmp_path: Path) -> None:
+    digests = {convert(source, tmp_path / f"{i}.safetensors", "torchvision").sha256 for i in range(2)}
+    assert len(digests) == 1
+
+
+class Lossy:
+    """A container that forgets something on the way."""
+
+    def __init__(self, harm):
+        self.harm, self.true = harm, CONTAINERS["safetensors"]
+        self.name, self.title, self.dtypes, self.folder = "safetensors", "lossy", self.true.dtypes, False
+
+    def write(self, path: Path, archive: Archive) -> None:
+        self.true.write(path, replace(archive, entries=self.harm(dict(archive.entries))))
+
+    def read(self, path: Path) -> Archive:
+        return self.true.read(path)
+
+
+def one_bit(entries: dict[str, Entry]) -> dict[str, Entry]:
+    array = entries["fc.bias"].load().copy()
+    array.view(np.uint32)[1] ^= 1
+    return entries | {"fc.bias": Entry.of(array)}
+
+
+def minus_zero(entries: dict[str, Entry]) -> dict[str, Entry]:
+    return entries | {"bn1.bias": Entry.of(-entries["bn1.bias"].load())}
+
+
+def exchanged(entries: dict[str, Entry]) -> dict[str, Entry]:
+    a, b = "layer1.0.bn1.weight", "layer1.0.bn2.weight"
+    return entries | {a: entries[b], b: entries[a]}
+
+
+def one_more(entries: dict[str, Entry]) -> dict[str, Entry]:
+    return entries | {"layer1.0.bn1.num_batches_tracked_twice": Entry.of(np.zeros(1, np.int64))}
+
+
+@pytest.mark.parametrize("harm", [one_bit, minus_zero, exchanged, one_more], ids=lambda harm: harm.__name__)
+def test_a_writer_that_loses_something_is_caught(
+    source: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm
+) -> None:
+    zeroed = {**source.entries, "stem.norm1.bias": Entry.of(np.zeros(64, np.float32))}
+    source = replace(source, entries=zeroed, archive=replace(source.archive, metadata={}))
+    monkeypatch.setattr(module, "find_target", lambda *arguments: (FORMATS["torchvision"], Lossy(harm)))
+    with pytest.raises(CheckpointError):
+        convert(source, tmp_path / "target.safetensors")
+    assert not (tmp_path / "target.safetensors").exists()
+
+
+def test_killed_at_any_moment(source: Checkpoint, tmp_path: Path) -> None:
+    """The old target or the new one, whole, and never anything between."""
+    target = tmp_path / "target.safetensors"
+    old = tmp_path / "old.safetensors"
+    save_weights(old, probe_weights(SPEC, seed=1), SPEC)
+    whole = convert(source, tmp_path / "new.safetensors").sha256
+    target.write_bytes(old.read_bytes())
+    command = [sys.executable, "-m", "shared.cli", "convert", str(source.path), str(target), "--json", "-"]
+    started = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    seconds = time.perf_counter() - started
+    assert json.loads(done.stdout)["sha256"] == whole
+    rng, outcomes = np.random.default_rng(0), set()
+    for _ in range(KILLS):
+        target.write_bytes(old.read_bytes())
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.3, 1.1) * seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        found = target.read_bytes()
+        outcomes.add("old" if found == old.read_bytes() else "new")
+        assert found in (old.read_bytes(), (tmp_path / "new.safetensors").read_bytes())
+    assert outcomes
+
+
+def test_a_rename_that_fails_leaves_the_old_target(
+    source: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target.safetensors"
+    target.write_bytes(b"old")
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for name in ("replace", "fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, fail)
+            with pytest.raises(CheckpointError, match="No space left on device"):
+                convert(source, target, "torchvision")
+        assert target.read_bytes() == b"old"
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["source.safetensors", "target.safetensors"]
