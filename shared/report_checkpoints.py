@@ -147,6 +147,10 @@ def prediction_table(path: Path, predictions: Sequence[Prediction]) -> Table:
     chances = [{guess.index: guess.probability for guess in p.top} for p in predictions]
     for guess in predictions[0].top:
         name = f"{guess.index} {guess.label}" if guess.label else str(guess.index)
-        cells = [f"{chance[guess.index]:.4%}" if guess.index in chance else "lower" for chance in chances]
+        cells = [_percent(chance[guess.index]) if guess.index in chance else "lower" for chance in chances]
         table.row(name, *cells)
     return table
+
+
+def _percent(probability: float) -> str:
+    return f"{probability:.2%}" if probability >= 5e-5 else f"{100 * probability:.0e}%"

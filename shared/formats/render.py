@@ -31,13 +31,13 @@ def choose_scheme(spec: ResNetSpec, target: Format) -> Scheme:
 
     Raises `CheckpointError` with every field that stands in the way in the nearest variant.
     """
-    reasons: list[list[str]] = []
+    reasons: list[tuple[bool, list[str]]] = []
     for scheme in target.schemes:
         found = obstacles(spec, scheme)
         if not found:
             return scheme
-        reasons.append(found)
-    nearest_reasons = min(reasons, key=len)
+        reasons.append((get_spec(scheme.convention).block.kind != spec.block.kind, found))
+    nearest_reasons = min(reasons, key=lambda reason: (reason[0], len(reason[1])))[1]
     raise CheckpointError(
         f"{target.title} cannot express {spec.name}: {'; '.join(nearest_reasons[:6])}", sorted(nearest_reasons)
     )
