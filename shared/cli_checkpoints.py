@@ -86,8 +86,8 @@ def convert(
                                             "them if the target has no place for them.", metavar="")] = False,
     fold_eps: Annotated[bool, typer.Option("--fold-eps", help="Move a difference of eps into the running variances.",
                                            metavar="")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Also run both files in every framework and compare every "
-                                        "layer.", metavar="")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Also run both files, each in its framework, and compare "
+                                        "every layer.", metavar="")] = False,
     json_file: Json = None,
 ) -> None:  # fmt: skip
     """From any format to any other, read back and compared bit by bit."""

@@ -110,27 +110,38 @@ def conversion(found: Report, seconds: float) -> Text:
     return text
 
 
+# Where a container's users run their networks.
+HOMES = {"torch": "torch", "huggingface": "torch", "keras-weights": "keras", "keras": "keras", "hdf5": "keras",
+         "tfjs": "keras", "msgpack": "flax", "orbax": "flax"}  # fmt: skip
+
+
 def run_both(found: Report, errors: Console) -> list[Comparison]:
-    """Both ends of a conversion run in every framework, each against each."""
+    """Both ends of a conversion, each in the framework that it is for, and the target in the reference: all pairs."""
     from shared.comparison import compare
     from shared.formats.convert import write_canonical
-    from shared.frameworks import installed
+    from shared.frameworks import get_framework, installed
     from shared.trace import Trace
     from shared.verify import Inputs, take_trace
 
     traces = []
+    runs = [("source", found.source, _home(found.source)), ("target", found.target, _home(found.target)),
+            ("target", found.target, "reference")]  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="rosetta-") as name, errors.status("running both ends") as status:
-        folder = Path(name)
-        for end, checkpoint in (("source", found.source), ("target", found.target)):
-            weights = write_canonical(checkpoint, folder / f"{end}.safetensors", "float64")
-            for framework in installed():
-                status.update(f"{end} in {framework}")
-                output = folder / f"{end}-{framework}.trace"
-                take_trace(checkpoint.spec, framework, Inputs(weights=weights), output)
-                trace = Trace.load(output)
-                trace.framework += f" ({end})"
-                traces.append(trace)
+        for i, (end, checkpoint, framework) in enumerate(runs):
+            chosen = framework if framework in installed() else "reference"
+            status.update(f"the {end} in {get_framework(chosen).name}")
+            weights = write_canonical(checkpoint, Path(name) / f"{i}.safetensors", "float64")
+            output = Path(name) / f"{i}.trace"
+            take_trace(checkpoint.spec, chosen, Inputs(weights=weights), output)
+            trace = Trace.load(output)
+            trace.framework += f" ({end})"
+            trace.about["weights_source"] = str(checkpoint.path)
+            traces.append(trace)
         return [compare(a, b) for a, b in itertools.combinations(traces, 2)]
+
+
+def _home(checkpoint: Checkpoint) -> str:
+    return HOMES.get(checkpoint.archive.container, "torch" if checkpoint.format.name == "torchvision" else "reference")
 
 
 def prediction_setting(checkpoint: Checkpoint, preprocessing: str, images: np.ndarray) -> Text:

@@ -213,6 +213,16 @@ def test_biases_and_eps_fold_only_when_asked(rosetta: Rosetta, tmp_path: Path) -
     assert config["downsample_in_bottleneck"] is True
 
 
+def test_check_runs_both_ends(tmp_path: Path, weights: Path) -> None:
+    pytest.importorskip("torch")
+    done = run_program("convert", weights, tmp_path / "a.pth", "--to", "akamaster", "--check", "--json", "-")
+    assert done.code == 0, done
+    pairs = [(c["a"], c["b"]) for c in done.json["comparisons"]]
+    assert pairs == [("reference (source)", "torch (target)"), ("reference (source)", "reference (target)"),
+                     ("torch (target)", "reference (target)")]  # fmt: skip
+    assert all(c["passed"] and c["tensors"] > 20 for c in done.json["comparisons"])
+
+
 # predict
 
 

@@ -16,8 +16,9 @@ from shared.errors import CheckpointError, RosettaError, SpecError, nearest
 from shared.formats.archive import Archive, Entry
 from shared.formats.containers import read_archive
 from shared.formats.infer import candidates, check_blocks, find_preset, infer_spec
-from shared.formats.naming import COUNTER, canonical_names, foreign_names, to_canonical
+from shared.formats.naming import COUNTER, canonical_names, foreign_names, stem_name, to_canonical
 from shared.formats.schemes import FORMATS, Format, Scheme
+from shared.formats.spans import shown
 from shared.images import PREPROCESSING
 from shared.ops import Shape
 from shared.plan import make_plan
@@ -38,6 +39,7 @@ class Wanted:
 
 MANY = 1 << 30
 MAX_NAMES = 1 << 14  # ResNet-1202 has 8,000 with its counters
+MAX_NAME = 512  # characters
 MAX_SPEC = 1 << 14  # characters of a spec in a file's metadata
 MAX_SAID = 1000  # characters of an error that quotes the file
 _SAMPLE = 256  # names by which a scheme is dismissed that knows next to none of them
@@ -180,6 +182,8 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
     names = [name for name in archive.entries if not name.endswith(f".{COUNTER}")]
     if not names:
         raise CheckpointError(f"{path}: holds no tensors")
+    if odd := [name for name in names if len(name) > MAX_NAME or not name.isprintable()]:
+        raise CheckpointError(f"{path}: no ResNet that is known: it has a tensor named {shown(odd[0])}")
     if len(names) > MAX_NAMES:
         raise CheckpointError(f"{path}: no ResNet that is known: it has {len(names)} tensors, more than {MAX_NAMES}")
     read = [reading for reading in _readings(formats, archive, names) if reading.known]
@@ -226,15 +230,20 @@ class _Reading:
 
 
 def _readings(formats: list[Format], archive: Archive, names: list[str]) -> Iterator[_Reading]:
-    """The names as every scheme reads them. Schemes that differ in their conventions alone read them once."""
+    """The names as the schemes read them: those whose first convolution is there, or all when it is nowhere.
+
+    Schemes that differ in their conventions alone read the names once.
+    """
+    schemes = [(f, scheme) for f in formats for scheme in f.schemes]
+    present = set(names)
+    rooted = [(f, scheme) for f, scheme in schemes if stem_name(scheme) in present]
     known: dict[tuple[int, int], tuple[dict[str, str], list[str]]] = {}
-    for f in formats:
-        for scheme in f.schemes:
-            key = id(scheme.layers), id(scheme.leaves)
-            if key not in known:
-                known[key] = _read_names(scheme, names)
-            canonical, strangers = known[key]
-            yield _Reading(f, _configured(f, scheme, archive), canonical, tuple(strangers))
+    for f, scheme in rooted or schemes:
+        key = id(scheme.layers), id(scheme.leaves)
+        if key not in known:
+            known[key] = _read_names(scheme, names)
+        canonical, strangers = known[key]
+        yield _Reading(f, _configured(f, scheme, archive), canonical, tuple(strangers))
 
 
 def _read_names(scheme: Scheme, names: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -271,7 +280,7 @@ def _clash(config: str, spec: ResNetSpec) -> str | None:
 def _attempt(
     path: Path, archive: Archive, reading: _Reading, wanted: Wanted, *, hints: bool = False
 ) -> Checkpoint | RosettaError:
-    """The checkpoint as this scheme reads it, or why it is not one, with the nearest names if there are to be `hints`."""
+    """The checkpoint as this scheme reads it, or why it is not one; `hints`: with the nearest names."""
     scheme = reading.scheme
     entries: dict[str, Entry] = {}
     names: dict[str, str] = {}
@@ -329,7 +338,7 @@ def _told_spec(text: str, tensors: int) -> ResNetSpec:
         raise SpecError(f"the spec in its metadata has {len(text)} characters; {MAX_SPEC} at most are read")
     spec = ResNetSpec.from_json(text)
     if not spec.name.isprintable():
-        raise SpecError(f"name = {ascii(spec.name)}: must be printable, on one line")
+        raise SpecError(f"name = {spec.name!a}: must be printable, on one line")
     check_blocks(spec.depths, tensors)
     return spec
 

@@ -72,7 +72,8 @@ def read_archive(path: Path) -> Archive:
     Raises `CheckpointError` when it is none, or its name and its first bytes say different things.
     """
     if "\0" in str(path):
-        raise CheckpointError(f"{ascii(str(path))}: cannot be read (no path has a null)")
+        shown = str(path).replace("\0", "\\0")
+        raise CheckpointError(f"{shown}: cannot be read (no path has a null)")
     try:
         return _detect(path).read(path)
     except OSError as error:

@@ -82,6 +82,11 @@ def foreign_names(scheme: Scheme, plan: Plan) -> tuple[dict[str, str], list[str]
     return names, homeless
 
 
+def stem_name(scheme: Scheme) -> str:
+    """What the scheme calls the kernel of the first convolution, which every network has."""
+    return scheme.leaves["conv.weight"].format(layer=scheme.layers["stem.conv1"])
+
+
 class _Pattern(NamedTuple):
     regex: re.Pattern[str]
     kind: str

@@ -106,7 +106,8 @@ def _parse_layout(text: str, length: int, name: str, fail: spans.Fail) -> _Layou
     descr = _DESCR.fullmatch(found)
     size = int(descr["size"]) if descr else 0
     if descr is None or (descr["kind"], size) in (("f", 1), ("V", 1), ("V", 4), ("V", 8)):
-        raise fail(f"{spans.shown(name)} has the dtype {found[:80]}; floats and integers of 8 to 64 bits are read")
+        said = spans.shown(found.strip("'"))
+        raise fail(f"{spans.shown(name)} has the dtype {said}; floats and integers of 8 to 64 bits are read")
     dtype = float_dtype("bfloat16" if descr["kind"] == "V" else f"{_NAMES[descr['kind']]}{8 * size}")
     sizes = [part.strip().removesuffix("L") for part in match["shape"].split(",")]  # Python 2 wrote 3L
     if sizes[-1] == "":  # (), (3,)

@@ -14,6 +14,7 @@ from shared.formats import spans
 from shared.formats.archive import Archive, Entry
 
 MAX_HEADER = spans.MAX_JSON  # bytes; some 40,000 tensors
+MAX_NAME = 512  # characters
 MAX_ENTRIES = 1 << 15  # more take longer than a header may
 
 # As `shared.files` reads them, by the names of NumPy.
@@ -33,6 +34,8 @@ class _BoundedFile(TensorFile):
         if len(header) > MAX_ENTRIES:
             raise self._fail(f"it has {len(header)} tensors; {MAX_ENTRIES} at most are read")
         for name, entry in header.items():
+            if len(name) > MAX_NAME or not name.isprintable():
+                raise self._fail(f"it has a tensor named {spans.shown(name)}")
             if isinstance(entry, dict) and isinstance(shape := entry.get("shape"), list):
                 spans.checked_shape(name, shape, self._fail)  # before anyone multiplies a million sizes
         return header, start

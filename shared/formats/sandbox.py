@@ -208,16 +208,18 @@ def serve() -> None:
     if hasattr(module, "prepare"):
         module.prepare()
     _confine()
+    path = Path(sys.argv[2])
+    patience = _patience(path)
     with _errors_sent(replies, fatal=True):
-        _allow(0)
-        tensors, metadata = module.open_entries(Path(sys.argv[2]))
+        _allow(0, patience)
+        tensors, metadata = module.open_entries(path)
         listed = [[name, list(shape), dtype] for name, (shape, dtype, _) in tensors.items()]
         _send(replies, b"H", json.dumps({"entries": listed, "metadata": metadata}).encode())
     for line in requests:
         with _errors_sent(replies):
             name = json.loads(line)
             shape, dtype, load = tensors[name]
-            _allow(DTYPES[dtype].itemsize * math.prod(shape))
+            _allow(DTYPES[dtype].itemsize * math.prod(shape), patience)
             array = np.asarray(load(), DTYPES[dtype])
             if array.shape != tuple(shape):
                 raise CheckpointError(f"{name!r} has shape {list(array.shape)}, announced {list(shape)}")
@@ -265,12 +267,17 @@ def _confine() -> None:
     sys.addaudithook(_refuse)
 
 
-def _allow(nbytes: int) -> None:
+def _patience(path: Path) -> int:
+    """Seconds of processor time for a header: a damaged little file may send its parser round in circles."""
+    return min(SECONDS, 1 + (path.stat().st_size >> 20)) if path.is_file() else SECONDS
+
+
+def _allow(nbytes: int, patience: int) -> None:
     """Grant the processor time and the memory that a reply of `nbytes` takes, on top of what is used."""
     import resource
 
     used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(used.ru_utime + used.ru_stime) + SECONDS + nbytes // _BYTES_PER_SECOND
+    seconds = int(used.ru_utime + used.ru_stime) + 1 + patience + nbytes // _BYTES_PER_SECOND
     _set_soft_limit(resource.RLIMIT_CPU, seconds)
     _set_soft_limit(resource.RLIMIT_AS, _address_space() + _MEMORY + 3 * nbytes)
 
