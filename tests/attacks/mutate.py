@@ -1,0 +1,206 @@
+"""Mutations of valid checkpoints, each a function of the format, its number and nothing else.
+
+Half of them know the format: JSON, the members of archives and the integers in headers are changed and put back in
+such a way that the rest stays as it was. HDF5 and Orbax are read through the same sandbox as ever, whose process is
+here a fork of one that has imported its libraries, which is the only difference to `shared.formats.sandbox`.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import random
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.attacks import seeds
+from tests.attacks.check import REFUSALS, wrong_line
+from tests.attacks.mutants import Seen, mutating
+
+MAGIC = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1,
+         (1 << 63) - 1, 1 << 63, (1 << 64) - 1)  # fmt: skip
+ODD: tuple[Any, ...] = (None, True, 0, -1, 1, 2**31, 2**63, 10**9, 1e308, -0.5, "", "../x", "/etc/passwd", "\0", "é",
+                        [], {}, [[]], [10**9] * 4, "9" * 400)  # fmt: skip
+HANG = 5.0  # seconds
+
+
+def mutant_bytes(data: bytes, rng: random.Random) -> bytes:
+    """One to three changes, most of them near the start, where headers are."""
+    mutant = bytearray(data)
+    for _ in range(rng.randint(1, 3)):
+        if not mutant:
+            break
+        reach = min(len(mutant), 4096) if rng.random() < 0.5 else len(mutant)
+        at, kind = rng.randrange(reach), rng.randrange(7)
+        if kind == 0:
+            mutant[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            mutant[at:at] = rng.randbytes(rng.randint(1, 8))
+        elif kind == 2:
+            del mutant[at : at + rng.randint(1, 8)]
+        elif kind == 3:
+            del mutant[rng.choice((at, len(mutant) - rng.randint(1, min(32, len(mutant))))) :]
+        elif kind == 4:
+            start, size = rng.randrange(len(mutant)), rng.randint(1, 64)
+            mutant[at : at + size] = mutant[start : start + size]
+        else:
+            width = rng.choice((1, 2, 4, 8))
+            at -= at % width if kind == 5 else 0
+            value = rng.choice(MAGIC) % (1 << (8 * width))
+            mutant[at : at + width] = value.to_bytes(width, rng.choice(("little", "big")))
+    return bytes(mutant)
+
+
+def mutant_json(text: bytes, rng: random.Random) -> bytes:
+    """JSON with one to three values changed, removed, doubled or swapped."""
+    value = json.loads(text)
+    for _ in range(rng.randint(1, 3)):
+        holders = list(_holders(value))
+        if not holders:
+            break
+        holder = rng.choice(holders)
+        key = rng.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
+        kind, old = rng.randrange(6), holder[key]
+        if kind == 0:
+            del holder[key]
+        elif kind == 1:
+            other = rng.choice(holders)
+            another = rng.choice(list(other) if isinstance(other, dict) else range(len(other)))
+            holder[key] = copy.deepcopy(other[another])
+        elif kind == 2 and isinstance(old, int) and not isinstance(old, bool):
+            holder[key] = old + rng.choice((-1, 1, -old, 1 << 31, 1 << 62))
+        elif kind == 3 and isinstance(holder, dict):
+            holder[key + rng.choice(("", "x", "/", "\n", ".weight"))] = holder.pop(key)
+        elif kind == 4 and isinstance(old, str) and old[:1] == "{":
+            holder[key] = mutant_json(old.encode(), rng).decode()
+        else:
+            holder[key] = copy.deepcopy(rng.choice(ODD))
+    made = json.dumps(value).encode()
+    return mutant_bytes(made, rng) if rng.random() < 0.1 else made
+
+
+def _holders(value: Any) -> Iterator[dict | list]:
+    """All objects and lists with something in them."""
+    pending = [value]
+    while pending:
+        found = pending.pop()
+        if isinstance(found, dict | list) and found:
+            yield found
+            pending.extend(found.values() if isinstance(found, dict) else found)
+
+
+def _safetensors(data: bytes, rng: random.Random) -> bytes:
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = mutant_json(data[8:end], rng)
+    return len(header).to_bytes(8, "little") + header + data[end:]
+
+
+def _zip(data: bytes, rng: random.Random) -> bytes:
+    """A zip file with a member changed, and its sizes and checksum put right."""
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    name = rng.choice([n for n in members if n.endswith((".pkl", ".json", ".h5"))] or list(members))
+    if rng.random() < 0.1:
+        members[name + rng.choice(("", "2", "\\x", "/../x"))] = members.pop(name)
+    elif name.endswith(".json"):
+        members[name] = mutant_json(members[name], rng)
+    else:
+        members[name] = mutant_bytes(members[name], rng)
+    return seeds.stored_zip(members)
+
+
+def _pickle(data: bytes, rng: random.Random) -> bytes:
+    """A legacy stream with opcodes changed into others, or arguments."""
+    mutant = bytearray(data)
+    end = len(seeds.state_pickle()) + 60
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(end)
+        mutant[at] = rng.choice(b"RbioPQ\x81\x82\x85\x92\x93()tu}]eaNJKMXqhj.0" + bytes([mutant[at] ^ 1]))
+    return bytes(mutant)
+
+
+STRUCTURED = {"safetensors": _safetensors, "torch-zip": _zip, "npz": _zip, "keras": _zip, "torch-legacy": _pickle}
+
+
+def mutate(kind: str, files: dict[str, bytes], number: int) -> dict[str, bytes]:
+    """Mutant `number` of a checkpoint's files: name -> bytes, of those that change."""
+    rng = random.Random(f"{kind} {number}")  # noqa: S311 - the same every time
+    plain = [name for name in files if name.endswith((".json", ".zarray", "_METADATA"))]
+    name = rng.choice(plain if plain and rng.random() < 0.6 else list(files))
+    data = files[name]
+    if rng.random() < 0.5:
+        if kind in STRUCTURED:
+            return {name: STRUCTURED[kind](data, rng)}
+        if name in plain:
+            return {name: mutant_json(data, rng)}
+    return {name: mutant_bytes(data, rng)}
+
+
+def read_files(path: Path) -> dict[str, bytes]:
+    """The files of a checkpoint by their places in it; `.` is the file itself."""
+    if path.is_file():
+        return {".": path.read_bytes()}
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def problems(seen: Seen, path: Path) -> list[str]:
+    """What is wrong with how a mutant was taken."""
+    found = []
+    if seen.kind in REFUSALS:
+        found += wrong_line(seen.message, path)
+    elif seen.kind != "read":
+        found.append(f"{seen.kind}: {seen.message[:300]}")
+    if seen.seconds > HANG:
+        found.append(f"took {seen.seconds:.1f} s")
+    if seen.new:
+        found.append(f"left {seen.new}")
+    return found
+
+
+def run_kind(kind: str, numbers: range, until: float | None = None) -> tuple[int, dict[str, int], list[str]]:
+    """(next number, how often what happened, failures) of a format's mutants; ends early at the time `until`."""
+    counts: dict[str, int] = {}
+    failures: list[str] = []
+    number = numbers.start
+    with tempfile.TemporaryDirectory() as folder:
+        path = seeds.SEEDS[kind](Path(folder).resolve())
+        with mutating(path) as mutants:
+            files = read_files(path)
+            for number in numbers:
+                if until is not None and time.monotonic() > until:
+                    return number, counts, failures
+                seen = mutants.open(mutate(kind, files, number))
+                how = "in its sandbox, died" if "its reader" in seen.message else seen.kind
+                counts[how] = counts.get(how, 0) + 1
+                failures += [f"{kind} {number}: {problem}" for problem in problems(seen, path)]
+    return numbers.stop, counts, failures
+
+
+def checksum(kind: str, files: dict[str, bytes], number: int) -> int:
+    """Of a mutant: equal for equal ones."""
+    return zlib.crc32(b"".join(name.encode() + data for name, data in mutate(kind, files, number).items()))
+
+
+def run_mutations(count: int, only: str | None, minutes: float | None, state: Path | None) -> int:
+    """The number of failures, each printed with the number that makes it again."""
+    until = None if minutes is None else time.monotonic() + 60 * minutes
+    done: dict[str, int] = json.loads(state.read_text()) if state is not None and state.exists() else {}
+    failed = 0
+    for kind in (kind for kind in seeds.SEEDS if only is None or only in kind):
+        start, began = done.get(kind, 0), time.monotonic()
+        end, counts, failures = run_kind(kind, range(start, max(start, count)), until)
+        done[kind] = end
+        if state is not None:
+            state.write_text(json.dumps(done))
+        print(*failures, sep="\n", end="\n" if failures else "")
+        said = ", ".join(f"{n} {how}" for how, n in sorted(counts.items()))
+        print(f"{kind:14}{start:6} to {end:6} of {count} in {time.monotonic() - began:6.1f} s: {said}", flush=True)
+        failed += len(failures)
+    print(f"{failed} failures")
+    return failed
