@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,17 +15,12 @@ from shared.cli_options import (
     Settings,
     check_outputs,
     make_console,
-    open_weights,
+    open_source,
     parse_size,
     square,
     write_json,
 )
 from shared.errors import SpecError, nearest
-from shared.presets import get_preset
-from shared.spec import parse_setting
-
-if TYPE_CHECKING:
-    from shared.formats.checkpoint import Checkpoint
 
 Format = Annotated[str | None, typer.Option("--from", help="The source's format, when it is not to be found out.",
                                             metavar="FORMAT")]  # fmt: skip
@@ -47,7 +42,7 @@ def inspect(
     from shared import report_checkpoints as report
 
     check_outputs(json_file)
-    checkpoint = _open(file, source_format, preset, settings)
+    checkpoint, _ = open_source(file, source_format, preset, settings)
     candidates = checkpoint.candidates()
     write_json(json_file, {
         "format": checkpoint.format.name,
@@ -98,7 +93,7 @@ def convert(
     started = time.perf_counter()
     find_target(output, to)
     check_outputs(json_file, None if output.is_dir() else output)
-    checkpoint = _open(source, source_format, preset, settings)
+    checkpoint, _ = open_source(source, source_format, preset, settings)
     console, errors = make_console(json_file), make_console(stderr=True)
     with errors.status(f"{source} to {output}"):
         found = carry(checkpoint, output, to, Options(fold_bias, fold_eps, dtype.value if dtype else None))
@@ -152,14 +147,14 @@ def predict(
     if not framework and len(asked) > 1:
         asked.remove("reference")
     chosen = list(dict.fromkeys(get_framework(name).name for name in asked))
-    checkpoint, usual_resize = _open_source(weights, preset, settings)
+    checkpoint, source = open_source(weights, None, preset, settings)
     how = preprocessing or checkpoint.preprocessing
     if how not in PREPROCESSING:
         raise SpecError(
             f"unknown preprocessing {how!r}{nearest(how, PREPROCESSING)}; known are {', '.join(PREPROCESSING)}"
         )
     names = class_names(labels or guess_dataset(checkpoint.spec))
-    pixels = load_images(images, checkpoint.spec, how, square(parse_size(image_size)), resize or usual_resize)
+    pixels = load_images(images, checkpoint.spec, how, square(parse_size(image_size)), resize or source.resize)
     errors = make_console(stderr=True)
     with errors.status("starting the frameworks") as status:
         found = run(checkpoint, pixels, images, chosen, names, dtype=dtype.value, top=top,
@@ -170,22 +165,3 @@ def predict(
     for path in dict.fromkeys(images):
         console.print()
         console.print(report.prediction_table(path, [p for p in found if p.image == path]), soft_wrap=True)
-
-
-def _open(file: str, source_format: str | None, preset: str | None, settings: list[str] | None) -> Checkpoint:
-    from shared.formats.checkpoint import Wanted, identify
-    from shared.formats.containers import read_archive
-    from shared.formats.sources import fetch
-
-    source = fetch(file, preset)
-    changes = dict(parse_setting(text) for text in settings or ())
-    preset = get_preset(preset).name if preset and not source.preset else source.preset
-    wanted = Wanted(source_format or source.format, preset, changes)
-    return identify(source.path, read_archive(source.path), wanted)
-
-
-def _open_source(weights: str, preset: str | None, settings: list[str] | None) -> tuple[Checkpoint, int | None]:
-    from shared.formats.sources import fetch
-
-    source = fetch(weights, preset)
-    return open_weights(weights, [preset] if preset else None, settings, False), source.resize

@@ -20,6 +20,7 @@ from shared.spec import ResNetSpec, parse_setting
 
 if TYPE_CHECKING:
     from shared.formats.checkpoint import Checkpoint
+    from shared.formats.sources import Source
     from shared.verify import Inputs
 
 NO_TERMINAL_WIDTH = 1000  # of a file or pipe: enough for every table to be whole
@@ -108,19 +109,31 @@ def square(size: tuple[int, int] | None) -> int | None:
     return size[0] if size else None
 
 
-def open_weights(text: str, presets: Sequence[str] | None, settings: Sequence[str] | None, mini: bool) -> Checkpoint:
-    """The checkpoint that `--weights` names, of the preset that is named, or of what it says itself."""
+def open_source(
+    text: str,
+    source_format: str | None,
+    preset: str | None,
+    settings: Sequence[str] | None,
+    whole: ResNetSpec | None = None,
+) -> tuple[Checkpoint, Source]:
+    """The checkpoint that a user names, by a path or at a hub, and what its name says. `whole`: all of its spec."""
     from shared.formats.checkpoint import Wanted, identify
     from shared.formats.containers import read_archive
     from shared.formats.sources import fetch
 
+    source = fetch(text, preset)
+    changes = dict(parse_setting(setting) for setting in settings or ())
+    wanted = Wanted(source_format or source.format, source.preset or preset, changes, whole)
+    return identify(source.path, read_archive(source.path), wanted), source
+
+
+def open_weights(text: str, presets: Sequence[str] | None, settings: Sequence[str] | None, mini: bool) -> Checkpoint:
+    """The checkpoint that `--weights` names, of the preset that is named, or of what it says itself."""
     if presets and len(presets) > 1:
         raise SpecError("--weights and --image belong to one preset; name it")
     preset = presets[0] if presets else None
-    source = fetch(text, preset)
-    preset, changes = preset or source.preset, dict(parse_setting(setting) for setting in settings or ())
     whole = spec_of(preset, settings, mini) if preset and mini else None
-    return identify(source.path, read_archive(source.path), Wanted(source.format, preset, changes, whole))
+    return open_source(text, None, preset, settings, whole)[0]
 
 
 def canonical_weights(context: typer.Context, checkpoint: Checkpoint) -> Path:

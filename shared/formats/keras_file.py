@@ -121,15 +121,18 @@ def _described(config: dict[str, Any]) -> dict[str, str]:
 
 
 def write(path: Path, archive: Archive) -> None:
-    """The `.keras` archive of a model of ours, which `keras.saving.load_model` builds when `resnet_keras` is imported.
+    """The `.keras` archive of a model, which `keras.saving.load_model` builds.
 
-    `archive.metadata["spec"]` is its specification; entries are those of `hdf5_file.write_weights`.
-    Raises `CheckpointError`.
+    `archive.metadata` has the `spec` of one of ours, which needs `resnet_keras` to be imported, or the whole
+    `keras_config` of another; entries are those of `hdf5_file.write_weights`. Raises `CheckpointError`.
     """
-    if "spec" not in archive.metadata:
-        raise spans.cannot_write(path, "a .keras file describes its model, and only those of resnet_keras can be; "
-                                       "write .weights.h5 or .h5 instead")  # fmt: skip
-    config = _config(ResNetSpec.from_json(archive.metadata["spec"]), _dtype(archive))
+    if "keras_config" in archive.metadata:
+        config = json.loads(archive.metadata["keras_config"])
+    elif "spec" in archive.metadata:
+        config = _config(ResNetSpec.from_json(archive.metadata["spec"]), _dtype(archive))
+    else:
+        raise spans.cannot_write(path, "a .keras file describes its model, and nothing here does; write .weights.h5 "
+                                       "or .h5 instead")  # fmt: skip
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         weights = Path(folder) / WEIGHTS
         hdf5_file.write_weights(weights, archive)

@@ -12,6 +12,7 @@ import numpy as np
 from shared.errors import CheckpointError, SpecError
 from shared.formats.archive import Archive, Entry
 from shared.formats.infer import differences, same_function
+from shared.formats.keras_applications import model_config
 from shared.formats.keras_order import layer_order
 from shared.formats.naming import COUNTER, foreign_names, from_canonical, place_of
 from shared.formats.schemes import Format, Scheme
@@ -107,6 +108,8 @@ def _metadata(spec: ResNetSpec, target: Format, container: str) -> dict[str, str
     metadata: dict[str, str] = {}
     if container == "huggingface":
         metadata["config"] = json.dumps(_huggingface_config(spec))
+    if target.name == "keras-applications" and container == "keras":
+        metadata["keras_config"] = model_config(spec)
     if target.name == "keras":
         metadata["conv_class"] = "planned_conv2d"
     if target.name in ("canonical", "keras", "nnx", "torch"):

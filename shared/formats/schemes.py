@@ -269,7 +269,7 @@ FORMATS: dict[str, Format] = {
         Format("keras-applications", "keras.applications", ("hdf5", "keras-weights", "keras", "tfjs"), (
             _keras(_KERAS_V1, "keras/resnet50", free=("depths", "num_classes")),
             _keras(_KERAS_V2, "keras/resnet50v2", free=("depths", "num_classes")),
-        ), read_only=("keras",)),
+        )),
         # Before 2019 the norms had Keras' default eps (keras-applications 1.0.7 resnet50.py).
         Format("keras-caffe", "Keras ResNet-50 before 2019, Caffe's names", ("hdf5", "tfjs"), (
             _keras(_CAFFE, "keras/resnet50", changes={"norm.eps": 1e-3}, free=("num_classes",)),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared import get_spec, probe_weights, reference
+from shared import CheckpointError, get_spec, probe_weights, reference
 from shared.formats.checkpoint import Checkpoint, open_checkpoint
 from shared.formats.convert import convert
 from shared.spec import ResNetSpec
@@ -114,6 +114,31 @@ def test_without_a_classifier(tmp_path: Path, name: str, suffix: str) -> None:
     assert relative_error(outputs_of(model, spec), outputs_of_reference(spec, weights)) <= FLOAT32_LIMIT
     model.save_weights(tmp_path / "b.weights.h5")
     assert open_checkpoint(tmp_path / "b.weights.h5").spec.num_classes == 0
+
+
+@pytest.mark.parametrize("name", ["ResNet50", "ResNet50V2"])
+@pytest.mark.parametrize("classes", [0, 7])
+def test_our_archive_is_a_model_that_keras_builds(tmp_path: Path, name: str, classes: int) -> None:
+    """A `.keras` file with the configuration that Keras itself writes, by no other means than Keras' own."""
+    spec = get_spec(preset_of(name), num_classes=classes)
+    source, weights = canonical_file(spec, tmp_path / "a.safetensors")
+    convert(source, tmp_path / "a.keras", "keras-applications")
+    model = keras.saving.load_model(tmp_path / "a.keras")
+    # With a classifier these models take 224 pixels and end with a softmax.
+    images = images_for(spec, (224, 224) if classes else SIZE, "float32")
+    expected = reference.trace(reference.Reference(spec, cast_exactly(weights, "float64")), images)["eval/output"]
+    if classes:
+        odds = np.exp(expected - expected.max(axis=1, keepdims=True))
+        expected = odds / odds.sum(axis=1, keepdims=True)
+    assert relative_error(np.asarray(model(images, training=False)), expected) <= FLOAT32_LIMIT
+
+
+def test_depths_that_keras_applications_does_not_have(tmp_path: Path) -> None:
+    spec = get_spec("keras/resnet50", depths=(1, 1, 1, 1))
+    source, _ = canonical_file(spec, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"no network of \[1, 1, 1, 1\] blocks"):
+        convert(source, tmp_path / "a.keras", "keras-applications")
+    assert not (tmp_path / "a.keras").exists()
 
 
 def test_names_of_before_2019(tmp_path: Path) -> None:
