@@ -36,7 +36,7 @@ def model_config(spec: ResNetSpec) -> str:
         raise CheckpointError(f"keras.applications has no network of {list(spec.depths)} blocks to describe in a "
                               ".keras file; write .weights.h5 or .h5")  # fmt: skip
     name = names[spec.depths] + ("V2" if spec.block.order == "full_pre" else "")
-    options = {"include_top": bool(spec.num_classes)}
+    options: dict[str, object] = {"include_top": bool(spec.num_classes)}
     if spec.num_classes:
         options |= {"classes": spec.num_classes}
     else:
