@@ -124,8 +124,9 @@ def run_both(found: Report, errors: Console) -> list[Comparison]:
     from shared.verify import Inputs, take_trace
 
     traces = []
-    runs = [("source", found.source, _home(found.source)), ("target", found.target, _home(found.target)),
-            ("target", found.target, "reference")]  # fmt: skip
+    target = found.open_target()
+    runs = [("source", found.source, _home(found.source)), ("target", target, _home(target)),
+            ("target", target, "reference")]  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="rosetta-") as name, errors.status("running both ends") as status:
         for i, (end, checkpoint, framework) in enumerate(runs):
             chosen = framework if framework in installed() else "reference"

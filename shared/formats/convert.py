@@ -44,7 +44,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did.
+    """What a conversion did. `target` is what was read back; `open_target` opens the file where it is now.
 
     `sha256` is that of the written file, or of the files of a folder, one after the other by name.
     """
@@ -54,6 +54,11 @@ class Report:
     sha256: str
     verified: bool
     notes: tuple[str, ...] = ()
+
+    def open_target(self) -> Checkpoint:
+        """The target, to read its tensors."""
+        archive = CONTAINERS[self.target.archive.container].read(self.target.path)
+        return identify(self.target.path, archive, Wanted(self.target.format.name, spec=self.target.spec))
 
     def to_dict(self) -> dict[str, Any]:
         def end(c: Checkpoint) -> dict[str, str]:
@@ -105,15 +110,14 @@ def convert(source: Checkpoint, output: str | Path, to: str | None = None, optio
         archive = replace(archive, metadata={"format": FORMAT, **archive.metadata, "sha256": json.dumps(digests)})
     with _replacing(output, container) as temporary:
         container.write(temporary, archive)
-        written = container.read(temporary)
+        written = container.read_back(temporary)
         back = identify(output, written, Wanted(target.name, spec=cargo.spec))
         with ThreadPoolExecutor(1) as beside:
             digest = beside.submit(_digest_of_files, temporary)
             _compare(archive, written, cargo, back, output)
             _warn(cargo, output, written, target)
             sha256 = digest.result()
-    target_now = identify(output, container.read(output), Wanted(target.name, spec=cargo.spec))
-    return Report(source, target_now, sha256, verified=True, notes=tuple(cargo.notes))
+    return Report(source, back, sha256, verified=True, notes=tuple(cargo.notes))
 
 
 def write_canonical(checkpoint: Checkpoint, output: Path, dtype: str | None = None) -> Path:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shared.errors import CheckpointError
-from shared.formats import spans
+from shared.formats import hdf5_reader, spans
 from shared.formats.archive import Archive, Entry
 from shared.formats.hdf5_reader import LEAVES, ROSETTA
 from shared.formats.sandbox import Reader
@@ -51,9 +51,19 @@ def read_as(path: Path, label: Path) -> Archive:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise CheckpointError(f"{label}: not an HDF5 file: it does not start with HDF5's signature")
     reader = Reader("shared.formats.hdf5_reader", path, label)
-    metadata = dict(reader.metadata)
+    return _archive(reader.entries, dict(reader.metadata), label)
+
+
+def read_own(path: Path) -> Archive:
+    """`read`, in this process: for a file that it has written itself, to see that it arrived."""
+    tensors, metadata = hdf5_reader.open_entries(path)
+    entries = {name: Entry(shape, np.dtype(dtype), load) for name, (shape, dtype, load) in tensors.items()}
+    return _archive(entries, metadata, path)
+
+
+def _archive(entries: dict[str, Entry], metadata: dict[str, str], label: Path) -> Archive:
     own = _own_metadata(metadata.pop(ROSETTA, "{}"), label)
-    return Archive(_CONTAINERS.get(metadata.get("hdf5", ""), "hdf5"), reader.entries, own | metadata)
+    return Archive(_CONTAINERS.get(metadata.get("hdf5", ""), "hdf5"), entries, own | metadata)
 
 
 def _own_metadata(text: str, label: Path) -> dict[str, str]:
