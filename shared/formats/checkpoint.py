@@ -177,7 +177,7 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
     formats = (
         [get_format(wanted.format)]
         if wanted.format
-        else [f for f in FORMATS.values() if archive.container in _containers(f)]
+        else [f for f in FORMATS.values() if _occurs_in(f, archive.container)]
     )
     names = [name for name in archive.entries if not name.endswith(f".{COUNTER}")]
     if not names:
@@ -210,9 +210,13 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
     raise again if isinstance(again, RosettaError) else error
 
 
-def _containers(f: Format) -> tuple[str, ...]:
-    """Where a format's names may be found; HDF5 is one file format with two ways to lay it out."""
-    return (*f.containers, *(("hdf5",) if "keras-weights" in f.containers else ()))
+# Containers that are another one with something beside it, or laid out in another way: timm's repositories on the
+# hub are folders with a config.json, too, and HDF5 has two layouts.
+_KIN = {"huggingface": ("safetensors", "torch"), "hdf5": ("keras-weights",)}
+
+
+def _occurs_in(f: Format, container: str) -> bool:
+    return any(name in f.containers for name in (container, *_KIN.get(container, ())))
 
 
 @dataclass(frozen=True)
@@ -375,6 +379,6 @@ def _no_resnet(path: Path, names: list[str], formats: list[Format]) -> Checkpoin
     if best is None:
         return CheckpointError(f"{path}: no known format comes in this kind of file")
     known, strangers = _read_names(best[1], names)
-    shown = ", ".join(strangers[:5])
+    first = ", ".join(strangers[:5])
     return CheckpointError(f"{path}: no ResNet that is known; the nearest format is {best[0].title}, which has "
-                           f"{len(known)} of its {len(names)} names, but not {shown}", sorted(strangers))  # fmt: skip
+                           f"{len(known)} of its {len(names)} names, but not {first}", sorted(strangers))  # fmt: skip

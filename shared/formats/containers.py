@@ -23,14 +23,15 @@ class Container:
     suffixes: tuple[str, ...]
     folder: bool = False  # several files in a folder
     writer: str = "write"
+    rereader: str = "read"  # of what this process has just written, and need not be protected from
     dtypes: tuple[str, ...] = ("float64", "float32", "float16", "bfloat16")  # that it can hold
 
     def read(self, path: Path) -> Archive:
         return self._function("read")(path)
 
     def read_back(self, path: Path) -> Archive:
-        """`read` of a file that this process has just written, and need not be protected from."""
-        return self._function("read_own" if self.module == "hdf5_file" else "read")(path)
+        """`read`, of a file that this process has just written."""
+        return self._function(self.rereader)(path)
 
     def write(self, path: Path, archive: Archive) -> None:
         self._function(self.writer)(path, archive)
@@ -47,9 +48,9 @@ CONTAINERS: dict[str, Container] = {
         Container("safetensors", "safetensors", "safetensors_file", (".safetensors",)),
         Container("torch", "PyTorch checkpoint", "torch_file", (".pth", ".pt", ".th", ".bin", ".tar")),
         Container("keras-weights", "Keras 3 weights", "hdf5_file", (".weights.h5",), writer="write_weights",
-                  dtypes=NUMPY_ONLY),
+                  rereader="read_own", dtypes=NUMPY_ONLY),
         Container("hdf5", "Keras legacy HDF5", "hdf5_file", (".h5", ".hdf5"), writer="write_legacy",
-                  dtypes=NUMPY_ONLY),
+                  rereader="read_own", dtypes=NUMPY_ONLY),
         Container("keras", "Keras archive", "keras_file", (".keras",), dtypes=NUMPY_ONLY),
         Container("msgpack", "Flax msgpack", "msgpack_file", (".msgpack",)),
         Container("npz", "NumPy npz", "npz_file", (".npz",), dtypes=NUMPY_ONLY),
@@ -105,7 +106,7 @@ def _detect(path: Path) -> Container:
     if named.name != found:
         raise CheckpointError(f"{path}: its name says {named.title}, its content {CONTAINERS[found].title}; rename it "
                               "if the content is right")  # fmt: skip
-    if found == "safetensors" and (path.parent / "config.json").is_file():
+    if path.name == "model.safetensors" and (path.parent / "config.json").is_file():  # as the hub calls them
         return CONTAINERS["huggingface"]
     return named
 

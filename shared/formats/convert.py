@@ -52,7 +52,6 @@ class Report:
     source: Checkpoint
     target: Checkpoint
     sha256: str
-    verified: bool
     notes: tuple[str, ...] = ()
 
     def open_target(self) -> Checkpoint:
@@ -71,7 +70,7 @@ class Report:
             "tensors": len(self.target.entries),
             "params": self.target.params,
             "sha256": self.sha256,
-            "verified": self.verified,
+            "verified": True,  # a conversion that does not read back raises instead
             "notes": list(self.notes),
         }
 
@@ -117,7 +116,7 @@ def convert(source: Checkpoint, output: str | Path, to: str | None = None, optio
             _compare(archive, written, cargo, back, output)
             _warn(cargo, output, written, target)
             sha256 = digest.result()
-    return Report(source, back, sha256, verified=True, notes=tuple(cargo.notes))
+    return Report(source, back, sha256, tuple(cargo.notes))
 
 
 def write_canonical(checkpoint: Checkpoint, output: Path, dtype: str | None = None) -> Path:

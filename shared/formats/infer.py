@@ -57,7 +57,7 @@ def infer_spec(shapes: Mapping[str, Shape], convention: ResNetSpec) -> ResNetSpe
     }
     changes["stem.norm_act"] = f"stem.norm{len(changes['stem.convs'])}.weight" in shapes
     if len(found.depths) != len(convention.depths):
-        changes["strides"] = (1, *(2,) * (len(found.depths) - 1))
+        changes["strides"] = (convention.strides[0], *(2,) * (len(found.depths) - 1))
         changes["dilate"] = (False,) * len(found.depths)
     changes |= found.grouping(convention)
     if convention.block.order == "full_pre":

@@ -7,6 +7,7 @@ and JAX with it, is needed for writing only. Source: orbax/checkpoint/_src/metad
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from shared.formats.sandbox import Reader, Tensors
 
 MAX_FILES = 1 << 16
 MAX_RATIO = 1000  # bytes of all tensors over bytes of the folder
+MAX_CHUNK = 2  # elements of a chunk, which TensorStore allocates whole, over elements of its array
 
 _METADATA = "_METADATA"
 _ITEMS = ("", "default", "model", "state", "params")  # where a step of a CheckpointManager has its tree
@@ -100,6 +102,10 @@ def open_entries(path: Path) -> tuple[Tensors, dict[str, str]]:
             metadata[name] = str(store.read().result())
         else:
             shape = spans.checked_shape(name, [int(n) for n in store.shape], CheckpointError)
+            chunk = math.prod(int(n) for n in store.chunk_layout.read_chunk.shape)
+            if chunk > MAX_CHUNK * max(math.prod(shape), 1):
+                raise CheckpointError(f"{spans.shown(name)} announces chunks of {chunk} elements in an array of "
+                                      f"{math.prod(shape)}; {MAX_CHUNK} times as many at most are read")  # fmt: skip
             tensors[name] = (shape, store.dtype.name, partial(_load, store))
     return tensors, metadata
 

@@ -61,7 +61,7 @@ def obstacles(spec: ResNetSpec, scheme: Scheme) -> list[str]:
         possible = convention.replace(**{**taken, **_implied(spec, convention)})
     except SpecError as error:
         return [*lacking, str(error)]
-    if "strides" in scheme.free and spec.strides not in ((1, 2, 2, 2), (2, 2, 2, 2)):
+    if "strides" in scheme.free and (spec.strides[0] > 2 or set(spec.strides[1:]) - {2}):
         lacking.append(f"strides is {list(convention.strides)} there, {list(spec.strides)} here")
     return lacking if same_function(spec, possible) else [*lacking, *differences(spec, possible)]
 

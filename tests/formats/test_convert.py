@@ -52,7 +52,7 @@ def test_every_container_there_and_back(source: Checkpoint, tmp_path: Path, form
     if find_target(there, form)[1].name != container:
         pytest.skip(f"a folder of {form} is a {find_target(there, form)[1].name}")
     report = convert(source, there, form)
-    assert report.verified
+    assert report.to_dict()["verified"] is True
     assert report.target.archive.container == container
     assert report.notes == ()
     convert(open_checkpoint(there), back)
@@ -152,3 +152,33 @@ def test_a_rename_that_fails_leaves_the_old_target(
                 convert(source, target, "torchvision")
         assert target.read_bytes() == b"old"
         assert sorted(p.name for p in tmp_path.iterdir()) == ["source.safetensors", "target.safetensors"]
+
+
+def test_a_config_that_lies_beside_a_file_is_not_its(source: Checkpoint, tmp_path: Path) -> None:
+    """Only the hub's own file name makes a folder with a config.json the hub's."""
+    (tmp_path / "config.json").write_text("somebody's settings, and no JSON")
+    assert open_checkpoint(source.path).format.name == "canonical"
+
+
+@pytest.mark.parametrize("form", ["canonical", "timm", "torchvision"])
+def test_a_folder_of_the_hub_may_hold_any_names(source: Checkpoint, tmp_path: Path, form: str) -> None:
+    """timm's repositories have a config.json as well, which is not transformers'."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architecture": "resnet18", "num_classes": 3}')
+    convert(source, folder / "model.safetensors", form)
+    for path in (folder, folder / "model.safetensors"):
+        found = open_checkpoint(path, form)
+        assert found.archive.container == "huggingface"
+        for name, array in source.arrays():
+            np.testing.assert_array_equal(found.entries[name].load(), array)
+    assert open_checkpoint(folder).format.name == {"timm": "torchvision"}.get(form, form)  # the same names
+
+
+def test_a_strided_first_stage_of_three(tmp_path: Path) -> None:
+    """transformers' downsample_in_first_stage, in a network of other than four stages."""
+    spec = SPEC.replace(depths=(1, 1, 1), widths=(64, 128, 256), strides=(2, 2, 2))
+    save_weights(tmp_path / "a.safetensors", probe_weights(spec), spec)
+    convert(open_checkpoint(tmp_path / "a.safetensors"), tmp_path / "a", "huggingface")
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["downsample_in_first_stage"] is True
+    assert open_checkpoint(tmp_path / "a").spec.strides == (2, 2, 2)
