@@ -26,17 +26,6 @@ from shared.presets import get_preset, get_spec
 from shared.spec import ResNetSpec
 from shared.weights import Weights, is_float, raise_problems, sha256_of
 
-
-@dataclass(frozen=True)
-class Wanted:
-    """What the caller knows about a file better than the file does."""
-
-    format: str | None = None
-    preset: str | None = None
-    changes: Mapping[str, Any] = field(default_factory=dict)  # of the spec, as `ResNetSpec.replace` takes them
-    spec: ResNetSpec | None = None  # all of it
-
-
 MANY = 1 << 30
 MAX_NAMES = 1 << 14  # ResNet-1202 has 8,000 with its counters
 MAX_NAME = 512  # characters
@@ -46,6 +35,16 @@ _SAMPLE = 256  # names by which a scheme is dismissed that knows next to none of
 _HINTS = 50  # unexpected tensors that the nearest expected name is looked for
 AT_ONCE = 2  # tensors in memory
 WHOLE = 0.5  # a file of whose names a scheme knows fewer is not that scheme's
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the caller knows about a file better than the file does."""
+
+    format: str | None = None
+    preset: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)  # of the spec, as `ResNetSpec.replace` takes them
+    spec: ResNetSpec | None = None  # all of it
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def open_entries(path: Path) -> tuple[Tensors, dict[str, str]]:
             metadata[name] = str(store.read().result())
         else:
             shape = spans.checked_shape(name, [int(n) for n in store.shape], CheckpointError)
-            chunk = math.prod(int(n) for n in store.chunk_layout.read_chunk.shape)
+            chunk = math.prod(np.asarray(store.chunk_layout.read_chunk.shape).tolist())
             if chunk > MAX_CHUNK * max(math.prod(shape), 1):
                 raise CheckpointError(f"{spans.shown(name)} announces chunks of {chunk} elements in an array of "
                                       f"{math.prod(shape)}; {MAX_CHUNK} times as many at most are read")  # fmt: skip

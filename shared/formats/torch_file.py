@@ -22,7 +22,7 @@ from shared.formats.archive import MAX_ELEMENTS, MAX_TENSORS, Archive, Entry
 from shared.formats.pickle_machine import MAX_PICKLE, Machine
 from shared.formats.pickle_values import PickleRefused, Storage, TensorReference
 from shared.formats.spans import shown
-from shared.formats.stored_zip import ZipRefused, read_members
+from shared.formats.zip_members import DEFLATED, Member, read_members
 from shared.frameworks import get_framework
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -49,18 +49,21 @@ def sniff_zip(names: Iterable[str]) -> bool:
 
 def read(path: Path) -> Archive:
     """The tensors of a state dict, wherever the checkpoint keeps it. Raises `CheckpointError`."""
+
+    def fail(what: str) -> CheckpointError:
+        return CheckpointError(f"{path}: cannot be read as a PyTorch checkpoint: {what}")
+
     try:
         size = spans.file_size(path)
         with path.open("rb") as file:
             start = file.read(512)
-            reader = _read_zip if start[:4] == b"PK\3\4" else _read_legacy
             _refuse_strangers(start)
-            value, places = reader(file, size)
+            value, places = _read_zip(file, fail) if start[:4] == b"PK\3\4" else _read_legacy(file, size)
         return _make_archive(path, size, value, places)
     except OSError as error:
         raise spans.cannot_read(path, error) from None
-    except (PickleRefused, ZipRefused) as error:
-        raise CheckpointError(f"{path}: cannot be read as a PyTorch checkpoint: {error}") from None
+    except PickleRefused as error:
+        raise fail(str(error)) from None
 
 
 # Layouts.
@@ -73,30 +76,39 @@ def _refuse_strangers(start: bytes) -> None:
         raise PickleRefused("it starts neither as a zip file nor as a pickle")
 
 
-def _read_zip(file: BinaryIO, size: int) -> tuple[Any, dict[str, _Place]]:
-    members = read_members(file, size)
+def _checked_name(member: Member, fail: spans.Fail) -> str:
+    name = member.name
+    if not name.isprintable() or len(name) > 512 or "\\" in name or name[:1] in ("", "/") or ".." in name.split("/"):
+        raise fail(f"the name of a member is not acceptable: {shown(name)}")
+    if member.method == DEFLATED:
+        raise fail(f"its member {shown(name)} is compressed, which PyTorch does not do")
+    return name
+
+
+def _read_zip(file: BinaryIO, fail: spans.Fail) -> tuple[Any, dict[str, _Place]]:
+    members = {_checked_name(member, fail): member for member in read_members(file, fail)}
     roots = [name.removesuffix("data.pkl") for name in members if sniff_zip([name])]
     if len(roots) != 1:
-        raise ZipRefused(f"it has {len(roots)} members <name>/data.pkl, expected one")
+        raise fail(f"it has {len(roots)} members <name>/data.pkl, expected one")
     root = roots[0]
     if any(name == f"{root}constants.pkl" or name.startswith(f"{root}code/") for name in members):
-        raise ZipRefused("it is a TorchScript program, which holds code; save its state_dict() with torch.save instead")
+        raise fail("it is a TorchScript program, which holds code; save its state_dict() with torch.save instead")
     order = members.get(f"{root}byteorder")
     if order is not None and _pread(file, order.offset, min(order.size, 16)) != b"little":
-        raise ZipRefused("its numbers are not little-endian")
+        raise fail("its numbers are not little-endian")
     pickle = members[f"{root}data.pkl"]
     if pickle.size > MAX_PICKLE:
-        raise ZipRefused(f"its pickle has {pickle.size:,} bytes, more than {MAX_PICKLE >> 20} MiB")
+        raise fail(f"its pickle has {pickle.size:,} bytes, more than {MAX_PICKLE >> 20} MiB")
     machine = Machine(_pread(file, pickle.offset, pickle.size))
     value = machine.load()
     if machine.position != pickle.size:
-        raise ZipRefused("something follows its pickle")
+        raise fail("something follows its pickle")
     places = {}
     for key, storage in machine.storages.items():
         member = members.get(f"{root}data/{key}")
         if member is None or member.size != _nbytes(storage):
             found = "no such member" if member is None else f"{member.size:,} bytes"
-            raise ZipRefused(f"the storage {shown(key)} needs {_nbytes(storage):,} bytes, the file has {found}")
+            raise fail(f"the storage {shown(key)} needs {_nbytes(storage):,} bytes, the file has {found}")
         places[key] = _Place(member.offset, member.size)
     return value, places
 

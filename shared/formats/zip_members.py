@@ -79,8 +79,15 @@ def _find_directory(file: BinaryIO, size: int, fail: spans.Fail) -> tuple[int, i
     signature, disk, first_disk, here, count, length, start, comment = record
     if signature != b"PK\5\6" or comment:
         raise fail("it does not end with the end record of a zip archive without comment; it may be cut off")
-    if 0xFFFF in (here, count) or 0xFFFFFFFF in (length, start):
+    small = here, count, length, start
+    large = 0xFFFF in small[:2] or 0xFFFFFFFF in small[2:]
+    at = max(0, end - _LOCATOR.size)
+    if large or _pread(file, at, 4, fail) == b"PK\6\7":  # PyTorch writes the large records whether needed or not
         end, (here, count, length, start) = _find_end64(file, end, fail)
+        later = (0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+        wide = (here, count, length, start)
+        if any(n not in (w, mark) for n, w, mark in zip(small, wide, later, strict=True)):
+            raise fail("its two end records contradict each other")
     if disk or first_disk or here != count:
         raise fail("it is one volume of several")
     if count > MAX_MEMBERS or length > _MAX_DIRECTORY:
