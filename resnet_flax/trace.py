@@ -13,8 +13,9 @@ from flax import nnx
 from resnet_flax.layers import get_layer
 from resnet_flax.model import ResNet
 from resnet_flax.weights import iter_weights, model_dtype, require_x64
+from shared.checks import EVAL, OUTPUT, require_known
 from shared.plan import make_plan
-from shared.trace import EVAL, OUTPUT, Trace, provenance, require_known
+from shared.trace import Trace, provenance
 
 
 class Tap(nnx.Module):

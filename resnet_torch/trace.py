@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from resnet_torch.model import ResNet
 from resnet_torch.weights import iter_weights
+from shared.checks import EVAL, OUTPUT, require_known
 from shared.plan import make_plan
-from shared.trace import EVAL, OUTPUT, Trace, provenance, require_known
+from shared.trace import Trace, provenance
 
 
 def trace(model: ResNet, images: np.ndarray, labels: Any = None, *, checks: tuple[str, ...] = ("eval",)) -> Trace:

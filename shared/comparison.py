@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from shared.checks import EVAL, OUTPUT
 from shared.errors import CheckpointError, SpecError
 from shared.files import TensorFile
 from shared.limits import DTYPES, EVAL_FLOAT64, rounding_limit
 from shared.plan import make_plan
-from shared.trace import EVAL, OUTPUT, Trace
+from shared.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -110,12 +110,21 @@ class Conv(Op):
 
 @dataclass(frozen=True)
 class BatchNorm(Op):
-    """Batch normalisation over the channels; `momentum` is the weight of the old running value."""
+    """Batch normalisation over the channels; `momentum` is the weight of the old running value.
+
+    In training the batch is normalised by its biased variance; the running variance moves towards
+    n / (n - 1) of it if `unbiased`, with n the values of a channel in the batch, else towards itself.
+    """
 
     channels: int
     eps: float = 1e-5
     momentum: float = 0.9
     zero_init: bool = False  # gamma starts at 0
+    unbiased: bool = True
+
+    def stored_variance(self, count: int) -> float:
+        """What the biased variance of `count` values is multiplied by before it is stored."""
+        return count / max(count - 1, 1) if self.unbiased else 1.0
 
     @property
     def kind(self) -> str:

@@ -218,7 +218,7 @@ def _make_norm(spec: ResNetSpec, channels: int, *, zero_init: bool = False) -> N
     norm = spec.norm
     if norm.kind == "group":
         return GroupNorm(channels, norm.groups, norm.eps, zero_init)
-    return BatchNorm(channels, norm.eps, norm.momentum, zero_init)
+    return BatchNorm(channels, norm.eps, norm.momentum, zero_init, norm.running_var == "unbiased")
 
 
 def _make_stem(spec: ResNetSpec) -> Stem:

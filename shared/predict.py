@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from shared.checks import EVAL, OUTPUT
 from shared.errors import SpecError
 from shared.files import write_tensors
 from shared.formats.checkpoint import Checkpoint
 from shared.formats.convert import write_canonical
 from shared.frameworks import Worker
-from shared.trace import EVAL, OUTPUT, Trace
+from shared.trace import Trace
 
 
 @dataclass(frozen=True)

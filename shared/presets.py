@@ -165,6 +165,7 @@ def _keras() -> Iterator[tuple[str, Changes]]:
     common = {
         "norm.eps": 1.001e-5,
         "norm.momentum": 0.99,
+        "norm.running_var": "biased",
         "stem.bias": True,
         "stem.pool_padding": "zero",
         "block.last_bias": True,
@@ -181,7 +182,7 @@ def _keras() -> Iterator[tuple[str, Changes]]:
 
 
 def _keras_hub() -> Iterator[tuple[str, Changes]]:
-    glorot = {"init.conv": "glorot_uniform", "init.head": "glorot_uniform"}
+    glorot = {"init.conv": "glorot_uniform", "init.head": "glorot_uniform", "norm.running_var": "biased"}
     for depth in (18, 34, 50, 101, 152):
         yield f"resnet_{depth}", {**_imagenet(depth), **glorot}
     vd = {**glorot, **DEEP_STEM, **AVG_DOWN, "shortcut.projection": "entry"}
@@ -197,6 +198,7 @@ def _flax() -> Iterator[tuple[str, Changes]]:
         "stem.pool_padding": "same",
         "block.padding": "same",
         "init.zero_residual": True,
+        "norm.running_var": "biased",
         "init.conv": "lecun_normal",
         "init.head": "lecun_normal",
     }

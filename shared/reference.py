@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from shared.checks import EVAL, OUTPUT, require_known
 from shared.graph import INPUT
 from shared.ops import (
     AvgPool,
@@ -31,7 +32,7 @@ from shared.ops import (
 )
 from shared.plan import make_plan
 from shared.spec import ResNetSpec
-from shared.trace import EVAL, OUTPUT, Trace, provenance, require_known
+from shared.trace import Trace, provenance
 from shared.weights import Weights, cast_exactly, check_weights, probe_weights
 
 Array = np.ndarray

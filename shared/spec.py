@@ -13,14 +13,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
-import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from shared.errors import SpecError, nearest
+from shared.fields import annotations, coerce, is_sequence
 
 MAX_CHANNELS = 1 << 16
 MAX_BLOCKS = 1 << 12
@@ -99,6 +98,10 @@ class Norm:
     kind: Literal["batch", "group"] = "batch"
     eps: float = 1e-5
     momentum: float = 0.9
+    # Of which variance of a batch the running one is an average. The batch itself is normalised by the
+    # biased one everywhere; PyTorch, Caffe and TensorFlow's fused kernels store n / (n - 1) times it, Keras 3
+    # and Flax store it as it is.
+    running_var: Literal["unbiased", "biased"] = "unbiased"
     groups: int = 32  # of group normalisation
 
 
@@ -152,8 +155,8 @@ class ResNetSpec:
     init: Init = field(default_factory=Init)
 
     def __post_init__(self) -> None:
-        for name, annotation in _annotations(type(self)).items():
-            object.__setattr__(self, name, _coerce(getattr(self, name), annotation, name))
+        for name, annotation in annotations(type(self)).items():
+            object.__setattr__(self, name, coerce(getattr(self, name), annotation, name))
         _validate(self)
 
     @property
@@ -178,16 +181,16 @@ class ResNetSpec:
                 groups.setdefault(path[0], {})[path[1]] = value
             else:
                 top[path[0]] = value
-        stages = len(top.get("depths", self.depths)) if _is_sequence(top.get("depths", ())) else 0
+        stages = len(top.get("depths", self.depths)) if is_sequence(top.get("depths", ())) else 0
         for per_stage in ("widths", "strides", "dilate"):
             if per_stage not in top and 0 < stages < len(self.depths):
                 top[per_stage] = getattr(self, per_stage)[:stages]
         for group, values in groups.items():
             current = top.get(group, getattr(self, group))
             if not dataclasses.is_dataclass(current):
-                current = _coerce(current, _annotations(ResNetSpec)[group], group)
+                current = coerce(current, annotations(ResNetSpec)[group], group)
             coerced = {
-                name: _coerce(value, _annotations(type(current))[name], f"{group}.{name}")
+                name: coerce(value, annotations(type(current))[name], f"{group}.{name}")
                 for name, value in values.items()
             }
             top[group] = dataclasses.replace(current, **coerced)
@@ -203,7 +206,7 @@ class ResNetSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ResNetSpec:
         """The spec that `to_dict` gave; fields that are missing keep their defaults."""
-        return _coerce(data, cls, "spec")
+        return coerce(data, cls, "spec")
 
     @classmethod
     def from_json(cls, text: str) -> ResNetSpec:
@@ -232,76 +235,16 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return key, value
 
 
-def _read_annotations(cls: Any) -> dict[str, Any]:
-    """Field -> type of a dataclass."""
-    hints = typing.get_type_hints(cls)
-    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
-
-
-_annotations: Callable[[Any], dict[str, Any]] = functools.cache(_read_annotations)
-
-
 @functools.cache
 def _field_paths() -> dict[str, tuple[str, ...]]:
     """Every way to write a field in `replace`, and where the field is."""
     paths: dict[str, tuple[str, ...]] = {}
-    for name, annotation in _annotations(ResNetSpec).items():
+    for name, annotation in annotations(ResNetSpec).items():
         if dataclasses.is_dataclass(annotation):
-            for inner in _annotations(typing.cast(type, annotation)):
+            for inner in annotations(typing.cast(type, annotation)):
                 paths[f"{name}.{inner}"] = paths[f"{name}_{inner}"] = (name, inner)
         paths[name] = (name,)
     return paths
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, (list, tuple))
-
-
-def _coerce(value: Any, annotation: Any, where: str) -> Any:
-    """`value` as `annotation` wants it (lists become tuples, dicts become groups), or `SpecError`."""
-    if type(value) is annotation and annotation in (int, str, bool):
-        return value
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if dataclasses.is_dataclass(annotation):
-        return _coerce_group(value, typing.cast(type, annotation), where)
-    if origin is Literal:
-        if value in arguments and type(value) in {type(a) for a in arguments}:
-            return value
-        raise SpecError(f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}")
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None else _coerce(value, arguments[0], where)
-    if origin is tuple:
-        if not _is_sequence(value):
-            raise SpecError(f"{where}: expected a list, found {value!r}")
-        if arguments[-1] is Ellipsis:
-            arguments = (arguments[0],) * len(value)
-        if len(value) != len(arguments):
-            raise SpecError(f"{where}: expected {len(arguments)} values, found {value!r}")
-        entries = tuple(_coerce(v, a, f"{where}[{i}]") for i, (v, a) in enumerate(zip(value, arguments, strict=True)))
-        return value if entries == value and isinstance(value, tuple) else entries
-    if annotation is float and type(value) is int and abs(value) < 2**53:
-        value = float(value)
-    if type(value) is not annotation:
-        raise SpecError(f"{where}: expected {annotation.__name__}, found {value!r}")
-    if annotation is float and not math.isfinite(value):
-        raise SpecError(f"{where}: expected a finite number, found {value!r}")
-    return value
-
-
-def _coerce_group(value: Any, cls: type, where: str) -> Any:
-    annotations = _annotations(cls)
-    if isinstance(value, cls):
-        coerced = {name: _coerce(getattr(value, name), a, f"{where}.{name}") for name, a in annotations.items()}
-        changed = {name: new for name, new in coerced.items() if new is not getattr(value, name)}
-        # Not in place: a group may be shared with other specs.
-        return dataclasses.replace(typing.cast(Any, value), **changed) if changed else value
-    if not isinstance(value, Mapping):
-        raise SpecError(f"{where}: expected an object with fields, found {value!r}")
-    unknown = sorted(set(value) - set(annotations))
-    if unknown:
-        raise SpecError(f"{where} has no field {unknown[0]!r}{nearest(str(unknown[0]), annotations)}")
-    prefix = "" if cls is ResNetSpec else f"{where}."
-    return cls(**{name: _coerce(v, annotations[name], prefix + name) for name, v in value.items()})
 
 
 def _validate(spec: ResNetSpec) -> None:

@@ -1,9 +1,9 @@
 """`Trace`: what one framework computed, as one flat dict of named arrays.
 
-Keys: `eval/<layer>` for every named layer of the plan, `eval/output` for what the network returns.
-Images and feature maps are NHWC. Saved as safetensors, a trace is the golden file of the next
-upgrade: it holds the spec, the framework and its versions, dtype, seeds, and hashes of the weights
-that went in and of those that came back out of the framework.
+Keys: `eval/<layer>` for every named layer of the plan, `eval/output` for what the network returns, and
+what `shared.checks` adds for training. Images and feature maps are NHWC. Saved as safetensors, a trace
+is the golden file of the next upgrade: it holds the spec, the framework and its versions, dtype, seeds,
+and hashes of the weights that went in and of those that came back out of the framework.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.errors import CheckpointError, SpecError
+from shared.errors import CheckpointError
 from shared.files import TensorFile, write_tensors
 from shared.spec import ResNetSpec
 from shared.weights import digest
 
 FORMAT = "resnet-rosetta-trace"
-EVAL = "eval"
-OUTPUT = "output"
 
 
 @dataclass
@@ -92,13 +90,6 @@ class Trace:
         if sorted(order.split("\n") if order else []) != sorted(file.names):
             raise CheckpointError(f"{path}: its list of layers does not match its tensors")
         return cls(spec, framework, dtype, file, about)
-
-
-def require_known(checks: Iterable[str]) -> None:
-    """Raise `SpecError` for a check that no rendering records, rather than leave it out in silence."""
-    unknown = [check for check in checks if check != EVAL]
-    if unknown:
-        raise SpecError(f"unknown check {unknown[0]!r}; a trace records {EVAL}")
 
 
 def provenance(weights: Iterable[tuple[str, np.ndarray]], images: np.ndarray, *packages: str) -> dict[str, str]:

@@ -155,7 +155,8 @@ def same_function(a: ResNetSpec, b: ResNetSpec) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _plain(spec: ResNetSpec) -> ResNetSpec:
     """The spec without what does not reach the output: names, initialisation, momentum."""
-    changes: dict[str, Any] = {"name": "", "init": Init(), "norm.momentum": 0.9, "image_size": 224}
+    changes: dict[str, Any] = {"name": "", "init": Init(), "norm.momentum": 0.9, "norm.running_var": "unbiased",
+                               "image_size": 224}  # fmt: skip
     if spec.stem.norm_act and spec.stem.pool_padding == "zero":
         changes["stem.pool_padding"] = "symmetric"  # behind a ReLU, zero is as good as minus infinity
     return spec.replace(**changes)

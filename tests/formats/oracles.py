@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from shared import ResNetSpec, probe_images, probe_weights
+from shared.checks import EVAL, OUTPUT
 from shared.formats.checkpoint import Checkpoint, open_checkpoint
 from shared.formats.convert import convert
-from shared.trace import EVAL, OUTPUT
 from shared.weights import named_rng, save_weights
 from tests.parity.rendering import FRAMEWORKS, package
 

@@ -1,0 +1,164 @@
+"""What a trace records beside the forward pass, written once for every framework: gradients and training steps.
+
+A framework brings a `Trainer`; this module feeds it, names what comes out and puts it into order. Keys, in the order
+of the computation, so that the first one that differs is where the difference starts:
+
+    eval        eval/<layer> …, eval/output
+    train       train/<layer> …, train/output, stats/<running statistic> …
+    gradients   loss, loss/unsmoothed, grad/<tensor> from the head back to the stem, grad/input
+    steps       step1/loss, step1/<tensor> …, step1/momentum_buffer/<tensor> …, …, step10/output
+
+All steps but the last keep `sketch`es of the larger tensors instead of the tensors themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from shared.errors import SpecError
+from shared.ops import Shape
+from shared.plan import Plan
+from shared.training import (
+    STEPS,
+    Training,
+    dropout_masks,
+    learning_rate,
+    num_outputs,
+    step_batch,
+)
+from shared.weights import digest
+
+EVAL, TRAIN, GRADIENTS, STEP = CHECKS = ("eval", "train", "gradients", "steps")
+OUTPUT = "output"
+# How the keys of each check start.
+PREFIXES = {EVAL: ("eval/",), TRAIN: ("train/", "stats/"), GRADIENTS: ("loss", "grad/"), STEP: ("step",)}
+
+SKETCH = 1024  # numbers that stand for a larger tensor
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Of the loss in training mode, by canonical tensor and in canonical layout, and by the images (NHWC)."""
+
+    loss: float
+    unsmoothed: float  # the same loss without label smoothing
+    tensors: Mapping[str, np.ndarray]
+    images: np.ndarray
+
+
+class Trainer(Protocol):
+    """A model and its optimizer in one framework. `images` are NHWC float arrays, `labels` class numbers [batch].
+
+    The loss of a network without classifier takes its channels for classes, averaged over height and width where it
+    returns an image. `masks` are what `shared.training.dropout_masks` gives; without them the framework draws its own.
+    """
+
+    def gradients(
+        self, images: np.ndarray, labels: np.ndarray, masks: Mapping[str, np.ndarray] | None = None
+    ) -> Gradients:
+        """Of the loss, in training mode. Running statistics move; parameters do not."""
+        ...
+
+    def step(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        learning_rate: float,
+        masks: Mapping[str, np.ndarray] | None = None,
+    ) -> float:
+        """One step of the optimizer; the loss before it."""
+        ...
+
+    def weights(self) -> Mapping[str, np.ndarray]:
+        """All canonical tensors, running statistics among them."""
+        ...
+
+    def state(self) -> Mapping[str, np.ndarray]:
+        """`<slot>/<tensor>` for each slot of the optimizer and trained tensor, in canonical layout."""
+        ...
+
+    def evaluate(self, images: np.ndarray) -> np.ndarray:
+        """What the network returns in evaluation mode, NHWC where it is an image."""
+        ...
+
+
+def require_known(checks: Iterable[str]) -> tuple[str, ...]:
+    """The checks in the order of computation. Raises `SpecError` for one that no rendering records."""
+    wanted = tuple(checks)
+    for check in wanted:
+        if check not in CHECKS:
+            raise SpecError(f"unknown check {check!r}; known are {', '.join(CHECKS)}")
+    if not wanted:
+        raise SpecError(f"no check is named; known are {', '.join(CHECKS)}")
+    return tuple(check for check in CHECKS if check in wanted)
+
+
+def about_training(training: Training, labels: np.ndarray) -> dict[str, str]:
+    """What a trace's metadata says of a training check: the configuration, and a hash of the labels."""
+    return {"training": training.to_json(), "labels": digest([("labels", labels)])}
+
+
+def record_gradients(
+    trainer: Trainer, images: np.ndarray, labels: np.ndarray, plan: Plan, training: Training
+) -> Arrays:
+    """Losses and gradients of one batch."""
+    found = trainer.gradients(images, labels, dropout_masks(plan, len(images), 0))
+    arrays = {"loss": np.asarray(found.loss), "loss/unsmoothed": np.asarray(found.unsmoothed)}
+    arrays |= {f"grad/{name}": found.tensors[name] for name in reversed(training.trainable(plan))}
+    return {**arrays, "grad/input": found.images}
+
+
+def record_steps(trainer: Trainer, images: np.ndarray, labels: np.ndarray, plan: Plan) -> Arrays:
+    """Loss, parameters, statistics and optimizer state after every step, then the output in evaluation mode."""
+    arrays: Arrays = {}
+    for step in range(1, STEPS + 1):
+        batch = step_batch(images, labels, step, num_outputs(plan))
+        loss = trainer.step(*batch, learning_rate(step), dropout_masks(plan, len(images), step))
+        arrays[f"step{step}/loss"] = np.asarray(loss)
+        weights, state = trainer.weights(), trainer.state()
+        after = {name: weights[name] for name in plan.tensors} | {name: state[name] for name in sorted(state)}
+        for name, array in after.items():
+            arrays[f"step{step}/{name}"] = array if step == STEPS else sketch(array)
+    arrays[f"step{STEPS}/{OUTPUT}"] = trainer.evaluate(images)
+    return arrays
+
+
+def sketch(array: np.ndarray) -> np.ndarray:
+    """At most `SKETCH` sums with signs of all values: any value that differs makes one of them differ by as much."""
+    if array.size <= SKETCH:
+        return np.asarray(array)
+    flat = np.asarray(array, np.float64).reshape(-1)
+    signs = 1.0 - 2.0 * ((np.arange(flat.size, dtype=np.uint32) * np.uint32(2654435761)) >> np.uint32(31))
+    padded = np.zeros(-(-flat.size // SKETCH) * SKETCH)
+    padded[: flat.size] = flat * signs
+    return padded.reshape(-1, SKETCH).sum(axis=0)
+
+
+def expected_shapes(check: str, plan: Plan, batch: int, training: Training) -> dict[str, Shape]:
+    """Key -> shape of everything that a check records, in order. `plan` is that of the images' size."""
+    if check in (EVAL, TRAIN):
+        shapes: dict[str, Shape] = {f"{check}/{row.name}": (batch, *row.output) for row in plan.layers}
+        shapes[f"{check}/{OUTPUT}"] = (batch, *plan.output)
+        if check == TRAIN:
+            shapes |= {f"stats/{name}": shape for name, shape in plan.tensors.items() if ".running_" in name}
+        return shapes
+    trained = training.trainable(plan)
+    if check == GRADIENTS:
+        shapes = {"loss": (), "loss/unsmoothed": ()}
+        shapes |= {f"grad/{name}": plan.tensors[name] for name in reversed(trained)}
+        return {**shapes, "grad/input": (batch, *plan.image_size, plan.spec.in_channels)}
+    shapes = {}
+    slots = sorted(f"{slot}/{name}" for slot in training.optimizer.slots for name in trained)
+    for step in range(1, STEPS + 1):
+        shapes[f"step{step}/loss"] = ()
+        for name in (*plan.tensors, *slots):
+            shape = plan.tensors[name.partition("/")[2] or name]
+            whole = step == STEPS or int(np.prod(shape)) <= SKETCH
+            shapes[f"step{step}/{name}"] = shape if whole else (SKETCH,)
+    return {**shapes, f"step{STEPS}/{OUTPUT}": (batch, *plan.output)}
