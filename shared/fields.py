@@ -15,13 +15,13 @@ from shared.errors import SpecError, nearest
 TOP = ("spec", "training", "recipe")  # what messages leave out in front of a field
 
 
-def _read_annotations(cls: Any) -> dict[str, Any]:
+def _read_field_types(cls: Any) -> dict[str, Any]:
     """Field -> type of a dataclass."""
     hints = typing.get_type_hints(cls)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
 
 
-annotations: Callable[[Any], dict[str, Any]] = functools.cache(_read_annotations)
+field_types: Callable[[Any], dict[str, Any]] = functools.cache(_read_field_types)
 
 
 def is_sequence(value: Any) -> bool:
@@ -60,7 +60,7 @@ def coerce(value: Any, annotation: Any, where: str) -> Any:
 
 
 def _coerce_group(value: Any, cls: type, where: str) -> Any:
-    fields = annotations(cls)
+    fields = field_types(cls)
     if isinstance(value, cls):
         coerced = {name: coerce(getattr(value, name), a, f"{where}.{name}") for name, a in fields.items()}
         changed = {name: new for name, new in coerced.items() if new is not getattr(value, name)}

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from shared.errors import SpecError, nearest
-from shared.fields import annotations, coerce, is_sequence
+from shared.fields import coerce, field_types, is_sequence
 
 MAX_CHANNELS = 1 << 16
 MAX_BLOCKS = 1 << 12
@@ -155,7 +155,7 @@ class ResNetSpec:
     init: Init = field(default_factory=Init)
 
     def __post_init__(self) -> None:
-        for name, annotation in annotations(type(self)).items():
+        for name, annotation in field_types(type(self)).items():
             object.__setattr__(self, name, coerce(getattr(self, name), annotation, name))
         _validate(self)
 
@@ -188,9 +188,9 @@ class ResNetSpec:
         for group, values in groups.items():
             current = top.get(group, getattr(self, group))
             if not dataclasses.is_dataclass(current):
-                current = coerce(current, annotations(ResNetSpec)[group], group)
+                current = coerce(current, field_types(ResNetSpec)[group], group)
             coerced = {
-                name: coerce(value, annotations(type(current))[name], f"{group}.{name}")
+                name: coerce(value, field_types(type(current))[name], f"{group}.{name}")
                 for name, value in values.items()
             }
             top[group] = dataclasses.replace(current, **coerced)
@@ -239,9 +239,9 @@ def parse_setting(text: str) -> tuple[str, Any]:
 def _field_paths() -> dict[str, tuple[str, ...]]:
     """Every way to write a field in `replace`, and where the field is."""
     paths: dict[str, tuple[str, ...]] = {}
-    for name, annotation in annotations(ResNetSpec).items():
+    for name, annotation in field_types(ResNetSpec).items():
         if dataclasses.is_dataclass(annotation):
-            for inner in annotations(typing.cast(type, annotation)):
+            for inner in field_types(typing.cast(type, annotation)):
                 paths[f"{name}.{inner}"] = paths[f"{name}_{inner}"] = (name, inner)
         paths[name] = (name,)
     return paths

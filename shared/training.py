@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from shared.errors import SpecError
-from shared.fields import annotations, coerce
+from shared.fields import coerce, field_types
 from shared.ops import Dropout
 from shared.plan import Plan
 from shared.weights import named_rng
@@ -99,7 +99,7 @@ class Training:
 
 
 def _coerce_fields(value: Any, where: str) -> None:
-    for name, annotation in annotations(type(value)).items():
+    for name, annotation in field_types(type(value)).items():
         object.__setattr__(value, name, coerce(getattr(value, name), annotation, f"{where}{name}"))
 
 
