@@ -29,6 +29,10 @@ class CheckpointError(RosettaError, ValueError):
         self.problems = tuple(problems)
 
 
+class DatasetError(RosettaError, ValueError):
+    """A dataset that is not there, is not what it should be, or cannot be fed as asked."""
+
+
 class FrameworkError(RosettaError, RuntimeError):
     """A framework that is not installed, or that failed while it ran."""
 
