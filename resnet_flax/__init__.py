@@ -2,6 +2,7 @@
 
 from resnet_flax.model import ResNet
 from resnet_flax.trace import trace
+from resnet_flax.train import Trainer
 from resnet_flax.weights import build, export_weights, load_weights
 
-__all__ = ["ResNet", "build", "export_weights", "load_weights", "trace"]
+__all__ = ["ResNet", "Trainer", "build", "export_weights", "load_weights", "trace"]

@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 from jax.nn import relu
 
-from resnet_flax.layers import Conv, Dtype, Norm, Shortcut
+from resnet_flax.layers import Conv, Dropout, Dtype, Norm, Shortcut
 from shared import ops
 from shared import plan as p
 
@@ -36,7 +36,7 @@ class AblationBlock(nnx.Module):
     def __init__(self, plan: p.Block, *, rngs: nnx.Rngs, dtype: Dtype):
         self.plan = plan
         self.shortcut = Shortcut(plan.shortcut, rngs=rngs, dtype=dtype)
-        self.dropout = nnx.Dropout(plan.dropout.rate, rngs=rngs) if plan.dropout else None
+        self.dropout = Dropout(plan.dropout, rngs=rngs) if plan.dropout else None
         self.gate = Conv(plan.gate, rngs=rngs, dtype=dtype) if plan.gate else None
         for k, (conv, norm) in enumerate(zip(plan.convs, plan.norms, strict=True), start=1):
             setattr(self, f"conv{k}", Conv(conv, rngs=rngs, dtype=dtype))

@@ -31,6 +31,16 @@ def get_layer(model: nnx.Module, name: str) -> Any:
     return layer
 
 
+def set_layer(model: nnx.Module, name: str, layer: nnx.Module) -> None:
+    """Put another module in the place of `get_layer(model, name)`."""
+    path, _, last = name.rpartition(".")
+    parent = get_layer(model, path) if path else model
+    if isinstance(parent, nnx.List):
+        parent[int(last)] = layer
+    else:
+        setattr(parent, last, layer)
+
+
 def blank(key: jax.Array, shape: tuple[int, ...], dtype: Dtype) -> jax.Array:
     """An initialiser: zeros, made by NumPy because XLA would compile a program for every shape."""
     return jnp.asarray(np.zeros(shape, dtype))
@@ -101,10 +111,11 @@ class RunningStatistic(nnx.BatchStat):
 
 
 class BatchNorm(nnx.BatchNorm):
-    """`nnx.BatchNorm` with two corrections.
+    """`nnx.BatchNorm` with three corrections.
 
-    The stock layer's variance is E[x^2] - E[x]^2, which cancels where the mean is large, and its
-    running statistics start as float32 in a model of any dtype.
+    The stock layer's variance is E[x^2] - E[x]^2, which cancels where the mean is large, its running
+    statistics start as float32 in a model of any dtype, and its running variance is always an average
+    of the biased ones, which is not what PyTorch and its like store.
     """
 
     def __init__(self, op: ops.BatchNorm, *, rngs: nnx.Rngs, dtype: Dtype):
@@ -118,8 +129,20 @@ class BatchNorm(nnx.BatchNorm):
             param_dtype=dtype,
             rngs=rngs,
         )
+        self.op = op
         self.mean = RunningStatistic(jnp.zeros(op.channels, dtype))
         self.var = RunningStatistic(jnp.ones(op.channels, dtype))
+
+    # Without the stock layer's `mask`, which would change the number of values.
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:  # type: ignore[override]
+        before = self.var[...]
+        y = super().__call__(x, use_running_average)
+        frozen = self.use_running_average if use_running_average is None else use_running_average
+        if self.op.unbiased and not frozen:
+            # What the layer added to the part that it kept is (1 - momentum) times the biased variance.
+            kept = self.momentum * before
+            self.var[...] = kept + self.op.stored_variance(x.size // x.shape[-1]) * (self.var[...] - kept)
+        return y
 
 
 def Norm(op: ops.Norm, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.Module:
@@ -135,6 +158,25 @@ def Norm(op: ops.Norm, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.Module:
             rngs=rngs,
         )
     return BatchNorm(op, rngs=rngs, dtype=dtype)
+
+
+class Dropout(nnx.Dropout):
+    """`nnx.Dropout`, which can be told what to keep.
+
+    `mask` is None, and the layer Flax's own, or a bool array [batch, height, width, channels]: in training the
+    layer then returns x * mask / (1 - rate), the same values in every framework. It is no `Variable`, and so in no
+    checkpoint.
+    """
+
+    def __init__(self, op: ops.Dropout, *, rngs: nnx.Rngs):
+        super().__init__(op.rate, rngs=rngs)
+        self.mask: jax.Array | None = nnx.data(None)
+
+    def __call__(self, x: jax.Array, *, deterministic: bool | None = None, rngs: Any = None) -> jax.Array:
+        idle = self.deterministic if deterministic is None else deterministic
+        if self.mask is None or idle:
+            return super().__call__(x, deterministic=deterministic, rngs=rngs)
+        return x * self.mask / (1 - self.rate)
 
 
 class MaxPool(nnx.Module):

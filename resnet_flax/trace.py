@@ -1,21 +1,33 @@
-"""What the network computes, layer by layer, through taps in a copy of it."""
+"""What the network computes, layer by layer, through taps in a copy of it; and how it learns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from resnet_flax.layers import get_layer
+from resnet_flax.layers import get_layer, set_layer
 from resnet_flax.model import ResNet
+from resnet_flax.train import Trainer, in_evaluation, in_training, layer_by_layer
 from resnet_flax.weights import iter_weights, model_dtype, require_x64
-from shared.checks import EVAL, OUTPUT, require_known
-from shared.plan import make_plan
+from shared.checks import (
+    EVAL,
+    GRADIENTS,
+    OUTPUT,
+    STEP,
+    TRAIN,
+    Arrays,
+    about_training,
+    record_gradients,
+    record_steps,
+    require_known,
+)
+from shared.plan import Plan, make_plan
 from shared.trace import Trace, provenance
+from shared.training import PROBE, Training, dropout_masks, num_outputs, probe_labels
 
 
 class Tap(nnx.Module):
@@ -35,58 +47,64 @@ class Tap(nnx.Module):
         return x
 
 
-class CompiledTap(Tap):
-    """A `Tap` on a layer without taps inside.
+def trace(
+    model: ResNet,
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    checks: tuple[str, ...] = (EVAL,),
+    training: Training = PROBE,
+) -> Trace:
+    """Run `images` [batch, height, width, channels] and record what `shared.checks` says of each of `checks`.
 
-    Layers are compiled one by one, equal ones once: XLA takes minutes for the deepest networks as one
-    program, and for a single layer less time than for each operation in it.
+    `labels` are class numbers [batch], random ones where none are given. The model is left as it was: what runs are
+    copies, with variables of their own where a check changes them. Raises `FrameworkError` for a float64 model in a
+    process where JAX has float64 switched off.
     """
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = _run(self.layer, x)
-        self.keep(x)
-        return x
-
-
-@nnx.jit
-def _run(layer: nnx.Module, x: jax.Array) -> jax.Array:
-    return layer(x)
-
-
-def trace(model: ResNet, images: np.ndarray, labels: Any = None, *, checks: tuple[str, ...] = ("eval",)) -> Trace:
-    """Run `images` [batch, height, width, channels] and keep the output of every named layer, as NHWC.
-
-    What runs is a copy in evaluation mode that shares the model's arrays: the model is left as it was.
-    Raises `FrameworkError` for a float64 model in a process where JAX has float64 switched off.
-    """
-    require_known(checks)
+    checks = require_known(checks)
     dtype = model_dtype(model)
     require_x64(dtype)
-    arrays: dict[str, np.ndarray] = {}
     plan = make_plan(model.spec, (images.shape[1], images.shape[2]))
-    blocks = {name for name, _ in plan.blocks()}
-    copy = nnx.with_attributes(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
+    about = provenance(iter_weights(model), images, "flax", "jax", "optax")
+    if labels is None:
+        labels = probe_labels(len(images), num_outputs(plan), seed=0)
+    if checks != (EVAL,):
+        about |= about_training(training, labels)
+    arrays: Arrays = {}
+    with jax.default_matmul_precision("highest"):
+        if EVAL in checks:
+            arrays |= _record_layers(in_evaluation(model), images, plan, EVAL)
+        if TRAIN in checks:
+            arrays |= _record_train(nnx.clone(model), images, plan, training)
+        if GRADIENTS in checks:
+            trainer = Trainer(nnx.clone(model), training, compiled=False)
+            arrays |= record_gradients(trainer, images, labels, plan, training)
+        if STEP in checks:
+            trainer = Trainer(nnx.clone(model), training, compiled=False)
+            arrays |= record_steps(trainer, images, labels, plan)
+    # Half precisions widen to float32, which holds them exactly.
+    arrays = {name: array.astype(np.float32) if array.itemsize < 4 else array for name, array in arrays.items()}
+    return Trace(model.spec, "flax", dtype, arrays, about)
+
+
+def _record_train(model: ResNet, images: np.ndarray, plan: Plan, training: Training) -> Arrays:
+    """Trains nothing, but moves the running statistics."""
+    masks = {name: jnp.asarray(mask) for name, mask in dropout_masks(plan, len(images), 0).items()}
+    arrays = _record_layers(in_training(model, training, masks), images, plan, TRAIN)
+    statistics = {name: array for name, array in iter_weights(model) if ".running_" in name}
+    return arrays | {f"stats/{name}": array for name, array in statistics.items()}
+
+
+def _record_layers(model: ResNet, images: np.ndarray, plan: Plan, check: str) -> Arrays:
+    """The output of every named layer of a model whose layers may be replaced."""
+    arrays: Arrays = {}
+    x = jnp.asarray(images, model_dtype(model))
+    layer_by_layer(model)
     for row in plan.layers:  # a block comes after its layers
 
         def keep(output: jax.Array, name: str = row.name) -> None:
-            arrays[f"{EVAL}/{name}"] = _to_numpy(output)
+            arrays[f"{check}/{name}"] = np.array(output)
 
-        tap = Tap if row.name in blocks else CompiledTap
-        _replace(copy, row.name, tap(get_layer(copy, row.name), keep))
-    with jax.default_matmul_precision("highest"):
-        arrays[f"{EVAL}/{OUTPUT}"] = _to_numpy(copy(jnp.asarray(images, dtype)))
-    return Trace(model.spec, "flax", dtype, arrays, provenance(iter_weights(model), images, "flax", "jax"))
-
-
-def _replace(model: nnx.Module, name: str, layer: nnx.Module) -> None:
-    path, _, last = name.rpartition(".")
-    parent = get_layer(model, path) if path else model
-    if isinstance(parent, nnx.List):
-        parent[int(last)] = layer
-    else:
-        setattr(parent, last, layer)
-
-
-def _to_numpy(array: jax.Array) -> np.ndarray:
-    """Half precisions widen to float32, which holds them exactly."""
-    return np.asarray(array.astype(jnp.float32) if array.itemsize < 4 else array)
+        set_layer(model, row.name, Tap(get_layer(model, row.name), keep))
+    arrays[f"{check}/{OUTPUT}"] = np.array(model(x))
+    return arrays

@@ -2,6 +2,7 @@
 
 from resnet_keras.model import ResNet
 from resnet_keras.trace import trace
+from resnet_keras.train import Trainer
 from resnet_keras.weights import build, export_weights, load_weights
 
-__all__ = ["ResNet", "build", "export_weights", "load_weights", "trace"]
+__all__ = ["ResNet", "Trainer", "build", "export_weights", "load_weights", "trace"]

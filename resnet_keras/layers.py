@@ -18,7 +18,7 @@ import keras
 from keras import ops as kops
 from keras.saving import register_keras_serializable
 
-from resnet_keras.init import Scope, conv_initializers, dropout_seed, linear_initializers
+from resnet_keras.init import Scope, conv_initializers, linear_initializers
 from shared import ops
 from shared import plan as p
 from shared.ops import Shape
@@ -28,7 +28,7 @@ Apply = Callable[[Any], Any]  # a layer, or several in a row: symbolic tensor to
 CHANNELS_LAST = "channels_last"
 
 
-def _mean(x: Any, axes: tuple[int, ...]) -> Any:
+def average(x: Any, axes: tuple[int, ...]) -> Any:
     """The mean in x's own dtype, axes kept."""
     return kops.moments(x, axes, keepdims=True)[0]
 
@@ -38,8 +38,8 @@ def _mean_variance(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
 
     Two passes: the PyTorch backend's own variance is E[x²] - E[x]², which cancels.
     """
-    mean = _mean(x, axes)
-    return mean, _mean(kops.square(x - mean), axes)
+    mean = average(x, axes)
+    return mean, average(kops.square(x - mean), axes)
 
 
 class DottedName:
@@ -122,14 +122,32 @@ def Conv2D(op: ops.Conv, scope: Scope) -> Apply:
 
 @register_keras_serializable(package="resnet_rosetta")
 class BatchNormalization(DottedName, keras.layers.BatchNormalization):
-    """`BatchNormalization` over the last axis, in float64 where the layer is float64.
+    """`BatchNormalization` over the last axis of images, with two corrections.
 
-    The stock layer computes in float32 on the JAX and PyTorch backends.
+    The running variance moves towards the unbiased variance of the batch, where the plan has it so; the stock
+    layer only knows the biased one. And in float64 the layer computes in float64; the stock layer does so in
+    float32 on the JAX and PyTorch backends.
     """
 
+    def __init__(self, *args: Any, unbiased: bool = False, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.unbiased = unbiased
+
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if self.compute_dtype != "float64":
-            return super().call(inputs, training=training, mask=mask)
+        normalize = self._normalize if self.compute_dtype == "float64" else super().call
+        if not (self.unbiased and training and self.trainable):
+            return normalize(inputs, training=training, mask=mask)
+        kept = kops.convert_to_tensor(self.moving_variance) * self.momentum
+        outputs = normalize(inputs, training=training, mask=mask)
+        # What the batch added is (1 - momentum) times the biased variance of n values: 1 / (n - 1) of it is missing.
+        moved = kops.convert_to_tensor(self.moving_variance)
+        images, height, width, _ = kops.shape(inputs)
+        others = kops.cast(kops.maximum(images * height * width - 1, 1), moved.dtype)
+        self.moving_variance.assign(moved + (moved - kept) / others)
+        return outputs
+
+    def _normalize(self, inputs: Any, training: bool | None, mask: Any) -> Any:
+        """The stock layer's `call`, in the dtype of its inputs."""
         mean, variance = kops.convert_to_tensor(self.moving_mean), kops.convert_to_tensor(self.moving_variance)
         if training and self.trainable:
             batch_mean, batch_variance = (kops.squeeze(m, (0, 1, 2)) for m in _mean_variance(inputs, (0, 1, 2)))
@@ -137,6 +155,9 @@ class BatchNormalization(DottedName, keras.layers.BatchNormalization):
             self.moving_variance.assign(variance * self.momentum + batch_variance * (1 - self.momentum))
             mean, variance = batch_mean, batch_variance
         return (inputs - mean) * (self.gamma / kops.sqrt(variance + self.epsilon)) + self.beta
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "unbiased": self.unbiased}
 
 
 @register_keras_serializable(package="resnet_rosetta")
@@ -167,7 +188,7 @@ def Norm2D(op: ops.Norm, scope: Scope) -> keras.layers.Layer:
     }
     if isinstance(op, ops.GroupNorm):
         return GroupNormalization(groups=op.groups, **arguments)
-    return BatchNormalization(momentum=op.momentum, **arguments)
+    return BatchNormalization(momentum=op.momentum, unbiased=op.unbiased, **arguments)
 
 
 @register_keras_serializable(package="resnet_rosetta")
@@ -244,7 +265,7 @@ class GlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
     def call(self, inputs: Any) -> Any:
         if self.compute_dtype != "float64":
             return super().call(inputs)
-        return kops.squeeze(_mean(inputs, (1, 2)), (1, 2))
+        return kops.squeeze(average(inputs, (1, 2)), (1, 2))
 
 
 def GlobalPool2D(op: ops.GlobalPool, scope: Scope) -> keras.layers.Layer:
@@ -276,10 +297,6 @@ def ReLU(scope: Scope) -> keras.layers.Layer:
 
 def Add(scope: Scope) -> keras.layers.Layer:
     return keras.layers.Add(name=scope.name, dtype=scope.dtype)
-
-
-def Dropout(op: ops.Dropout, scope: Scope) -> keras.layers.Layer:
-    return keras.layers.Dropout(op.rate, seed=dropout_seed(scope), name=scope.name, dtype=scope.dtype)
 
 
 def Projection(plan: p.Shortcut, scope: Scope) -> Apply:

@@ -45,7 +45,7 @@ def load_weights(model: ResNet, weights: Mapping[str, np.ndarray]) -> None:
     not exact in the model's dtype; the model is then as it was.
     """
     check_weights(make_plan(model.spec), weights)
-    variables = _canonical_variables(model)
+    variables = canonical_variables(model)
     exact = cast_exactly({name: weights[name] for name in variables}, model.inputs[0].dtype)
     for name, variable in variables.items():
         # A copy: JAX may keep the memory that it is given.
@@ -60,11 +60,11 @@ def export_weights(model: ResNet) -> Weights:
 def iter_weights(model: ResNet) -> Iterator[tuple[str, np.ndarray]]:
     """`export_weights`, one tensor at a time."""
     dtype = float_dtype(model.inputs[0].dtype)  # the PyTorch backend hands bfloat16 out as float32
-    for name, variable in _canonical_variables(model).items():
+    for name, variable in canonical_variables(model).items():
         yield name, np.array(from_channels_last(name, keras.ops.convert_to_numpy(variable)), dtype)
 
 
-def _canonical_variables(model: ResNet) -> dict[str, keras.Variable]:
+def canonical_variables(model: ResNet) -> dict[str, keras.Variable]:
     """Canonical name -> the model's own variable, in the plan's order. Dropout has a seed as well."""
     found = {
         f"{layer.name}.{LEAVES[variable.name]}": variable

@@ -2,6 +2,7 @@
 
 from resnet_torch.model import ResNet
 from resnet_torch.trace import trace
+from resnet_torch.train import Trainer
 from resnet_torch.weights import build, export_weights, load_weights
 
-__all__ = ["ResNet", "build", "export_weights", "load_weights", "trace"]
+__all__ = ["ResNet", "Trainer", "build", "export_weights", "load_weights", "trace"]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_torch.layers import Conv2d, Norm2d, Shortcut
+from resnet_torch.layers import Conv2d, Dropout, Norm2d, Shortcut
 from shared import ops
 from shared import plan as p
 
@@ -38,7 +38,7 @@ class AblationBlock(nn.Module):
         super().__init__()
         self.plan = plan
         self.shortcut = Shortcut(plan.shortcut)
-        self.dropout = nn.Dropout(plan.dropout.rate) if plan.dropout else None
+        self.dropout = Dropout(plan.dropout) if plan.dropout else None
         self.gate = Conv2d(plan.gate) if plan.gate else None
         for k, (conv, norm) in enumerate(zip(plan.convs, plan.norms, strict=True), start=1):
             self.add_module(f"conv{k}", Conv2d(conv))

@@ -66,11 +66,56 @@ def Conv2d(op: ops.Conv) -> nn.Conv2d:
     )
 
 
+class BiasedBatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` whose running variance is an average of biased variances (Keras 3, Flax).
+
+    PyTorch stores n / (n - 1) times the variance that it normalises by, with n the values of a channel.
+    """
+
+    # Never None here, as they may be in other batch norms.
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        self._check_input_dim(x)
+        self.num_batches_tracked.add_(1)
+        # The kernel adds its new term, momentum * n / (n - 1) * variance, to zeros instead of the running variance:
+        # alone, it is corrected without a second pass over the activations.
+        term = torch.zeros_like(self.running_var)
+        y = F.batch_norm(x, self.running_mean, term, self.weight, self.bias, True, self.momentum, self.eps)
+        n = x.numel() // x.shape[1]
+        self.running_var.mul_(1 - self.momentum).add_(term, alpha=(n - 1) / n)
+        return y
+
+
 def Norm2d(op: ops.Norm) -> nn.Module:
     """Batch or group norm. PyTorch's momentum is the weight of the new value, the plan's of the old."""
     if isinstance(op, ops.GroupNorm):
         return nn.GroupNorm(op.groups, op.channels, eps=op.eps)
-    return nn.BatchNorm2d(op.channels, eps=op.eps, momentum=1 - op.momentum)
+    layer = nn.BatchNorm2d if op.unbiased else BiasedBatchNorm2d
+    return layer(op.channels, eps=op.eps, momentum=1 - op.momentum)
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout`, which can be told what to keep.
+
+    `mask` is None, and the layer PyTorch's own, or a bool tensor [batch, height, width, channels]: in training the
+    layer then returns x * mask / (1 - rate), the same values in every framework.
+    """
+
+    mask: Tensor | None
+
+    def __init__(self, op: ops.Dropout):
+        super().__init__(op.rate)
+        self.mask = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mask is None or not self.training:
+            return super().forward(x)
+        return x * self.mask.permute(0, 3, 1, 2) / (1 - self.p)
 
 
 class PlannedMaxPool2d(nn.MaxPool2d):

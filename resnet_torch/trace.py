@@ -1,53 +1,102 @@
-"""What the network computes, layer by layer, through forward hooks."""
+"""What the network computes, layer by layer, through forward hooks; and how it learns."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from resnet_torch.model import ResNet
+from resnet_torch.train import Trainer, forward, to_nhwc, to_tensor
 from resnet_torch.weights import iter_weights
-from shared.checks import EVAL, OUTPUT, require_known
-from shared.plan import make_plan
+from shared.checks import (
+    EVAL,
+    GRADIENTS,
+    OUTPUT,
+    STEP,
+    TRAIN,
+    Arrays,
+    about_training,
+    record_gradients,
+    record_steps,
+    require_known,
+)
+from shared.plan import Plan, make_plan
 from shared.trace import Trace, provenance
+from shared.training import PROBE, Training, dropout_masks, num_outputs, probe_labels
 
 
-def trace(model: ResNet, images: np.ndarray, labels: Any = None, *, checks: tuple[str, ...] = ("eval",)) -> Trace:
-    """Run `images` [batch, height, width, channels] and keep the output of every named layer, as NHWC.
+def trace(
+    model: ResNet,
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    checks: tuple[str, ...] = (EVAL,),
+    training: Training = PROBE,
+) -> Trace:
+    """Run `images` [batch, height, width, channels] and record what `shared.checks` says of each of `checks`.
 
-    The model is left in the mode in which it was.
+    `labels` are class numbers [batch], random ones where none are given. The model is left as it was: each check that
+    would change it trains a copy.
     """
-    require_known(checks)
-    parameter = next(model.parameters())
-    x = torch.from_numpy(np.ascontiguousarray(images)).to(parameter.device, parameter.dtype).permute(0, 3, 1, 2)
-    arrays: dict[str, np.ndarray] = {}
-
-    def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        arrays[f"{EVAL}/{name}"] = _nhwc(output)  # a copy: what follows may work in place
-
+    checks = require_known(checks)
     plan = make_plan(model.spec, (images.shape[1], images.shape[2]))
-    hooks = [model.get_submodule(row.name).register_forward_hook(partial(keep, row.name)) for row in plan.layers]
+    about = provenance(iter_weights(model), images, "torch")
+    if labels is None:
+        labels = probe_labels(len(images), num_outputs(plan), seed=0)
+    if checks != (EVAL,):
+        about |= about_training(training, labels)
+    arrays: Arrays = {}
+    if EVAL in checks:
+        arrays |= _record_eval(model, images, plan)
+    if TRAIN in checks:
+        arrays |= _record_train(copy.deepcopy(model), images, plan, training)
+    if GRADIENTS in checks:
+        trainer = Trainer(copy.deepcopy(model), training)
+        arrays |= record_gradients(trainer, images, labels, plan, training)
+    if STEP in checks:
+        trainer = Trainer(copy.deepcopy(model), training)
+        arrays |= record_steps(trainer, images, labels, plan)
+    arrays = {name: array.astype(np.float32) if array.itemsize < 4 else array for name, array in arrays.items()}
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return Trace(model.spec, "torch", dtype, arrays, about)
+
+
+def _record_eval(model: ResNet, images: np.ndarray, plan: Plan) -> Arrays:
     modes = {module: module.training for module in model.modules()}
     try:
-        with torch.inference_mode():
-            arrays[f"{EVAL}/{OUTPUT}"] = _nhwc(model.eval()(x))
+        return _record_layers(model, model.eval(), images, plan, EVAL)
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def _record_train(model: ResNet, images: np.ndarray, plan: Plan, training: Training) -> Arrays:
+    """Trains nothing, but moves the running statistics."""
+    run = partial(forward, model, training=training, masks=dropout_masks(plan, len(images), 0))
+    arrays = _record_layers(model, run, images, plan, TRAIN)
+    statistics = {name: array for name, array in iter_weights(model) if ".running_" in name}
+    return arrays | {f"stats/{name}": array for name, array in statistics.items()}
+
+
+def _record_layers(
+    model: ResNet, run: Callable[[Tensor], Tensor], images: np.ndarray, plan: Plan, check: str
+) -> Arrays:
+    """The output of every named layer while `run` calls the model."""
+    arrays: Arrays = {}
+
+    def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        arrays[f"{check}/{name}"] = to_nhwc(output)  # a copy: what follows may work in place
+
+    hooks = [model.get_submodule(row.name).register_forward_hook(partial(keep, row.name)) for row in plan.layers]
+    try:
+        with torch.inference_mode():
+            arrays[f"{check}/{OUTPUT}"] = to_nhwc(run(to_tensor(images, model)))
+    finally:
         for hook in hooks:
             hook.remove()
-    dtype = str(parameter.dtype).removeprefix("torch.")
-    return Trace(model.spec, "torch", dtype, arrays, provenance(iter_weights(model), images, "torch"))
-
-
-def _nhwc(tensor: Tensor) -> np.ndarray:
-    """A copy with the channels last; half precisions widen to float32, which holds them exactly."""
-    if tensor.ndim == 4:
-        tensor = tensor.permute(0, 2, 3, 1)
-    if tensor.itemsize < 4:
-        tensor = tensor.float()
-    return tensor.cpu().contiguous().numpy().copy()
+    return arrays

@@ -6,7 +6,7 @@ of the computation, so that the first one that differs is where the difference s
     eval        eval/<layer> …, eval/output
     train       train/<layer> …, train/output, stats/<running statistic> …
     gradients   loss, loss/unsmoothed, grad/<tensor> from the head back to the stem, grad/input
-    steps       step1/loss, step1/<tensor> …, step1/momentum_buffer/<tensor> …, …, step10/output
+    steps       step1/loss, step1/<tensor> …, step1/momentum_buffer/<tensor> …, …, step5/output, …, step10/output
 
 All steps but the last keep `sketch`es of the larger tensors instead of the tensors themselves.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -30,13 +31,14 @@ from shared.training import (
     num_outputs,
     step_batch,
 )
-from shared.weights import digest
+from shared.weights import digest, is_float, raise_problems
 
 EVAL, TRAIN, GRADIENTS, STEP = CHECKS = ("eval", "train", "gradients", "steps")
 OUTPUT = "output"
 # How the keys of each check start.
 PREFIXES = {EVAL: ("eval/",), TRAIN: ("train/", "stats/"), GRADIENTS: ("loss", "grad/"), STEP: ("step",)}
 
+EVALUATED = (STEPS // 2, STEPS)  # in the middle, too: evaluation must not change what follows
 SKETCH = 1024  # numbers that stand for a larger tensor
 
 Arrays = dict[str, np.ndarray]
@@ -50,6 +52,23 @@ class Gradients:
     unsmoothed: float  # the same loss without label smoothing
     tensors: Mapping[str, np.ndarray]
     images: np.ndarray
+
+
+def check_state(shapes: Mapping[str, Shape], state: Mapping[str, np.ndarray]) -> None:
+    """Raise `CheckpointError` unless the optimizer's `state` has tensors of these shapes, all finite floats."""
+    missing = [f"missing {name} {list(shape)}" for name, shape in shapes.items() if name not in state]
+    extra, misshaped, not_float, not_finite = [], [], [], []
+    for name, array in state.items():
+        if name not in shapes:
+            extra.append(f"unexpected {name}")
+        elif np.shape(array) != shapes[name]:
+            misshaped.append(f"{name} has shape {list(np.shape(array))}, expected {list(shapes[name])}")
+        elif not is_float(np.asarray(array).dtype):
+            not_float.append(f"{name} is {np.asarray(array).dtype}, expected a float type")
+        elif not np.isfinite(array).all():
+            not_finite.append(f"{name} has values that are not finite")
+    problems = {"missing": missing, "unexpected": extra, "of another shape": misshaped}
+    raise_problems("optimizer state", problems | {"not float": not_float, "not finite": not_finite})
 
 
 class Trainer(Protocol):
@@ -88,6 +107,29 @@ class Trainer(Protocol):
         ...
 
 
+class ResumableTrainer(Trainer, Protocol):
+    """What training by a recipe asks for beside."""
+
+    correct: int  # how many images of the last step's batch the network named right, before the step
+
+    @property
+    def steps(self) -> int:
+        """How many the optimizer has made."""
+        ...
+
+    def load_state(self, state: Mapping[str, np.ndarray], steps: int) -> None:
+        """Go on with the `state()` of a trainer of the same kind. Raises `CheckpointError`, and changes nothing."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Model and optimizer as files of the framework's own kind, for `restore`."""
+        ...
+
+    def restore(self, folder: Path) -> None:
+        """Go on from what `save` wrote, bit for bit."""
+        ...
+
+
 def require_known(checks: Iterable[str]) -> tuple[str, ...]:
     """The checks in the order of computation. Raises `SpecError` for one that no rendering records."""
     wanted = tuple(checks)
@@ -115,7 +157,7 @@ def record_gradients(
 
 
 def record_steps(trainer: Trainer, images: np.ndarray, labels: np.ndarray, plan: Plan) -> Arrays:
-    """Loss, parameters, statistics and optimizer state after every step, then the output in evaluation mode."""
+    """Loss, parameters, statistics and optimizer state after every step; the output in evaluation mode now and then."""
     arrays: Arrays = {}
     for step in range(1, STEPS + 1):
         batch = step_batch(images, labels, step, num_outputs(plan))
@@ -125,7 +167,8 @@ def record_steps(trainer: Trainer, images: np.ndarray, labels: np.ndarray, plan:
         after = {name: weights[name] for name in plan.tensors} | {name: state[name] for name in sorted(state)}
         for name, array in after.items():
             arrays[f"step{step}/{name}"] = array if step == STEPS else sketch(array)
-    arrays[f"step{STEPS}/{OUTPUT}"] = trainer.evaluate(images)
+        if step in EVALUATED:
+            arrays[f"step{step}/{OUTPUT}"] = trainer.evaluate(images)
     return arrays
 
 
@@ -161,4 +204,6 @@ def expected_shapes(check: str, plan: Plan, batch: int, training: Training) -> d
             shape = plan.tensors[name.partition("/")[2] or name]
             whole = step == STEPS or int(np.prod(shape)) <= SKETCH
             shapes[f"step{step}/{name}"] = shape if whole else (SKETCH,)
-    return {**shapes, f"step{STEPS}/{OUTPUT}": (batch, *plan.output)}
+        if step in EVALUATED:
+            shapes[f"step{step}/{OUTPUT}"] = (batch, *plan.output)
+    return shapes

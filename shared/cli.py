@@ -12,13 +12,14 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shared import cli_checkpoints
+from shared import cli_checkpoints, cli_train
 from shared.cli_options import (
     Batch,
+    Checks,
     DType,
     Images,
     ImageSize,
@@ -28,6 +29,7 @@ from shared.cli_options import (
     Preset,
     Seed,
     Settings,
+    TrainingSettings,
     Weights,
     canonical_weights,
     check_outputs,
@@ -42,6 +44,9 @@ from shared.cli_options import (
 from shared.errors import FrameworkError, RosettaError, SpecError
 from shared.plan import make_plan
 from shared.presets import FAMILIES, get_preset, get_spec, list_presets
+
+if TYPE_CHECKING:
+    from shared.trace import Trace
 
 app = typer.Typer(
     name="rosetta",
@@ -140,10 +145,12 @@ def verify(
     weights: Weights = None,
     image: Images = None,
     mini: Mini = False,
+    check: Checks = None,
+    training: TrainingSettings = None,
     json_file: Json = None,
     markdown: Annotated[Path | None, typer.Option(help="Also write the table as Markdown.", metavar="FILE")] = None,
 ) -> None:  # fmt: skip
-    """Build, carry the weights over, run and compare every layer in every framework."""
+    """Build, carry the weights over, run, train, and compare every layer and step in every framework."""
     from shared import report
     from shared.frameworks import get_framework, installed
     from shared.verify import TELLING, count_networks, verify
@@ -166,7 +173,8 @@ def verify(
                              "[flax] or [all]")  # fmt: skip
     check_outputs(json_file, markdown)
     canonical = canonical_weights(context, checkpoint) if checkpoint else None
-    inputs = make_inputs(specs, names, dtype, seed, batch, image_size, canonical, image, weights)
+    inputs = make_inputs(specs, names, dtype, seed, batch, image_size, canonical, image, weights, check,
+                         training)  # fmt: skip
     console, errors = make_console(json_file), make_console(stderr=True)
     verdicts = []
     with report.VerifyProgress(errors, total=count_networks(specs) * len(chosen)) as progress:
@@ -218,8 +226,10 @@ def trace(
     weights: Weights = None,
     image: Images = None,
     mini: Mini = False,
+    check: Checks = None,
+    training: TrainingSettings = None,
 ) -> None:  # fmt: skip
-    """One framework's activations, layer by layer, in a file that `rosetta compare` reads."""
+    """What one framework computes, layer by layer and step by step, in a file that `rosetta compare` reads."""
     from shared import report
     from shared.frameworks import get_framework
     from shared.trace import Trace
@@ -230,7 +240,8 @@ def trace(
     chosen = get_framework(framework).name
     check_outputs(None, output)
     canonical = canonical_weights(context, checkpoint) if checkpoint else None
-    inputs = make_inputs([spec], [preset], dtype, seed, batch, image_size, canonical, image, weights)
+    inputs = make_inputs([spec], [preset], dtype, seed, batch, image_size, canonical, image, weights, check,
+                         training)  # fmt: skip
     errors = make_console(stderr=True)
     with report.VerifyProgress(errors, total=1) as progress:
         step = take_trace(spec, chosen, inputs, output)
@@ -262,7 +273,9 @@ def compare(
     for trace, file in zip(traces, files, strict=True):
         if frameworks.count(trace.framework) > 1:
             trace.framework += f" ({file})"
-    comparisons = [compare(a, b) for a, b in itertools.combinations(traces, 2)]
+    comparisons = [
+        compare(a, b, check=check) for a, b in itertools.combinations(traces, 2) for check in _common_checks(a, b)
+    ]
     passed = all(c.passed for c in comparisons)
     environment = {k: v for t in traces for k, v in t.versions.items()}
     write_json(json_file, {
@@ -280,9 +293,23 @@ def compare(
     raise typer.Exit(0 if passed else 1)
 
 
+def _common_checks(a: Trace, b: Trace) -> list[str]:
+    from shared.comparison import checks_of
+
+    common = [check for check in checks_of(a) if check in checks_of(b)]
+    if not common:
+        said = [f"{trace.framework} has {', '.join(checks_of(trace)) or 'nothing'}" for trace in (a, b)]
+        raise SpecError(f"the traces have no check in common: {' and '.join(said)}")
+    return common
+
+
 app.command()(cli_checkpoints.inspect)
 app.command()(cli_checkpoints.convert)
 app.command()(cli_checkpoints.predict)
+app.command()(cli_train.recipes)
+app.command()(cli_train.train)
+app.command()(cli_train.evaluate)
+app.command()(cli_train.curves)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from shared.spec import ResNetSpec, parse_setting
 if TYPE_CHECKING:
     from shared.formats.checkpoint import Checkpoint
     from shared.formats.sources import Source
+    from shared.training import Training
     from shared.verify import Inputs
 
 NO_TERMINAL_WIDTH = 1000  # of a file or pipe: enough for every table to be whole
@@ -53,6 +54,11 @@ Images = Annotated[
     list[Path] | None,
     typer.Option("--image", help="A photograph instead of random images; may be repeated.", metavar="FILE"),
 ]
+Checks = Annotated[list[str] | None, typer.Option("--check", help="eval, train, gradients or steps, with commas or "
+                   "repeated; all of them unless given (in half precision, eval).", metavar="NAME")]  # fmt: skip
+TrainingSettings = Annotated[list[str] | None, typer.Option("--training", help="Change what is trained with, as in "
+                             "optimizer.kind=adamw or label_smoothing=0; may be repeated.",
+                             metavar="KEY=VALUE")]  # fmt: skip
 # An empty metavar, here and below: a flag takes no value, and the help need not say that it is a bool.
 Mini = Annotated[bool, typer.Option("--miniature", help="The same structure, shallow and narrow.", metavar="")]
 
@@ -83,6 +89,8 @@ def make_inputs(
     weights: Path | None,
     image: Sequence[Path] | None,
     weights_name: str | None = None,
+    checks: Sequence[str] | None = None,
+    training: Sequence[str] | None = None,
 ) -> Inputs:
     """Check and read what the user gave, before any framework starts. `weights` is a canonical file."""
     from shared.verify import BATCH, Inputs
@@ -99,7 +107,29 @@ def make_inputs(
         if batch is not None:
             raise SpecError("--batch is for random images; the photographs given with --image are the batch")
         images = load_images(image, specs[0], get_preset(names[0]).preprocessing, square(size))
-    return Inputs(dtype.value, seed, batch or BATCH, size, weights, images, weights_name)
+    recorded = make_checks(dtype, checks, training)
+    return Inputs(dtype.value, seed, batch or BATCH, size, weights, images, weights_name, *recorded)
+
+
+def make_checks(
+    dtype: DType, checks: Sequence[str] | None, settings: Sequence[str] | None
+) -> tuple[tuple[str, ...], Training]:
+    """What is recorded, and with which training configuration."""
+    from shared.checks import CHECKS, EVAL, require_known
+    from shared.training import PROBE
+
+    half = dtype in (DType.bfloat16, DType.float16)
+    chosen = require_known([name.strip() for text in checks for name in text.split(",")] if checks else
+                           [EVAL] if half else CHECKS)  # fmt: skip
+    if half and chosen != (EVAL,):
+        raise SpecError(
+            f"--check {', '.join(chosen)}: training is compared in float64 and float32, not in {dtype.value}"
+        )
+    if settings and chosen == (EVAL,):
+        raise SpecError(
+            "--training changes what the checks train, gradients and steps do; name one of them with --check"
+        )
+    return chosen, PROBE.replace(dict(parse_setting(text) for text in settings or ()))
 
 
 def square(size: tuple[int, int] | None) -> int | None:

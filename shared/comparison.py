@@ -7,16 +7,17 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from shared.checks import EVAL, OUTPUT
+from shared.checks import CHECKS, EVAL, PREFIXES, expected_shapes
 from shared.errors import CheckpointError, SpecError
 from shared.files import TensorFile
-from shared.limits import DTYPES, EVAL_FLOAT64, rounding_limit
+from shared.limits import DTYPES, FLOAT64, NEGLIGIBLE, rounding_limit
 from shared.plan import make_plan
 from shared.trace import Trace
+from shared.training import Training
 
 
 @dataclass(frozen=True)
@@ -84,25 +85,56 @@ def relative_error(a: np.ndarray, b: np.ndarray) -> float:
     A tensor with a value that is not finite never passes, nor does one that is zero everywhere on
     one side: nothing can be seen through a dead layer.
     """
+    return _distance(a, b).error()
+
+
+class _Distance(NamedTuple):
+    """Two tensors: their largest difference, and the largest absolute value of each."""
+
+    difference: float
+    a: float
+    b: float
+
+    def error(self, group: float = 0.0) -> float:
+        """Relative to the smaller of the two; to the `group` they belong to where both are next to nothing in it.
+
+        The gradient of a bias in front of a batch norm is zero, and what is computed for it is rounding alone.
+        """
+        negligible = max(self.a, self.b) <= NEGLIGIBLE * group
+        scale = group if negligible else min(self.a, self.b)
+        if not all(map(math.isfinite, (self.difference, self.a, self.b))) or scale == 0.0:
+            return math.inf
+        return self.difference / scale
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> _Distance:
     wide_a, wide_b = (np.asarray(x, dtype=np.float64) for x in (a, b))
-    scale = min(float(np.abs(wide_a).max(initial=0.0)), float(np.abs(wide_b).max(initial=0.0)))
     with np.errstate(invalid="ignore"):  # inf - inf
-        difference = float(np.abs(wide_a - wide_b).max(initial=0.0))
-    if not math.isfinite(scale) or not math.isfinite(difference) or scale == 0.0:
-        return math.inf
-    return difference / scale
+        return _Distance(*(float(np.abs(x).max(initial=0.0)) for x in (wide_a - wide_b, wide_a, wide_b)))
+
+
+def _errors(a: Trace, b: Trace, names: Sequence[str]) -> dict[str, float]:
+    """The error of every tensor that both traces have."""
+    distances = {name: _distance(a[name], b[name]) for name in names}
+    groups: dict[str, float] = {}
+    for name, found in distances.items():
+        if name.startswith(("grad/", "step")):
+            group, smaller = name.rpartition("/")[0], min(found.a, found.b)
+            groups[group] = max(groups.get(group, 0.0), smaller if math.isfinite(smaller) else 0.0)
+    return {name: found.error(groups.get(name.rpartition("/")[0], 0.0)) for name, found in distances.items()}
 
 
 def rounding_budget(low: Trace, exact: Trace) -> dict[str, float]:
     """Each layer's distance between a low-precision trace and the same framework's float64."""
-    return {name: relative_error(low[name], exact[name]) for name in low.names}
+    return _errors(low, exact, low.names)
 
 
 def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
     """Compare everything of one check in two traces.
 
     Both must hold exactly the layers of the plan of their spec, in its order and its shapes, and
-    come from the same spec, images and weights. Then every tensor's error must be within its limit.
+    come from the same spec, images and weights, and the same labels and training configuration. Then every
+    tensor's error must be within its limit.
     Raises `SpecError` when the traces are of different networks or of two low precisions, and
     `CheckpointError` when a trace lacks what a comparison needs to know of it.
     """
@@ -115,7 +147,7 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
         trace_problems, parting = _structure_problems(trace, check)
         problems += trace_problems
         partings += [(parting[0], 0, parting[1])] if parting else []
-    for what in ("images", "weights"):
+    for what in ("images", "weights") if check == EVAL else ("images", "labels", "weights", "training"):
         if a.about.get(what) != b.about.get(what):
             sources = dict.fromkeys(_source(trace, what) for trace in (a, b))
             problems.append(f"the {what} of {a.framework} and {b.framework} are not the same: {' and '.join(sources)}")
@@ -123,10 +155,11 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
     low = [trace for trace in (a, b) if trace.dtype != "float64"]
     budgets = [_budget(trace) for trace in low]
     keys_b = set(b.names)
-    for place, name in enumerate(_keys(a, check)):
-        if name in keys_b and a.shape(name) == b.shape(name):
-            limit = _limit(name, place, dtype, budgets)
-            rows.append(Row(name, relative_error(a[name], b[name]), limit))
+    names = _keys(a, check)
+    errors = _errors(a, b, [name for name in names if name in keys_b and a.shape(name) == b.shape(name)])
+    for place, name in enumerate(names):
+        if name in errors:
+            rows.append(Row(name, errors[name], _limit(name, place, dtype, check, budgets)))
             if not rows[-1].passed:
                 partings.append((place, 1, name))
     return Comparison(
@@ -141,8 +174,13 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
     )
 
 
+def checks_of(trace: Trace) -> tuple[str, ...]:
+    """The checks that a trace has anything of."""
+    return tuple(check for check in CHECKS if any(name.startswith(PREFIXES[check]) for name in trace.names))
+
+
 def _keys(trace: Trace, check: str) -> list[str]:
-    return [name for name in trace.names if name.startswith(f"{check}/")]
+    return [name for name in trace.names if name.startswith(PREFIXES[check])]
 
 
 def _structure_problems(trace: Trace, check: str) -> tuple[list[str], tuple[int, str] | None]:
@@ -177,9 +215,17 @@ def _expected_shapes(trace: Trace, check: str) -> dict[str, tuple[int, ...]]:
             f"{_place(trace)}: its image_shape is {said!r}, expected BATCHxHEIGHTxWIDTHxCHANNELS; "
             "take it again with `rosetta trace`"
         ) from None
-    plan = make_plan(trace.spec, (height, width))
-    shapes = {f"{check}/{row.name}": (batch, *row.output) for row in plan.layers}
-    return {**shapes, f"{check}/{OUTPUT}": (batch, *plan.output)}
+    return expected_shapes(check, make_plan(trace.spec, (height, width)), batch, _training(trace, check))
+
+
+def _training(trace: Trace, check: str) -> Training:
+    """The configuration that the trace's training checks ran with; the forward pass has none."""
+    if check == EVAL:
+        return Training()
+    try:
+        return Training.from_json(trace.about["training"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{_place(trace)}: does not say what its training checks ran with ({error})") from None
 
 
 def _dtype(a: Trace, b: Trace) -> str:
@@ -193,12 +239,12 @@ def _dtype(a: Trace, b: Trace) -> str:
     return low[0] if low else "float64"
 
 
-def _limit(name: str, place: int, dtype: str, budgets: Sequence[Mapping[str, float]]) -> float:
+def _limit(name: str, place: int, dtype: str, check: str, budgets: Sequence[Mapping[str, float]]) -> float:
     """The limit of a tensor. A layer whose own rounding cannot be said has no room beyond the floor."""
     if dtype == "float64":
-        return EVAL_FLOAT64
+        return FLOAT64[check]
     known = [budget[name] for budget in budgets if math.isfinite(budget.get(name, math.inf))]
-    return rounding_limit(dtype, place, *(known if len(known) == len(budgets) else [0.0]))
+    return rounding_limit(dtype, place, *(known if len(known) == len(budgets) else [0.0]), check=check)
 
 
 def _budget(trace: Trace) -> Mapping[str, float]:

@@ -11,11 +11,24 @@ accumulator, is far beyond the walk).
 
 from __future__ import annotations
 
+import math
+
+from shared.checks import EVAL, GRADIENTS, STEP, TRAIN
+
 # Activations of every layer and the output. The worst that `rosetta verify --all` measured in the 156
 # whole networks is 6.8e-13 (docs/verify-all.md): timm/resnetv2_152x2_bit in PyTorch, whose
 # group norm computes x * scale + shift and cancels where a group's mean is large. All but the nets of BiT
 # and one ablation without shortcuts (2.1e-13) are below 5e-14.
 EVAL_FLOAT64 = 1e-12
+
+TRAIN_FLOAT64 = 1e-12
+GRADIENTS_FLOAT64 = 1e-10
+STEPS_FLOAT64 = 1e-10
+FLOAT64 = {EVAL: EVAL_FLOAT64, TRAIN: TRAIN_FLOAT64, GRADIENTS: GRADIENTS_FLOAT64, STEP: STEPS_FLOAT64}
+
+# A gradient or optimizer state smaller than this part of the largest of its kind is taken for zero, and its error is
+# measured by that largest one. Rounding leaves 1e-16 of it where the exact value is zero.
+NEGLIGIBLE = 1e-11
 
 # `rosetta verify --dtype float32 resnet50 keras/resnet50v2 cifar/preresnet164 bit/r50x1`: the largest
 # difference over the smaller budget is 12, in the first norm of bit/r50x1.
@@ -34,7 +47,10 @@ ULP = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 DTYPES = ("float64", *ULP)
 
 
-def rounding_limit(dtype: str, place: int, *budgets: float) -> float:
-    """The limit of layer number `place` in a low precision, from the budgets of those that computed it."""
-    walk = ROUNDING_WALK * ULP[dtype] * (place + 1) ** 0.5
+def rounding_limit(dtype: str, place: int, *budgets: float, check: str = EVAL) -> float:
+    """The limit of layer number `place` in a low precision, from the budgets of those that computed it.
+
+    How rounding errors add up through gradients and steps, no random walk says.
+    """
+    walk = ROUNDING_WALK * ULP[dtype] * (place + 1) ** 0.5 if check == EVAL else math.inf
     return max(min(ROUNDING_FACTOR * min(budgets), walk), ROUNDING_FLOOR_ULPS * ULP[dtype])

@@ -1,20 +1,32 @@
 """The plan executed by plain NumPy: slow, short and obviously right.
 
 When two frameworks disagree, this says which of them is wrong. It follows the plan's graph and
-shares no code with the three renderings. Arrays are NHWC, in the dtype of the images (float64 to
-mean anything).
+shares no code with the three renderings. Arrays are NHWC, in the dtype of the weights (float64 to
+mean anything). `shared.backward` has the gradient of every operator here, `shared.reference_training`
+the loss, the optimizers and the `Trainer`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from shared.checks import EVAL, OUTPUT, require_known
-from shared.graph import INPUT
+from shared.checks import (
+    EVAL,
+    GRADIENTS,
+    OUTPUT,
+    STEP,
+    TRAIN,
+    Arrays,
+    about_training,
+    record_gradients,
+    record_steps,
+    require_known,
+)
+from shared.graph import INPUT, Node
 from shared.ops import (
     AvgPool,
     BatchNorm,
@@ -30,79 +42,104 @@ from shared.ops import (
     ReLU,
     Subsample,
 )
-from shared.plan import make_plan
+from shared.plan import Plan, make_plan
 from shared.spec import ResNetSpec
 from shared.trace import Trace, provenance
+from shared.training import PROBE, Training, dropout_masks, num_outputs, probe_labels
 from shared.weights import Weights, cast_exactly, check_weights, probe_weights
 
+if TYPE_CHECKING:
+    from shared.reference_training import Trainer
+
+__all__ = ["Reference", "Trainer", "build", "export_weights", "load_weights", "trace"]
+
 Array = np.ndarray
+IMAGE = (0, 1, 2)  # the axes that a channel's values spread over
 
 
-def _padded(x: Array, pads: Pads, value: float = 0.0) -> Array:
+def padded(x: Array, pads: Pads, value: float = 0.0) -> Array:
     return np.pad(x, ((0, 0), *pads, (0, 0)), constant_values=value)
 
 
-def _window(x: Array, i: int, j: int, size: tuple[int, int], stride: int) -> Array:
-    """The pixels under tap (i, j) of a sliding window, one for each of the `size` outputs."""
+def window(x: Array, i: int, j: int, size: tuple[int, int], stride: int) -> Array:
+    """The pixels under tap (i, j) of a sliding window, one for each of the `size` outputs; a view."""
     return x[:, i : i + stride * (size[0] - 1) + 1 : stride, j : j + stride * (size[1] - 1) + 1 : stride]
+
+
+def windows(op: Conv, x: Array) -> Array:
+    """The pixels under every window of the padded image, [N, H, W, C, kernel, kernel]; a view."""
+    reach = op.dilation * (op.kernel_size - 1) + 1
+    found = sliding_window_view(padded(x, op.pads((x.shape[1], x.shape[2]))), (reach, reach), axis=(1, 2))
+    return found[:, :: op.stride, :: op.stride, :, :: op.dilation, :: op.dilation]
+
+
+def group_slices(op: Conv) -> list[tuple[slice, slice]]:
+    """The input and the output channels of each group."""
+    fan_in, fan_out = op.in_channels // op.groups, op.out_channels // op.groups
+    return [(slice(g * fan_in, (g + 1) * fan_in), slice(g * fan_out, (g + 1) * fan_out)) for g in range(op.groups)]
+
+
+def moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Mean and biased variance, with the axes kept."""
+    mean = x.mean(axis=axes, keepdims=True)
+    return mean, ((x - mean) ** 2).mean(axis=axes, keepdims=True)
+
+
+def normalised(x: Array, eps: float, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """(x - mean) / deviation, and the deviation."""
+    mean, variance = moments(x, axes)
+    deviation = np.sqrt(variance + eps)
+    return (x - mean) / deviation, deviation
+
+
+def kernel_of(op: Conv, weights: Mapping[str, Array]) -> Array:
+    """The kernel that the images meet: as it is, or every filter standardised."""
+    kernel = weights["weight"]
+    return kernel if op.weight_std_eps is None else normalised(kernel, op.weight_std_eps, (1, 2, 3))[0]
 
 
 def conv(op: Conv, weights: Mapping[str, Array], x: Array) -> Array:
     """Every window of the padded image times the kernel, summed over taps and channels, group by group."""
-    kernel = weights["weight"]
-    if op.weight_std_eps is not None:
-        mean = kernel.mean(axis=(1, 2, 3), keepdims=True)
-        variance = ((kernel - mean) ** 2).mean(axis=(1, 2, 3), keepdims=True)
-        kernel = (kernel - mean) / np.sqrt(variance + op.weight_std_eps)
-    padded = _padded(x, op.pads((x.shape[1], x.shape[2])))
-    reach = op.dilation * (op.kernel_size - 1) + 1
-    windows = sliding_window_view(padded, (reach, reach), axis=(1, 2))  # [N, H, W, C, reach, reach]
-    windows = windows[:, :: op.stride, :: op.stride, :, :: op.dilation, :: op.dilation]
-    fan_in, fan_out = op.in_channels // op.groups, op.out_channels // op.groups
-    y = [
-        np.tensordot(
-            windows[:, :, :, g * fan_in : (g + 1) * fan_in],
-            kernel[g * fan_out : (g + 1) * fan_out],
-            ((3, 4, 5), (1, 2, 3)),
-        )
-        for g in range(op.groups)
-    ]
+    seen, kernel = windows(op, x), kernel_of(op, weights)
+    y = [np.tensordot(seen[:, :, :, i], kernel[o], ((3, 4, 5), (1, 2, 3))) for i, o in group_slices(op)]
     return np.concatenate(y, axis=-1) + (weights["bias"] if op.bias else 0)
 
 
 def batch_norm(op: BatchNorm, weights: Mapping[str, Array], x: Array) -> Array:
+    """In training, `weights` have the batch's statistics in the place of the running ones."""
     scale = weights["weight"] / np.sqrt(weights["running_var"] + op.eps)
     return (x - weights["running_mean"]) * scale + weights["bias"]
 
 
 def group_norm(op: GroupNorm, weights: Mapping[str, Array], x: Array) -> Array:
     grouped = x.reshape(*x.shape[:3], op.groups, -1)
-    mean = grouped.mean(axis=(1, 2, 4), keepdims=True)
-    variance = ((grouped - mean) ** 2).mean(axis=(1, 2, 4), keepdims=True)
-    normal = ((grouped - mean) / np.sqrt(variance + op.eps)).reshape(x.shape)
-    return normal * weights["weight"] + weights["bias"]
+    return normalised(grouped, op.eps, (1, 2, 4))[0].reshape(x.shape) * weights["weight"] + weights["bias"]
 
 
 def max_pool(op: MaxPool, weights: Mapping[str, Array], x: Array) -> Array:
     height, width, _ = op.output(x.shape[1:])
-    padded = _padded(x, op.pads((x.shape[1], x.shape[2])), op.pad_value)
-    taps = [
-        _window(padded, i, j, (height, width), op.stride)
-        for i in range(op.kernel_size)
-        for j in range(op.kernel_size)
-    ]  # fmt: skip
-    return np.maximum.reduce(taps)
+    edged = padded(x, op.pads((x.shape[1], x.shape[2])), op.pad_value)
+    return np.maximum.reduce([window(edged, i, j, (height, width), op.stride) for i, j in taps(op)])
+
+
+def taps(op: MaxPool | AvgPool) -> list[tuple[int, int]]:
+    """The places in a window, row by row."""
+    return [(i, j) for i in range(op.kernel_size) for j in range(op.kernel_size)]
 
 
 def avg_pool(op: AvgPool, weights: Mapping[str, Array], x: Array) -> Array:
-    """Sum over the window divided by the pixels in it; padding is a pixel only if `count_pad`."""
+    """Sum over the window divided by the pixels in it."""
     height, width, _ = op.output(x.shape[1:])
-    pads = op.pads((x.shape[1], x.shape[2]))
+    edged = padded(x, op.pads((x.shape[1], x.shape[2])))
+    return np.sum([window(edged, i, j, (height, width), op.stride) for i, j in taps(op)], axis=0) / pixels(op, x)
+
+
+def pixels(op: AvgPool, x: Array) -> Array:
+    """In each window, [1, height, width, 1]; padding is a pixel only if `count_pad`."""
+    height, width, _ = op.output(x.shape[1:])
     ones = np.ones((1, *x.shape[1:3], 1), x.dtype)
-    padded, counted = _padded(x, pads), _padded(ones, pads, 1.0 if op.count_pad else 0.0)
-    taps = [(i, j) for i in range(op.kernel_size) for j in range(op.kernel_size)]
-    total = np.sum([_window(padded, i, j, (height, width), op.stride) for i, j in taps], axis=0)
-    return total / np.sum([_window(counted, i, j, (height, width), op.stride) for i, j in taps], axis=0)
+    edged = padded(ones, op.pads((x.shape[1], x.shape[2])), 1.0 if op.count_pad else 0.0)
+    return np.sum([window(edged, i, j, (height, width), op.stride) for i, j in taps(op)], axis=0)
 
 
 def subsample(op: Subsample, weights: Mapping[str, Array], x: Array) -> Array:
@@ -115,7 +152,8 @@ def relu(op: ReLU, weights: Mapping[str, Array], x: Array) -> Array:
 
 
 def dropout(op: Dropout, weights: Mapping[str, Array], x: Array) -> Array:
-    return x  # inverted dropout: nothing to do at inference
+    """Identity, but in training, where `weights` have the mask of what is kept."""
+    return x * weights["mask"] / (1 - op.rate) if "mask" in weights else x
 
 
 def join(op: Join, weights: Mapping[str, Array], shortcut: Array, branch: Array, *gate_logits: Array) -> Array:
@@ -123,8 +161,12 @@ def join(op: Join, weights: Mapping[str, Array], shortcut: Array, branch: Array,
         return op.scales[0] * shortcut + op.scales[1] * branch
     if op.how == "add":
         return shortcut + branch
-    gate = (1 + np.tanh(gate_logits[0] / 2)) / 2  # the logistic function, without overflow
+    gate = logistic(gate_logits[0])
     return (1 - gate) * shortcut + (gate * branch if op.how == "exclusive_gate" else branch)
+
+
+def logistic(x: Array) -> Array:
+    return (1 + np.tanh(x / 2)) / 2  # 1 / (1 + exp(-x)), without overflow
 
 
 def global_pool(op: GlobalPool, weights: Mapping[str, Array], x: Array) -> Array:
@@ -148,6 +190,58 @@ OPERATORS: dict[type[Op], Callable[..., Array]] = {
     GlobalPool: global_pool,
     Linear: linear,
 }
+
+
+class Step(NamedTuple):
+    """A node of the graph and what it computed."""
+
+    node: Node
+    tensors: Mapping[str, Array]  # by leaf, as the operator used them: in training, the batch's statistics
+    inputs: tuple[Array, ...]
+    output: Array
+    statistics: Mapping[str, Array]  # canonical name -> running statistic after this step, where it moved
+
+
+def forward(
+    plan: Plan,
+    weights: Mapping[str, Array],
+    images: Array,
+    training: Training | None = None,
+    masks: Mapping[str, Array] | None = None,
+) -> Iterator[Step]:
+    """Run the graph on images [batch, height, width, channels], at inference or in `training`.
+
+    A value is let go after its last use; who needs it longer keeps the step. Running statistics are not
+    changed: `Step.statistics` are the new ones. `masks` say what each dropout keeps, in training.
+    """
+    nodes = list(plan.nodes())
+    last_use = {name: k for k, node in enumerate(nodes) for name in node.inputs}
+    values: dict[str, Array] = {INPUT: images}
+    for k, node in enumerate(nodes):
+        inputs = tuple(values[name] for name in node.inputs)
+        tensors = {leaf: weights[f"{node.name}.{leaf}"] for leaf in node.op.tensors()}
+        moved: dict[str, Array] = {}
+        if training is not None and isinstance(node.op, BatchNorm) and not training.frozen_norms:
+            batch, moved = batch_statistics(node.op, tensors, *inputs)
+            tensors |= batch
+        if training is not None and isinstance(node.op, Dropout):
+            tensors["mask"] = (masks or {})[node.name]
+        values[node.name] = OPERATORS[type(node.op)](node.op, tensors, *inputs)
+        statistics = {f"{node.name}.{leaf}": array for leaf, array in moved.items()}
+        yield Step(node, tensors, inputs, values[node.name], statistics)
+        for name in [n for n in values if last_use.get(n, k + 1) <= k]:
+            del values[name]
+
+
+def batch_statistics(
+    op: BatchNorm, weights: Mapping[str, Array], x: Array
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """What normalises the batch, in the place of the running statistics; and where those move."""
+    mean, variance = (moment.reshape(-1) for moment in moments(x, IMAGE))
+    batch = {"running_mean": mean, "running_var": variance}
+    stored = {"running_mean": mean, "running_var": variance * op.stored_variance(x[..., 0].size)}
+    moved = {leaf: op.momentum * weights[leaf] + (1 - op.momentum) * stored[leaf] for leaf in stored}
+    return batch, moved
 
 
 class Reference:
@@ -175,21 +269,62 @@ def export_weights(model: Reference) -> Weights:
     return {name: array.copy() for name, array in model.weights.items()}
 
 
-def trace(model: Reference, images: Array, labels: Any = None, *, checks: tuple[str, ...] = ("eval",)) -> Trace:
-    """Run the plan's graph on `images` [batch, height, width, channels] and keep every named layer."""
-    require_known(checks)
+def trace(
+    model: Reference,
+    images: Array,
+    labels: Any = None,
+    *,
+    checks: tuple[str, ...] = (EVAL,),
+    training: Training = PROBE,
+) -> Trace:
+    """Run `images` [batch, height, width, channels] and keep what the `checks` record (see `shared.checks`).
+
+    `labels` are class numbers [batch], by default the probe's. The model is left as it was.
+    """
+    wanted = require_known(checks)
     dtype = next(iter(model.weights.values())).dtype
     plan = make_plan(model.spec, (images.shape[1], images.shape[2]))
-    values: dict[str, Array] = {INPUT: np.asarray(images, dtype)}
-    kept: dict[str, Array] = {}
-    nodes = list(plan.nodes())
-    last_use = {name: k for k, node in enumerate(nodes) for name in node.inputs}
-    for k, node in enumerate(nodes):
-        weights = {leaf: model.weights[f"{node.name}.{leaf}"] for leaf in node.op.tensors()}
-        values[node.name] = OPERATORS[type(node.op)](node.op, weights, *(values[i] for i in node.inputs))
-        if node.row:
-            kept[f"{EVAL}/{node.name}"] = values[node.name]
-        for name in [n for n in values if last_use.get(n, k + 1) <= k]:
-            del values[name]
-    kept[f"{EVAL}/{OUTPUT}"] = values[nodes[-1].name]
-    return Trace(model.spec, "reference", str(dtype), kept, provenance(model.weights.items(), images))
+    about = provenance(model.weights.items(), images)
+    if labels is None:
+        labels = probe_labels(len(images), num_outputs(plan), seed=0)
+    if wanted != (EVAL,):
+        about |= about_training(training, np.asarray(labels))
+    images = np.asarray(images, dtype)
+    arrays: Arrays = {}
+    if EVAL in wanted:
+        arrays |= _layers(EVAL, forward(plan, model.weights, images))[0]
+    if TRAIN in wanted:
+        masks = dropout_masks(plan, len(images), 0)
+        layers, moved = _layers(TRAIN, forward(plan, model.weights, images, training, masks))
+        after = {**model.weights, **moved}
+        arrays |= layers | {f"stats/{name}": after[name] for name in plan.tensors if ".running_" in name}
+    if GRADIENTS in wanted:
+        arrays |= record_gradients(_trainer_of_a_copy(model, training), images, labels, plan, training)
+    if STEP in wanted:
+        arrays |= record_steps(_trainer_of_a_copy(model, training), images, labels, plan)
+    return Trace(model.spec, "reference", str(dtype), arrays, about)
+
+
+def _layers(check: str, steps: Iterator[Step]) -> tuple[Arrays, Arrays]:
+    """Outputs of the named layers and of the network, by their keys; running statistics that moved."""
+    layers: Arrays = {}
+    moved: Arrays = {}
+    for step in steps:
+        if step.node.row:
+            layers[f"{check}/{step.node.name}"] = step.output
+        moved |= step.statistics
+    return {**layers, f"{check}/{OUTPUT}": step.output}, moved
+
+
+def _trainer_of_a_copy(model: Reference, training: Training) -> Trainer:
+    from shared.reference_training import Trainer  # which is made of this module
+
+    return Trainer(Reference(model.spec, export_weights(model)), training)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Trainer":  # a part of every framework package; see above
+        from shared.reference_training import Trainer
+
+        return Trainer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

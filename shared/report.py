@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from shared.checks import EVAL, TRAIN
 from shared.comparison import Comparison
 from shared.tables import Column, Styled, Table, printable, shape
 from shared.verify import Inputs, Step, Verdict
@@ -64,8 +65,8 @@ def verdict_row(verdict: Verdict) -> tuple[str, ...]:
         verdict.spec.name,
         f"{verdict.plan.params:,}",
         shape(verdict.plan.image_size),
-        str(len(verdict.comparisons)),
-        str(worst_comparison.tensors),
+        str(_pairs(verdict.comparisons)),
+        str(sum(c.tensors for c in verdict.comparisons if (c.a, c.b) == (worst_comparison.a, worst_comparison.b))),
         f"= {verdict.same_as}" if verdict.same_as else _layer(worst.name) if worst else "",
         f"{worst_comparison.a}, {worst_comparison.b}",
         f"{worst.error:.1e}" if worst else "",
@@ -102,7 +103,7 @@ def markdown_page(verdicts: Sequence[Verdict], inputs: Inputs, command: str) -> 
         f"# {len(verdicts)} presets, {len(run)} networks",
         "",
         f"Written by `{command}`: {inputs.dtype}, probe weights and {inputs.batch} random images of seed "
-        f"{inputs.seed}, every layer of every pair of "
+        f"{inputs.seed}, {', '.join(inputs.checks)} of every pair of "
         f"{', '.join(dict.fromkeys(step.framework for verdict in run for step in verdict.steps))}. "
         "A preset that differs from another in its initialisation alone is the same network, and is marked with `=`.",
         "",
@@ -182,9 +183,12 @@ def conclusion(verdicts: Sequence[Verdict], seconds: float) -> Text:
                     else f"✗ {networks} is not the same function in {who}", style="bold red")  # fmt: skip
     worst = _worst(comparisons).worst
     peak = max(step.peak_bytes for v in verdicts for step in v.steps)
-    verb = "are" if len(verdicts) > 1 else "is"
-    text = Text(f"✓ {networks} {verb} the same function in {who}", style="bold green")
-    pairs = f"{len(comparisons)} pairs" if len(comparisons) > 1 else "one pair"
+    count = _pairs(comparisons)
+    pairs = f"{count} pairs" if count > 1 else "one pair"
+    same = "are the same function" if len(verdicts) > 1 else "is the same function"
+    if any(c.check != EVAL for c in comparisons):
+        same += " and train alike" if len(verdicts) > 1 else " and trains alike"
+    text = Text(f"✓ {networks} {same} in {who}", style="bold green")
     error = f"; worst error {worst.error:.1e}, limit {worst.limit:.1e}" if worst else ""
     details = (
         f"\n  {tensors:,} tensors compared in {pairs}{error}"
@@ -217,8 +221,13 @@ class VerifyProgress(AbstractContextManager):
 
 
 def _layer(key: str) -> str:
-    """A trace key without its check: `eval/stem.conv1` is `stem.conv1`."""
-    return key.partition("/")[2]
+    """A trace key without the check that a table names beside it: `eval/stem.conv1` is `stem.conv1`."""
+    check, _, layer = key.partition("/")
+    return layer if check in (EVAL, TRAIN) else key
+
+
+def _pairs(comparisons: Iterable[Comparison]) -> int:
+    return len({(c.preset, c.a, c.b) for c in comparisons})
 
 
 def _worst(comparisons: Iterable[Comparison]) -> Comparison:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from shared.errors import SpecError
+from shared.errors import SpecError, nearest
 from shared.fields import coerce, field_types
 from shared.ops import Dropout
 from shared.plan import Plan
@@ -81,6 +81,18 @@ class Training:
             norms = norm_layers(plan)
             names = [name for name in names if name.rpartition(".")[0] not in norms]
         return tuple(names)
+
+    def replace(self, changes: Mapping[str, Any]) -> Training:
+        """A copy with fields changed: `label_smoothing`, or `optimizer.kind` for one of the optimizer's."""
+        data = asdict(self)
+        for key, value in changes.items():
+            group, _, name = key.rpartition(".")
+            fields = data if not group else data["optimizer"] if group == "optimizer" else {}
+            if name not in fields:
+                known = [f for f in data if f != "optimizer"] + [f"optimizer.{f}" for f in data["optimizer"]]
+                raise SpecError(f"training has no field {key!r}{nearest(key, known)}; it has {', '.join(known)}")
+            fields[name] = value
+        return self.from_dict(data)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from shared.checks import EVAL
 from shared.comparison import Comparison, compare
 from shared.errors import CheckpointError, FrameworkError
 from shared.files import write_tensors
@@ -21,6 +22,7 @@ from shared.frameworks import Worker, get_framework
 from shared.plan import Plan, make_plan
 from shared.spec import Init, ResNetSpec
 from shared.trace import Trace
+from shared.training import PROBE, Training
 
 # Presets that between them have every kind of block, shortcut, stem, norm and padding, and are
 # quick: what `rosetta verify` checks when no preset is named.
@@ -54,6 +56,8 @@ class Inputs:
     weights: Path | None = None
     images: np.ndarray | None = None  # [batch, height, width, channels]
     weights_name: str | None = None  # what the user called the weights
+    checks: tuple[str, ...] = (EVAL,)
+    training: Training = PROBE
 
 
 @dataclass(frozen=True)
@@ -207,9 +211,11 @@ def _verify_one(
         on_step(step)
         return step
 
-    steps = crew.map(job, files, _workers_at_once(plan, inputs.batch))
+    steps = crew.map(job, files, _workers_at_once(plan, inputs))
     traces = [Trace.load(file) for file in files]
-    comparisons = tuple(compare(a, b) for a, b in itertools.combinations(traces, 2))
+    comparisons = tuple(
+        compare(a, b, check=check) for check in inputs.checks for a, b in itertools.combinations(traces, 2)
+    )
     versions: dict[str, str] = {}
     for trace in traces:
         versions |= trace.versions
@@ -231,6 +237,8 @@ def _run(
         "images": str(images) if images else None,
         "output": str(output.resolve()),
         "durable": durable,
+        "checks": inputs.checks,
+        "training": inputs.training.to_json(),
     }
     report = worker.run(job)
     return Step(spec.name, worker.name, report["seconds"], report["peak_bytes"])
@@ -252,10 +260,15 @@ def _save_images(inputs: Inputs, folder: Path) -> Path | None:
     return path
 
 
-def _workers_at_once(plan: Plan, batch: int) -> int:
-    """As many as there are cores, and as memory holds: weights up to three times, activations twice."""
-    activations = sum(int(np.prod(row.output)) for row in plan.layers) * batch
-    need = 8 * (3 * plan.params + 2 * activations) + (1 << 30)
+def _workers_at_once(plan: Plan, inputs: Inputs) -> int:
+    """As many as there are cores, and as memory holds.
+
+    Weights count three times and activations twice; with training (gradients, optimizer state, a copy of the
+    model, and what is kept of the last step) ten times and four times.
+    """
+    copies, kept = (3, 2) if inputs.checks == (EVAL,) else (10, 4)
+    activations = sum(int(np.prod(row.output)) for row in plan.layers) * inputs.batch
+    need = 8 * (copies * plan.params + kept * activations) + (1 << 30)
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):  # not on this system

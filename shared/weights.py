@@ -104,8 +104,10 @@ def is_float(dtype: np.dtype) -> bool:
     return np.issubdtype(dtype, np.floating) or dtype.name == "bfloat16"
 
 
-def save_weights(path: str | Path, weights: Mapping[str, np.ndarray], spec: ResNetSpec) -> None:
-    """Write a canonical file, atomically: the spec and each tensor's SHA-256 are in its metadata.
+def save_weights(
+    path: str | Path, weights: Mapping[str, np.ndarray], spec: ResNetSpec, about: Mapping[str, str] | None = None
+) -> None:
+    """Write a canonical file, atomically: the spec and each tensor's SHA-256 are in its metadata, and `about`.
 
     Raises `CheckpointError` if the weights are not the spec's, or the file cannot be written.
     """
@@ -114,7 +116,7 @@ def save_weights(path: str | Path, weights: Mapping[str, np.ndarray], spec: ResN
     ordered = {name: np.ascontiguousarray(weights[name]) for name in plan.tensors}
     digests = {name: sha256_of(array) for name, array in ordered.items()}
     metadata = {"format": FORMAT, "spec": spec.to_json(), "sha256": json.dumps(digests)}
-    write_tensors(path, ordered, metadata)
+    write_tensors(path, ordered, {**(about or {}), **metadata})
 
 
 def read_weights(path: str | Path, spec: ResNetSpec | None = None) -> tuple[Weights, ResNetSpec]:

@@ -4,6 +4,7 @@ Reads one JSON job a line from standard input and answers each with one JSON lin
 
     {"spec": {...}, "dtype": "float64", "seed": 0, "batch": 2, "image_size": [224, 224],
      "weights": file or null, "images": file or null, "output": file, "durable": true,
+     "checks": ["eval", ...], "training": JSON of a `Training`, both with defaults,
      "only": names of the arrays to save, all when absent, "budget": false to leave out the rounding budget}
 """
 
@@ -27,6 +28,7 @@ from shared.frameworks import FRAMEWORKS, Framework, load_package
 from shared.plan import make_plan
 from shared.spec import ResNetSpec
 from shared.trace import Trace
+from shared.training import Training, num_outputs, probe_labels
 from shared.weights import Weights, float_dtype, probe_images, probe_weights, read_weights
 
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
@@ -88,10 +90,13 @@ def run_job(package: ModuleType, job: Mapping[str, Any]) -> None:
     if package.__name__ == "shared.reference":
         dtype = "float64"  # the reference is exact; it gets the weights and images that the others get
     images = _images(job, spec)
-    trace = _trace(package, spec, _weights(job, spec), images, dtype)
+
+    def take(dtype: str) -> Trace:
+        return _trace(package, spec, _weights(job, spec), images, dtype, job)
+
+    trace = take(dtype)
     if dtype != "float64" and job.get("budget", True):
-        exact = _trace(package, spec, _weights(job, spec), images, "float64")
-        trace.about["rounding"] = json.dumps(rounding_budget(trace, exact))
+        trace.about["rounding"] = json.dumps(rounding_budget(trace, take("float64")))
     trace.about |= {"seed": str(job["seed"]), "weights_source": str(job["weights"] or "probe"),
                     "images_source": str(job["images"] or "probe")}  # fmt: skip
     if job.get("only"):
@@ -99,11 +104,18 @@ def run_job(package: ModuleType, job: Mapping[str, Any]) -> None:
     trace.save(job["output"], durable=job["durable"])
 
 
-def _trace(package: ModuleType, spec: ResNetSpec, weights: Weights, images: np.ndarray, dtype: str) -> Trace:
+def _trace(
+    package: ModuleType, spec: ResNetSpec, weights: Weights, images: np.ndarray, dtype: str, job: Mapping[str, Any]
+) -> Trace:
     model = package.build(spec, dtype=dtype)
     package.load_weights(model, weights)
     weights.clear()  # the largest networks fit into memory only once or twice
-    return package.trace(model, images)
+    if "checks" not in job:
+        return package.trace(model, images)
+    labels = probe_labels(len(images), num_outputs(make_plan(spec, images.shape[1:3])), job["seed"])
+    return package.trace(
+        model, images, labels, checks=tuple(job["checks"]), training=Training.from_json(job["training"])
+    )
 
 
 def _weights(job: Mapping[str, Any], spec: ResNetSpec) -> Weights:

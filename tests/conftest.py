@@ -7,6 +7,12 @@ import os
 import shutil
 import tempfile
 
+# XLA's programs, for all test processes and the processes that they start: most of the time of a Flax trace of a
+# small network is their compilation. The first process makes the folder, the others inherit its name.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jax-cache-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
 _keras_home = tempfile.mkdtemp(prefix="keras-home-")
 atexit.register(shutil.rmtree, _keras_home, ignore_errors=True)
 
@@ -15,6 +21,8 @@ os.environ.update(
         "CUDA_VISIBLE_DEVICES": "",  # the tier that passes or fails is the CPU
         "HF_HUB_OFFLINE": "1",
         "KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "tensorflow"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "KERAS_HOME": _keras_home,  # a person's ~/.keras/keras.json may change dtype and layout
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_ENABLE_ONEDNN_OPTS": "0",  # oneDNN orders its sums by the number of threads

@@ -1,6 +1,7 @@
-"""Run by `test_keras.py` in a process of its own, for Keras has one backend a process.
+"""Run by `test_keras.py` and `test_keras_training.py` in a process of its own, for Keras has one backend a process.
 
 Prints as JSON each network's worst error, and what changed in the process's global state since before the import.
+Given a file, trains instead, and writes what the traces of that hold.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def global_state() -> dict[str, str]:
 BEFORE = global_state()
 
 import resnet_keras  # noqa: E402
-from shared import FrameworkError, ResNetSpec, get_spec, probe_weights  # noqa: E402
+from shared import FrameworkError, ResNetSpec, Trace, get_spec, probe_images, probe_weights  # noqa: E402
+from shared.checks import GRADIENTS, STEP, TRAIN  # noqa: E402
 from shared.presets import miniature  # noqa: E402
 from tests.probes import images_for, reference_trace, worst_layer  # noqa: E402
 
@@ -41,6 +43,9 @@ NETWORKS = (
 )
 # And SAME padding with it.
 DILATED = {"dilate": (False, True, False), "strides": (1, 2, 2), "depths": (1, 1, 1)}
+
+# Batch norm, dropout and option A.
+TRAINED = ("ablation/resnet110_dropout_shortcut",)
 
 
 def small(name: str, depths: tuple[int, ...] = (1, 1), **changes: Any) -> ResNetSpec:
@@ -58,6 +63,14 @@ def worst_error(spec: ResNetSpec, size: tuple[int, int]) -> float:
     return worst_layer(resnet_keras.trace(model, images_for(spec, size)), reference_trace(spec, size))[0]
 
 
+def training_trace(preset: str) -> Trace:
+    """All checks of training, in float64."""
+    spec = small(preset)
+    model = resnet_keras.build(spec, dtype="float64")
+    resnet_keras.load_weights(model, probe_weights(spec, dtype="float64"))
+    return resnet_keras.trace(model, probe_images((4, 32, 32, 3), dtype="float64"), checks=(TRAIN, GRADIENTS, STEP))
+
+
 def refuses_float64_without_x64() -> bool:
     """JAX would hand out float32 in silence."""
     import jax
@@ -68,6 +81,13 @@ def refuses_float64_without_x64() -> bool:
         except FrameworkError:
             return True
     return False
+
+
+def train(path: str) -> None:
+    traces = {preset: training_trace(preset) for preset in TRAINED}
+    np.savez(path, **{f"{preset}/{name}": t[name] for preset, t in traces.items() for name in t.names})
+    after = global_state()
+    print(json.dumps({"changed": [name for name in after if after[name] != BEFORE[name]]}))
 
 
 def main() -> None:
@@ -81,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    train(sys.argv[1]) if sys.argv[1:] else main()

@@ -1,0 +1,180 @@
+"""`rosetta recipes`, `train`, `evaluate` and `curves`: training, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shared.cli_options import DType, Json, check_outputs, make_console, open_source, write_json
+from shared.errors import SpecError
+from shared.spec import parse_setting
+
+Data = Annotated[Path | None, typer.Option(help="The folder where the dataset lies; found or downloaded unless given.",
+                                           metavar="DIR")]  # fmt: skip
+Framework = Annotated[str, typer.Option(help="torch, keras, keras:tensorflow, keras:jax, keras:torch, flax, or all.",
+                                        metavar="NAME")]  # fmt: skip
+
+
+def recipes(json_file: Json = None) -> None:
+    """The training recipes: dataset, network, length, optimizer."""
+    from shared import report_training as report
+    from shared.recipes import recipes as all_recipes
+
+    check_outputs(json_file)
+    found = list(all_recipes().values())
+    write_json(json_file, [recipe.to_dict() for recipe in found])
+    make_console(json_file).print(report.recipe_table(found), soft_wrap=True)
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe, such as fashion-mnist/resnet20.", metavar="RECIPE")],
+    framework: Framework = "torch",
+    data: Data = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs; each goes to RECIPE/FRAMEWORK in "
+                                         "it.", metavar="DIR")] = Path("runs"),
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Change a field, as in epochs=1, schedule.rate="
+                        "0.05 or spec.depths=1,1,1; may be repeated.", metavar="KEY=VALUE")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the start, the order of the images and their augmentation.",
+                                             min=0, metavar="N")] = None,
+    dtype: Annotated[DType, typer.Option(help="float32 or float64.", metavar="DTYPE")] = DType.float32,
+    stop_after: Annotated[int | None, typer.Option(help="Stop after this step; --resume goes on.", min=1,
+                                                   metavar="STEP")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints; an epoch unless given.",
+                                                         min=1, metavar="STEPS")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.", metavar="")] = False,
+    json_file: Json = None,
+) -> None:  # fmt: skip
+    """Train by a recipe in one framework or in all, from one start and on the same batches."""
+    from shared import report_training as report
+    from shared.frameworks import get_framework, installed
+    from shared.recipes import get_recipe, with_seed
+    from shared.training_process import run_events
+
+    if dtype not in (DType.float32, DType.float64):
+        raise SpecError(f"--dtype {dtype.value}: training is in float32 or float64")
+    chosen = with_seed(get_recipe(recipe, dict(parse_setting(text) for text in settings or ())), seed)
+    chosen.make_spec()
+    check_outputs(json_file)
+    names = [n for n in installed() if n != "reference"] if framework == "all" else framework.split(",")
+    frameworks = [get_framework(name.strip()).name for name in names]
+    if "reference" in frameworks:
+        raise SpecError("--framework reference: it proves, and is too slow to train; choose torch, keras or flax")
+    console, errors = make_console(json_file), make_console(stderr=True)
+    results: list[dict[str, Any]] = []
+    for name in frameworks:
+        folder = output.absolute() / chosen.name / name.replace(":", "-")
+        job = {"task": "train", "recipe": chosen.to_dict(), "folder": str(folder), "dtype": dtype.value,
+               "data": str(data.absolute()) if data else None, "resume": resume, "stop_after": stop_after,
+               "checkpoint_every": checkpoint_every}  # fmt: skip
+        started = time.perf_counter()
+        with report.TrainProgress(errors, name) as progress:
+            for event in run_events(name, job):
+                progress.show(event)
+                if event["event"] == "start" and not results:
+                    console.print(report.recipe_line(chosen), soft_wrap=True)
+                if event["event"] == "evaluation":
+                    report.print_evaluation(console, name, event, time.perf_counter() - started)
+        results.append(progress.result(folder, time.perf_counter() - started))
+        console.print(report.result_line(results[-1]), soft_wrap=True)
+    write_json(json_file, results)
+    if any(result["diverged"] for result in results):
+        raise typer.Exit(1)
+
+
+def evaluate(
+    weights: Annotated[str, typer.Argument(help="A checkpoint of any format, a name of released weights, or one of "
+                                                "the weights that come along (`rosetta evaluate list`).",
+                                           metavar="WEIGHTS")],
+    dataset: Annotated[str | None, typer.Option(help="fashion-mnist, cifar10, imagenet or folder; what the weights "
+                                                "were trained on unless given.", metavar="NAME")] = None,
+    framework: Framework = "all",
+    data: Data = None,
+    split: Annotated[str, typer.Option(help="test or train.", metavar="SPLIT")] = "test",
+    preset: Annotated[str | None, typer.Option(help="Which network it is, when the file does not say.",
+                                               metavar="PRESET")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--augmentation", help="How images are prepared, as in "
+                        "mean=0.286 or resize=96; that of the weights' recipe unless given.",
+                        metavar="KEY=VALUE")] = None,
+    dtype: Annotated[DType, typer.Option(help="float32 or float64.", metavar="DTYPE")] = DType.float32,
+    batch: Annotated[int, typer.Option(help="Images at a time.", min=1, metavar="N")] = 256,
+    json_file: Json = None,
+) -> None:  # fmt: skip
+    """Accuracy of weights on a dataset, in every framework side by side."""
+    from shared import report_training as report
+    from shared.formats.convert import write_canonical
+    from shared.frameworks import get_framework, installed
+    from shared.training_process import run_events
+
+    check_outputs(json_file)
+    checkpoint, _ = open_source(weights, None, preset, None)
+    trained = _recipe_of(checkpoint.archive.metadata)
+    name = dataset or (trained.dataset if trained else None)
+    if name is None:
+        raise SpecError(f"{weights}: does not say what it was trained on; say --dataset")
+    how = _augmentation(trained, name, dict(parse_setting(text) for text in settings or ()))
+    names = [n for n in installed() if n != "reference"] if framework == "all" else framework.split(",")
+    console, errors = make_console(json_file), make_console(stderr=True)
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="rosetta-") as folder:
+        canonical = write_canonical(checkpoint, Path(folder) / "weights.safetensors", dtype.value)
+        for one in [get_framework(name.strip()).name for name in names]:
+            job = {"task": "evaluate", "spec": checkpoint.spec.to_dict(), "weights": str(canonical), "dataset": name,
+                   "data": str(data.absolute()) if data else None, "split": split, "batch": batch,
+                   "augmentation": dataclasses.asdict(how), "dtype": dtype.value}  # fmt: skip
+            with report.TrainProgress(errors, one) as progress:
+                for event in run_events(one, job):
+                    progress.show(event)
+                    if event["event"] == "evaluation":
+                        results.append({"framework": one, **{k: v for k, v in event.items() if k != "event"}})
+    write_json(json_file, results)
+    console.print(report.accuracy_table(checkpoint, name, split, results), soft_wrap=True)
+
+
+def curves(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.", metavar="RUN")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture, as PNG, SVG or PDF.",
+                                         metavar="FILE")] = Path("curves.png"),
+    json_file: Json = None,
+) -> None:  # fmt: skip
+    """Loss and accuracy of several runs in one picture, and the step where they part."""
+    from shared import report_training as report
+    from shared.curves import draw, partings
+    from shared.runs import read_run
+
+    check_outputs(json_file, output)
+    found = [read_run(folder) for folder in runs]
+    parted = partings(found)
+    draw(found, output)
+    write_json(json_file, [dataclasses.asdict(parting) for parting in parted])
+    console = make_console(json_file)
+    console.print(report.parting_table(parted), soft_wrap=True)
+    console.print(f"{output}: {len(found)} runs", soft_wrap=True)
+
+
+def _recipe_of(metadata: Any) -> Any:
+    """The recipe in the metadata of weights that were trained here."""
+    import json
+
+    from shared.recipes import Recipe
+
+    try:
+        return Recipe.from_dict(json.loads(metadata["recipe"]))
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _augmentation(recipe: Any, dataset: str, changes: dict[str, Any]) -> Any:
+    """How images are prepared: as in the recipe, or scaled by the dataset's mean and deviation."""
+    from shared.datasets import DATASETS, Augmentation
+
+    if recipe is not None and recipe.dataset == dataset:
+        base = dataclasses.asdict(recipe.augmentation)
+    else:
+        known = DATASETS.get(dataset)
+        base = {"mean": known.mean, "std": known.std} if known else {}
+    return Augmentation.from_dict({**base, **changes})

@@ -1,0 +1,85 @@
+"""The proof of training can fail: every planted mistake is caught, in the check and at the tensor where it starts.
+
+That the same networks pass without the mistake is `test_training.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+
+import pytest
+
+from shared import Trace, compare, probe_images, probe_weights, reference
+from shared.checks import CHECKS, EVAL, TRAIN
+from shared.training import PROBE, probe_labels
+from tests.parity.planted_training import MISTAKES, Mistake
+from tests.parity.rendering import FRAMEWORKS, package
+
+IDS = [mistake.name.replace(" ", "-") for mistake in MISTAKES]
+
+
+def test_there_are_enough_mistakes() -> None:
+    assert len({mistake.name for mistake in MISTAKES}) >= 16
+
+
+def arguments(mistake: Mistake):
+    spec = mistake.spec
+    size = min(64, spec.image_size)  # smaller last feature maps have variances that rounding shows in
+    return probe_images((4, size, size, spec.in_channels), dtype="float64"), probe_labels(4, spec.num_classes, 0)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """The reference's trace, taken once for each spec, check and configuration."""
+    known: dict = {}
+
+    def take(mistake: Mistake) -> Trace:
+        key = mistake.spec, mistake.check, mistake.right
+        if key not in known:
+            model = reference.build(mistake.spec)
+            reference.load_weights(model, probe_weights(mistake.spec, dtype="float64"))
+            known[key] = reference.trace(model, *arguments(mistake), checks=(mistake.check,), training=mistake.right)
+        return known[key]
+
+    return take
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("mistake", MISTAKES, ids=IDS)
+def test_mistake_is_caught_and_located(
+    mistake: Mistake, framework: str, truth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendering = package(framework)
+    train, trace = (importlib.import_module(f"{rendering.__name__}.{name}") for name in ("train", "trace"))
+    if mistake.loss:
+        monkeypatch.setattr(train, "cross_entropy", mistake.loss(train.cross_entropy))
+    if mistake.trainer:
+        monkeypatch.setattr(trace, "Trainer", mistake.trainer(trace.Trainer, rendering))
+    if mistake.masks:
+        right = trace.dropout_masks
+        monkeypatch.setattr(trace, "dropout_masks", lambda *a: mistake.masks(right(*a), mistake.spec))
+    model = rendering.build(mistake.spec.replace(**mistake.changes), dtype="float64")
+    rendering.load_weights(model, probe_weights(mistake.spec, dtype="float64"))
+    wrong = rendering.trace(model, *arguments(mistake), checks=(mistake.check,), training=mistake.wrong)
+    # The side that is wrong believes that it trained the right network in the right way.
+    about = {**wrong.about, "training": mistake.right.to_json()}
+    comparison = compare(
+        dataclasses.replace(wrong, spec=mistake.spec, about=about), truth(mistake), check=mistake.check
+    )
+    assert not comparison.passed
+    assert comparison.first_divergence == mistake.where
+
+
+def test_a_mistake_in_training_alone_passes_the_other_checks() -> None:
+    """Whoever compares inference only, as others do, sees none of the statistics' mistakes."""
+    mistake = next(m for m in MISTAKES if m.name == "running variance biased")
+    found = []
+    for spec in (mistake.spec, mistake.spec.replace(**mistake.changes)):
+        model = reference.build(spec)
+        reference.load_weights(model, probe_weights(mistake.spec, dtype="float64"))
+        trace = reference.trace(model, *arguments(mistake), checks=(EVAL, TRAIN), training=PROBE)
+        found.append(dataclasses.replace(trace, spec=mistake.spec))
+    assert compare(*found, check=EVAL).passed
+    assert not compare(*found, check=TRAIN).passed
+    assert all(check in {m.check for m in MISTAKES} for check in CHECKS if check != EVAL)

@@ -1,0 +1,78 @@
+"""Every pair of renderings trains the same: forward pass, statistics, gradients and ten steps of every structure."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from shared import Trace, compare, make_plan, probe_images, probe_weights, reference
+from shared.checks import GRADIENTS, STEP, TRAIN, expected_shapes
+from shared.training import PROBE, num_outputs, probe_labels
+from tests.parity.rendering import FRAMEWORKS, package
+from tests.parity.structures import STRUCTURES
+
+SIDES = (*FRAMEWORKS, "reference")
+CHECKS = (TRAIN, GRADIENTS, STEP)
+BATCH = 4
+OPTIMIZERS = {
+    "sgd": {"optimizer.momentum": 0.0},
+    "momentum": {},
+    "nesterov": {"optimizer.nesterov": True},
+    "decay-of-kernels": {"optimizer.decay_norms": False},
+    "adam": {"optimizer.kind": "adam"},
+    "adamw": {"optimizer.kind": "adamw", "optimizer.weight_decay": 0.01},
+    "adamw-kernels": {"optimizer.kind": "adamw", "optimizer.decay_norms": False},
+    "no-smoothing": {"label_smoothing": 0.0},
+    "frozen-norms": {"frozen_norms": True},
+}
+
+
+def take(side: str, spec, training=PROBE, checks=CHECKS, size: int = 48) -> Trace:
+    rendering = reference if side == "reference" else package(side)
+    model = rendering.build(spec, dtype="float64")
+    rendering.load_weights(model, probe_weights(spec, dtype="float64"))
+    size = min(size, spec.image_size)
+    images = probe_images((BATCH, size, size, spec.in_channels), dtype="float64")
+    labels = probe_labels(BATCH, num_outputs(make_plan(spec, size)), seed=1)
+    return rendering.trace(model, images, labels, checks=checks, training=training)
+
+
+def require_equal(traces: dict[str, Trace], checks=CHECKS, training=PROBE) -> None:
+    for a, b in itertools.combinations(traces, 2):
+        for check in checks:
+            comparison = compare(traces[a], traces[b], check=check)
+            assert comparison.passed, (a, b, check, comparison.first_divergence, comparison.worst, comparison.problems)
+            shape = tuple(int(n) for n in traces[a].about["image_shape"].split("x"))
+            plan = make_plan(traces[a].spec, shape[1:3])
+            assert [row.name for row in comparison.rows] == list(expected_shapes(check, plan, shape[0], training))
+
+
+@pytest.mark.parametrize("preset", STRUCTURES)
+def test_every_structure_trains_alike(preset: str) -> None:
+    """Two steps' worth of structure is in the gradients; the steps themselves are below."""
+    checks = (TRAIN, GRADIENTS)
+    require_equal({side: take(side, STRUCTURES[preset], checks=checks) for side in SIDES}, checks)
+
+
+STEPPED = ("torchvision/resnet18", "torchvision/resnext50_32x4d", "keras/resnet50v2", "bit/r50x1", "fb/preresnet18",
+           "ablation/resnet110_exclusive_gate_b0", "ablation/resnet110_dropout_shortcut", "d2l/resnet18")  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", [name for name in STEPPED if name in STRUCTURES])
+def test_ten_steps_are_the_same(preset: str) -> None:
+    require_equal({side: take(side, STRUCTURES[preset], checks=(STEP,)) for side in SIDES}, (STEP,))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_means_the_same(optimizer: str) -> None:
+    training = PROBE.replace(OPTIMIZERS[optimizer])
+    spec = STRUCTURES["cifar/resnet20"]
+    require_equal({side: take(side, spec, training, size=16) for side in SIDES}, training=training)
+
+
+@pytest.mark.parametrize("changes", [{"num_classes": 0}, {"num_classes": 0, "head.pool": "none"}])
+def test_networks_without_a_classifier_train_alike(changes: dict) -> None:
+    spec = STRUCTURES["cifar/resnet20"].replace(**changes)
+    checks = (GRADIENTS,)
+    require_equal({side: take(side, spec, checks=checks, size=16) for side in SIDES}, checks)
