@@ -22,7 +22,7 @@ import numpy as np
 
 from shared.errors import SpecError
 from shared.ops import Shape
-from shared.plan import Plan
+from shared.plan import Plan, make_plan
 from shared.training import (
     STEPS,
     Training,
@@ -161,7 +161,8 @@ def record_steps(trainer: Trainer, images: np.ndarray, labels: np.ndarray, plan:
     arrays: Arrays = {}
     for step in range(1, STEPS + 1):
         batch = step_batch(images, labels, step, num_outputs(plan))
-        loss = trainer.step(*batch, learning_rate(step), dropout_masks(plan, len(images), step))
+        size = make_plan(plan.spec, batch[0].shape[1:3])
+        loss = trainer.step(*batch, learning_rate(step), dropout_masks(size, len(images), step))
         arrays[f"step{step}/loss"] = np.asarray(loss)
         weights, state = trainer.weights(), trainer.state()
         after = {name: weights[name] for name in plan.tensors} | {name: state[name] for name in sorted(state)}

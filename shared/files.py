@@ -140,7 +140,7 @@ def write_tensors(
 
     with replacing(path, durable=durable) as temporary:
         try:
-            ordered = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+            ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}  # 0-d stays 0-d
             save_file(ordered, temporary, metadata=dict(metadata))
         except SafetensorError as error:
             raise CheckpointError(f"{path}: cannot be written ({error})") from None

@@ -66,7 +66,7 @@ class Trace:
             "dtype": self.dtype,
             "order": "\n".join(self.names),
         }
-        arrays = {name: np.ascontiguousarray(self[name]) for name in self.names}
+        arrays = {name: np.asarray(self[name], order="C") for name in self.names}  # scalars stay scalars
         write_tensors(path, arrays, about, durable=durable)
 
     @classmethod

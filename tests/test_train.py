@@ -125,4 +125,4 @@ def test_what_cannot_be_trained_is_refused(
 
 
 def test_data_that_is_not_there_is_one_line(rosetta: Rosetta, tmp_path: Path) -> None:
-    rosetta(*command(tmp_path, tmp_path / "runs", "torch")).refused("fashion-mnist")
+    rosetta(*command(tmp_path, tmp_path / "runs", "torch")).refused("holds no Fashion")
