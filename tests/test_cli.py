@@ -144,7 +144,7 @@ def test_trace_is_a_file_that_says_where_it_comes_from(traces: dict[str, Path]) 
     assert (found.spec, found.framework, found.dtype) == (SPEC, "reference", "float64")
     assert found.about["image_shape"] == "2x33x40x3"
     assert found.names[0] == "eval/stem.conv1"
-    assert found.names[-1] == "eval/output"
+    assert found.names[-1] == "step10/output"  # every check, unless others are asked for
 
 
 def test_compare_equal(rosetta: Rosetta, traces: dict[str, Path]) -> None:
@@ -160,11 +160,13 @@ def test_compare_a_planted_mismatch(rosetta: Rosetta, traces: dict[str, Path]) -
     assert set(result.json) >= {"passed", "environment", "comparisons"}
     assert result.json["passed"] is False
     assert result.json["environment"]["numpy"] == np.__version__
-    assert [c["passed"] for c in result.json["comparisons"]] == [True, False, False]
-    for comparison in result.json["comparisons"]:
-        assert set(comparison) >= COMPARISON_KEYS
-    assert result.json["comparisons"][1]["first_divergence"] == LAYER
-    assert result.json["comparisons"][1]["worst"] == {"name": LAYER, "error": pytest.approx(1e-9), "limit": 1e-12}
+    assert [c["check"] for c in result.json["comparisons"][:4]] == ["eval", "train", "gradients", "steps"]
+    assert all(set(comparison) >= COMPARISON_KEYS for comparison in result.json["comparisons"])
+    assert all(c["passed"] for c in result.json["comparisons"] if c["check"] != "eval")
+    found = [c for c in result.json["comparisons"] if c["check"] == "eval"]
+    assert [c["passed"] for c in found] == [True, False, False]
+    assert found[1]["first_divergence"] == LAYER
+    assert found[1]["worst"] == {"name": LAYER, "error": pytest.approx(1e-9), "limit": 1e-12}
 
 
 def test_compare_names_the_layer_to_a_person(rosetta: Rosetta, traces: dict[str, Path]) -> None:
@@ -184,7 +186,8 @@ def test_verify_for_a_program(rosetta: Rosetta, tmp_path: Path) -> None:
     assert (result.code, result.err) == (0, "")
     assert result.json["passed"] is True
     assert set(result.json["environment"]) >= {"python", "numpy", "torch"}
-    (comparison,) = result.json["comparisons"]
+    comparison, *others = result.json["comparisons"]
+    assert [c["check"] for c in others] == ["train", "gradients", "steps"]
     assert set(comparison) >= COMPARISON_KEYS
     assert (comparison["preset"], comparison["a"], comparison["b"]) == (PRESET, "torch", "reference")
     assert comparison["tensors"] == len(make_plan(SPEC).layers) + 1

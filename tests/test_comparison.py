@@ -12,6 +12,7 @@ import pytest
 from shared import CheckpointError, SpecError, Trace, compare, get_spec, miniature
 from shared.comparison import Comparison, Row, relative_error, rounding_budget
 from shared.limits import EVAL_FLOAT64, ROUNDING_FACTOR, ROUNDING_FLOOR_ULPS, ROUNDING_WALK, ULP, rounding_limit
+from shared.training import PROBE
 from tests.probes import reference_trace
 
 SPEC = miniature(get_spec("cifar/resnet20"))
@@ -89,7 +90,10 @@ def test_values_that_show_nothing_fail_even_when_equal(value: float) -> None:
 
 def test_no_tensors_are_no_proof() -> None:
     assert not Comparison("p", "a", "b", "float64", "eval", ()).passed
-    assert not compare(trace(), trace(), check="train").passed
+    with pytest.raises(CheckpointError, match="training"):
+        compare(trace(), trace(), check="train")
+    without_any = replace(trace(training=PROBE.to_json()), arrays={})
+    assert not compare(without_any, without_any, check="train").passed
 
 
 def test_missing_layer() -> None:
