@@ -44,12 +44,14 @@ def inspect(
     check_outputs(json_file)
     checkpoint, _ = open_source(file, source_format, preset, settings)
     candidates = checkpoint.candidates()
+    nearest_preset = None if checkpoint.preset else checkpoint.nearest()
     write_json(json_file, {
         "format": checkpoint.format.name,
         "container": checkpoint.archive.container,
         "preset": checkpoint.preset,
         "told_by": checkpoint.told_by,
         "candidates": candidates,
+        "nearest": nearest_preset.preset if nearest_preset else checkpoint.preset,
         "tensors": len(checkpoint.entries),
         "params": checkpoint.params,
         "dtypes": list(checkpoint.dtypes),
@@ -60,7 +62,7 @@ def inspect(
         "metadata": dict(checkpoint.archive.metadata),
     })  # fmt: skip
     console = make_console(json_file)
-    console.print(report.inspection(checkpoint, candidates), soft_wrap=True)
+    console.print(report.inspection(checkpoint, candidates, nearest_preset), soft_wrap=True)
     if tensors:
         console.print()
         console.print(report.tensor_table(checkpoint), soft_wrap=True)

@@ -13,20 +13,22 @@ from rich.console import Console
 from rich.text import Text
 
 from shared.formats.containers import CONTAINERS
-from shared.formats.infer import UNTOLD
+from shared.formats.infer import untold
 from shared.tables import Column, Table, printable, shape
 
 if TYPE_CHECKING:
     from shared.comparison import Comparison
     from shared.formats.checkpoint import Checkpoint
     from shared.formats.convert import Report
+    from shared.formats.nearest_preset import Nearest
     from shared.predict import Prediction
+    from shared.spec import ResNetSpec
 
 SHOWN = 8  # candidates
 
 
-def inspection(checkpoint: Checkpoint, candidates: Sequence[str]) -> Text:
-    """A checkpoint in some lines."""
+def inspection(checkpoint: Checkpoint, candidates: Sequence[str], nearest: Nearest | None = None) -> Text:
+    """A checkpoint in some lines; with the nearest preset of a network that is none."""
     c, spec = checkpoint, checkpoint.spec
     name = c.preset or "no preset, but a network that can be built"
     told = {
@@ -47,43 +49,25 @@ def inspection(checkpoint: Checkpoint, candidates: Sequence[str]) -> Text:
     if c.ignored:
         lines.append(("left out", f"{len(c.ignored)} counters (num_batches_tracked), which no output depends on"))
     if c.told_by == "tensors":
-        lines.append(("assumed", f"as {c.scheme.convention} has it, because no tensor tells: {_untold(c)}"))
+        lines.append(("assumed", f"as {c.scheme.convention} has it, because no tensor tells: {_untold(spec)}"))
         others = [other for other in candidates if other != c.preset]
         if others:
             more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
             lines.append(
                 ("as well", f"the same tensors: {', '.join(others[:SHOWN])}{more}; --preset or --set says which")
             )
+    if nearest:
+        lines.append(("nearest", str(nearest)))
     text = Text(printable(str(c.path)), style="bold")
     for key, value in lines:
         text.append(f"\n  {key:<10}", style="not bold dim").append(printable(value), style="not bold not dim")
     return text
 
 
-def _untold(checkpoint: Checkpoint) -> str:
-    spec, found = checkpoint.spec, []
-    for name in UNTOLD:
-        group, _, inner = name.rpartition(".")
-        value = getattr(getattr(spec, group) if group else spec, inner)
-        if _matters(checkpoint, name):
-            found.append(f"{name}={list(value) if isinstance(value, tuple) else value}")
-    return ", ".join(found)
-
-
-def _matters(checkpoint: Checkpoint, name: str) -> bool:
-    """Whether a field has a say in this network."""
-    spec = checkpoint.spec
-    if name == "norm.groups":
-        return spec.norm.kind == "group"
-    if name == "stem.pool_padding":
-        return spec.stem.pool != "none"
-    if name == "shortcut.preact":
-        return spec.block.order == "full_pre"
-    if name == "shortcut.zero_pad":
-        return spec.shortcut.projection == "never"
-    if name in ("weight_std_eps", "block.stride_block", "dilate", "shortcut.join", "head.pool"):
-        return name == "weight_std_eps" and spec.weight_std_eps is not None
-    return True
+def _untold(spec: ResNetSpec) -> str:
+    return ", ".join(
+        f"{name}={list(value) if isinstance(value, tuple) else value}" for name, value in untold(spec).items()
+    )
 
 
 def tensor_table(checkpoint: Checkpoint) -> Table:

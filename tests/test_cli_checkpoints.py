@@ -76,6 +76,21 @@ def test_inspect_for_a_program(rosetta: Rosetta, weights: Path) -> None:
     assert found["tensors"] == len(load_file(weights))
 
 
+def test_inspect_names_the_nearest_preset(rosetta: Rosetta, tmp_path: Path, weights: Path) -> None:
+    """Of a network that is none, and of a file that is no network."""
+    result = rosetta("inspect", weights)
+    assert "no preset, but a network that can be built" in result.out
+    assert "  nearest   cifar/resnet20: " in result.out
+    found = rosetta("inspect", weights, "--json", "-").json
+    assert (found["preset"], found["nearest"]) == (None, "cifar/resnet20")
+    tensors = torchvision_names(probe_weights(get_spec("torchvision/resnet18")))
+    save_file({f"encoder.{name}": array for name, array in tensors.items()}, tmp_path / "a.safetensors")
+    rosetta("inspect", tmp_path / "a.safetensors").refused("no ResNet that is known", "is torchvision/resnet18")
+    del tensors["layer2.0.conv1.weight"]
+    save_file(tensors, tmp_path / "b.safetensors")
+    rosetta("inspect", tmp_path / "b.safetensors").refused("torchvision/resnet18: 1 missing: layer2.0.conv1.weight")
+
+
 def test_a_preset_that_does_not_fit_is_refused_with_every_problem(rosetta: Rosetta, weights: Path) -> None:
     rosetta("inspect", weights, "--preset", "resnet50").refused("missing", "of another shape", "torchvision/resnet50")
 

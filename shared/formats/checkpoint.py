@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,16 @@ from typing import Any
 import numpy as np
 
 from shared.errors import CheckpointError, RosettaError, SpecError, nearest
+from shared.formats.ahead import Watched
 from shared.formats.archive import Archive, Entry
 from shared.formats.containers import read_archive
 from shared.formats.infer import candidates, check_blocks, find_preset, infer_spec
-from shared.formats.naming import COUNTER, canonical_names, foreign_names, stem_name, to_canonical
+from shared.formats.naming import COUNTER, canonical_names, foreign_names, plan_of, stem_name, to_canonical
+from shared.formats.nearest_preset import Nearest, by_names, by_shapes, first
 from shared.formats.schemes import FORMATS, Format, Scheme
 from shared.formats.spans import shown
 from shared.images import PREPROCESSING
 from shared.ops import Shape
-from shared.plan import make_plan
 from shared.presets import get_preset, get_spec
 from shared.spec import ResNetSpec
 from shared.weights import Weights, is_float, raise_problems, sha256_of
@@ -33,7 +33,6 @@ MAX_SPEC = 1 << 14  # characters of a spec in a file's metadata
 MAX_SAID = 1000  # characters of an error that quotes the file
 _SAMPLE = 256  # names by which a scheme is dismissed that knows next to none of them
 _HINTS = 50  # unexpected tensors that the nearest expected name is looked for
-AT_ONCE = 2  # tensors in memory
 WHOLE = 0.5  # a file of whose names a scheme knows fewer is not that scheme's
 
 
@@ -69,7 +68,7 @@ class Checkpoint:
     @property
     def params(self) -> int:
         """Trainable parameters."""
-        return make_plan(self.spec).params
+        return plan_of(self.spec).params
 
     @property
     def preprocessing(self) -> str:
@@ -80,6 +79,10 @@ class Checkpoint:
     def candidates(self) -> list[str]:
         """Every preset with the same tensors."""
         return candidates(self.spec)
+
+    def nearest(self) -> Nearest | None:
+        """The preset that has most of these tensors, for a network that is none."""
+        return by_names(self.scheme, self.names, {name: entry.shape for name, entry in self.entries.items()})
 
     def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         """(canonical name, values), one at a time.
@@ -94,21 +97,14 @@ class Checkpoint:
             yield name, array
         self._raise(problems)
 
-    def check_values(self, note: Callable[[np.ndarray], str] = lambda array: "") -> dict[str, str]:
-        """Read every tensor and raise what `arrays` would; what `note` says of each (its digest, say).
-
-        Two at a time: reading, hashing and comparing leave Python to itself.
-        """
+    def watched(self) -> Watched[list[tuple[str, str]]]:
+        """The entries, whose values are checked when they are loaded; what is found is for `raise_found`."""
         digests = self._digests()
+        return Watched(self.entries, lambda name, array: self._problems(name, array, digests))
 
-        def look(name: str) -> tuple[list[tuple[str, str]], str]:
-            array = self.entries[name].load()
-            return self._problems(name, array, digests), note(array)
-
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            found = dict(zip(self.entries, pool.map(look, self.entries), strict=True))
-        self._raise([problem for problems, _ in found.values() for problem in problems])
-        return {name: said for name, (_, said) in found.items()}
+    def raise_found(self, found: Mapping[str, list[tuple[str, str]]]) -> None:
+        """Raise what `arrays` would."""
+        self._raise([problem for problems in found.values() for problem in problems])
 
     def _problems(self, name: str, array: np.ndarray, digests: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         """(kind, what) of all that is wrong with the values."""
@@ -187,10 +183,10 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
         raise CheckpointError(f"{path}: no ResNet that is known: it has {len(names)} tensors, more than {MAX_NAMES}")
     read = [reading for reading in _readings(formats, archive, names) if reading.known]
     if not read:
-        raise _no_resnet(path, names, formats)
+        raise _no_resnet(path, archive, names, formats)
     best = max(r.known for r in read)
     if best < WHOLE * len(names):
-        raise _no_resnet(path, names, [max(read, key=lambda r: r.known).format])
+        raise _no_resnet(path, archive, names, [max(read, key=lambda r: r.known).format])
     whole: list[Checkpoint] = []
     failures: list[tuple[RosettaError, _Reading]] = []
     for reading in read:
@@ -283,7 +279,7 @@ def _clash(config: str, spec: ResNetSpec) -> str | None:
 def _attempt(
     path: Path, archive: Archive, reading: _Reading, wanted: Wanted, *, hints: bool = False
 ) -> Checkpoint | RosettaError:
-    """The checkpoint as this scheme reads it, or why it is not one; `hints`: with the nearest names."""
+    """The checkpoint as this scheme reads it, or why it is not one; `hints`: with the nearest names and preset."""
     scheme = reading.scheme
     entries: dict[str, Entry] = {}
     names: dict[str, str] = {}
@@ -297,8 +293,9 @@ def _attempt(
     try:
         spec, told_by = _resolve(archive, scheme, shapes, wanted)
     except RosettaError as error:
-        return type(error)(f"{path}: as {reading.format.title}: {str(error)[:MAX_SAID]}")
-    plan = make_plan(spec)
+        near = by_names(scheme, names, shapes, reading.strangers) if hints else None
+        return type(error)(f"{path}: as {reading.format.title}: {str(error)[:MAX_SAID]}{_near(near)}")
+    plan = plan_of(spec)
     if reading.format.name == "huggingface" and (clash := _clash(archive.metadata.get("config", "{}"), spec)):
         return CheckpointError(f"{path}: its config.json is not that of its tensors: {clash}")
     expected, homeless = foreign_names(scheme, plan)
@@ -308,10 +305,15 @@ def _attempt(
     problems["unexpected"] += [f"{name}{nearest(name, expected.values(), 1)}" for name in hinted]
     problems["unexpected"] += reading.strangers[len(hinted) : 1000]
     problems["duplicate"] = doubled
+    preset = find_preset(spec, scheme.families) if hints and told_by == "tensors" else None
     try:
-        raise_problems(f"{path} as {reading.format.title}, {spec.name}", problems)
+        raise_problems(f"{path} as {reading.format.title}, {preset or spec.name}", problems)
     except CheckpointError as error:
-        return error
+        if not hints or preset:
+            return error
+        near = by_names(scheme, names, shapes, reading.strangers)
+        told = near is not None and told_by != "tensors" and near.preset in candidates(spec)
+        return CheckpointError(f"{error}{'' if told else _near(near)}", error.problems)
     found = get_preset(wanted.preset).name if wanted.preset and not wanted.changes else None
     found = found or find_preset(spec, scheme.families)
     if found and told_by == "tensors":
@@ -371,13 +373,27 @@ def _problems(
     return {"missing": missing, "unexpected": extra, "of another shape": misshaped, "not float": wrong}
 
 
-def _no_resnet(path: Path, names: list[str], formats: list[Format]) -> CheckpointError:
-    """No network of ours: the nearest format, and the first names that are not its."""
+def _no_resnet(path: Path, archive: Archive, names: list[str], formats: list[Format]) -> CheckpointError:
+    """No network of ours: the nearest format, the first names that are not its, and the nearest preset."""
     best = max(((f, s) for f in formats for s in f.schemes),
                key=lambda pair: len(_read_names(pair[1], names)[0]), default=None)  # fmt: skip
     if best is None:
         return CheckpointError(f"{path}: no known format comes in this kind of file")
-    known, strangers = _read_names(best[1], names)
-    first = ", ".join(strangers[:5])
-    return CheckpointError(f"{path}: no ResNet that is known; the nearest format is {best[0].title}, which has "
-                           f"{len(known)} of its {len(names)} names, but not {first}", sorted(strangers))  # fmt: skip
+    f, scheme = best
+    known, strangers = _read_names(scheme, names)
+    near = None
+    if known:
+        said = (f"the nearest format is {f.title}, which has {len(known)} of its {len(names)} names, but not "
+                f"{first(strangers, 5)}")  # fmt: skip
+        entries = {own: to_canonical(scheme, own, archive.entries[name]) for name, own in known.items()}
+        shapes = {own: entry.shape for own, entry in entries.items()}
+        near = by_names(scheme, {own: name for name, own in known.items()}, shapes, strangers)
+    else:
+        said = f"no format has any of its {len(names)} names: {first(strangers, 5)}"
+    near = near or by_shapes({name: archive.entries[name].shape for name in names})
+    return CheckpointError(f"{path}: no ResNet that is known; {said}{_near(near)}", sorted(strangers))
+
+
+def _near(found: Nearest | None) -> str:
+    """What is added to an error about a file that is something else."""
+    return f" | the nearest preset is {found}" if found else ""

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import numpy as np
 
 from shared.errors import CheckpointError, SpecError
 from shared.files import flush_folder, replacing, write_tensors
+from shared.formats import safetensors_file
+from shared.formats.ahead import Watched, each
 from shared.formats.archive import Archive, Entry
-from shared.formats.checkpoint import AT_ONCE, Checkpoint, Wanted, get_format, identify
+from shared.formats.checkpoint import Checkpoint, Wanted, get_format, identify
 from shared.formats.containers import CONTAINERS, Container, by_suffix
 from shared.formats.infer import same_function
 from shared.formats.render import choose_scheme, fold_bias, fold_eps, render
@@ -31,6 +34,9 @@ from shared.weights import FORMAT, float_dtype, sha256_of
 # What a file is taken to be when `--to` does not say.
 USUAL = {"safetensors": "canonical", "torch": "torchvision", "keras-weights": "keras", "keras": "keras",
          "hdf5": "keras-applications", "msgpack": "linen", "npz": "bit"}  # fmt: skip
+
+WINDOW = 16 << 20  # bytes of a file that are mapped at once
+NO_DIGEST = "0" * 64  # as long as a SHA-256
 
 
 @dataclass(frozen=True)
@@ -94,29 +100,64 @@ def convert(source: Checkpoint, output: str | Path, to: str | None = None, optio
         options: folding and rounding, neither of which happens unasked.
 
     Raises `CheckpointError` for a target that cannot express the network, naming every field that stands in
-    the way, and for a file that cannot be written; an old target then stands untouched.
+    the way, for values that are not finite, and for a file that cannot be written; an old target then stands
+    untouched.
+
+    The source is read twice: values are checked, and hashed for a canonical file, on their way to a temporary file,
+    and loaded anew to be compared with what was read back from it.
     """
     output, options = Path(output), options or Options()
     target, container = find_target(output, to)
-    cargo = _Cargo(source.spec, source.entries)
+    values = source.watched()
+    cargo = _Cargo(source.spec, values.entries)
     _cast(cargo, container, options)
     scheme = _fit(cargo, target, options)
-    digests = _check_values(source, cargo, target)
+    digests = Watched(cargo.entries, lambda name, array: sha256_of(array)) if target.name == "canonical" else None
+    if digests:
+        cargo.entries = digests.entries
     archive = render(cargo.spec, cargo.entries, target, scheme, container.name)
     if "spec" in archive.metadata:  # a format of our own has room for what else is known
         archive = replace(archive, metadata={**archive.metadata, "preprocessing": source.preprocessing})
-    if target.name == "canonical":
-        archive = replace(archive, metadata={"format": FORMAT, **archive.metadata, "sha256": json.dumps(digests)})
+    if digests:
+        archive = _sealed(archive, dict.fromkeys(cargo.entries, NO_DIGEST))
     with _replacing(output, container) as temporary:
         container.write(temporary, archive)
-        written = container.read_back(temporary)
-        back = identify(output, written, Wanted(target.name, spec=cargo.spec))
-        with ThreadPoolExecutor(1) as beside:
-            digest = beside.submit(_digest_of_files, temporary)
-            _compare(archive, written, cargo, back, output)
-            _warn(cargo, output, written, target)
-            sha256 = digest.result()
+        source.raise_found(values.finish())
+        if digests:
+            archive = _sealed(archive, digests.finish())
+            safetensors_file.rewrite_header(temporary, archive)
+        back, sha256 = _read_back(archive, cargo, target, temporary, output)
     return Report(source, back, sha256, tuple(cargo.notes))
+
+
+def _sealed(archive: Archive, digests: Mapping[str, str]) -> Archive:
+    """A canonical archive with the SHA-256 of each tensor in its metadata."""
+    return replace(archive, metadata={"format": FORMAT, **archive.metadata, "sha256": json.dumps(digests)})
+
+
+def _read_back(
+    archive: Archive, cargo: _Cargo, target: Format, temporary: Path, output: Path
+) -> tuple[Checkpoint, str]:
+    """What was written, once it is known to be what was read, and the SHA-256 of its files.
+
+    While it is compared, the file is hashed and on its way to the disk.
+    """
+    with ThreadPoolExecutor(2) as beside:
+        digest = beside.submit(_digest_of_files, temporary)
+        flushed = beside.submit(_flush, temporary)
+        written = CONTAINERS[archive.container].read_back(temporary)
+        back = identify(output, written, Wanted(target.name, spec=cargo.spec))
+        _compare(archive, written, cargo, back, output)
+        _warn(cargo, output, written, target)
+        flushed.result()
+        return back, digest.result()
+
+
+def _flush(path: Path) -> None:
+    """Start what `replacing` waits for in the end."""
+    if path.is_file():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def write_canonical(checkpoint: Checkpoint, output: Path, dtype: str | None = None) -> Path:
@@ -185,23 +226,13 @@ def _fit(cargo: _Cargo, target: Format, options: Options) -> Scheme:
     return choose_scheme(cargo.spec, target)
 
 
-def _check_values(source: Checkpoint, cargo: _Cargo, target: Format) -> dict[str, str]:
-    """Refuse values that are not finite before anything is written; the SHA-256 of each tensor of a canonical file."""
-    if target.name != "canonical":
-        source.check_values()
-        return {}
-    if cargo.entries is source.entries:
-        return source.check_values(sha256_of)
-    source.check_values()
-    return {name: sha256_of(entry.load()) for name, entry in cargo.entries.items()}
-
-
 def _compare(archive: Archive, written: Archive, cargo: _Cargo, back: Checkpoint, output: Path) -> None:
-    """What was written is what was read: names, shapes, dtypes and every bit."""
+    """What was written is what was read: names, shapes, dtypes and every bit; and digests, where it has them."""
     lost = sorted(set(archive.entries) ^ set(written.entries))
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        same = pool.map(lambda name: _same_bits(cargo.entries[name], back.entries[name]), cargo.entries)
-        changed = [name for name, equal in zip(cargo.entries, same, strict=True) if not equal]
+    same = each(lambda name, entry: _same_bits(entry, back.entries[name]), cargo.entries)
+    changed = [name for name, equal in same if not equal]
+    if "sha256" in archive.metadata and archive.metadata != written.metadata:
+        changed.append("the metadata")
     if lost or changed:
         raise CheckpointError(
             f"{output}: what was written does not read back ({', '.join([*lost, *changed][:5])}); "
@@ -219,6 +250,8 @@ def _same_bits(a: Entry, b: Entry) -> bool:
 
 def _warn(cargo: _Cargo, output: Path, written: Archive, target: Format) -> None:
     """Say it when whoever reads the file later would take it for another network."""
+    if written.metadata.get("spec") == cargo.spec.to_json():
+        return
     with contextlib.suppress(CheckpointError, SpecError):
         if same_function(identify(output, written, Wanted(target.name)).spec, cargo.spec):
             return
@@ -254,7 +287,9 @@ def _digest_of_files(path: Path) -> str:
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     total = hashlib.sha256()
     for file in files:
+        size = file.stat().st_size
         with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                total.update(block)
+            for start in range(0, size, WINDOW):
+                with mmap(stream.fileno(), min(WINDOW, size - start), offset=start, access=ACCESS_READ) as window:
+                    total.update(window)
     return total.hexdigest()

@@ -56,7 +56,7 @@ def read_as(path: Path, label: Path) -> Archive:
 
 def read_own(path: Path) -> Archive:
     """`read`, in this process: for a file that it has written itself, to see that it arrived."""
-    tensors, metadata = hdf5_reader.open_entries(path)
+    tensors, metadata = hdf5_reader.open_entries(path, directly=True)
     entries = {name: Entry(shape, np.dtype(dtype), load) for name, (shape, dtype, load) in tensors.items()}
     return _archive(entries, metadata, path)
 
@@ -85,12 +85,12 @@ def write_legacy(path: Path, archive: Archive) -> None:
         _set_strings(file, "layer_names", list(layers))
         file.attrs["backend"] = "tensorflow"
         file.attrs["keras_version"] = "3.0.0"
+        values = _values(path, layers)
         for layer, leaves in layers.items():
             group = file.create_group(layer)
-            names = {f"{layer}/{leaf}": entry for leaf, entry in leaves.items()}
-            _set_strings(group, "weight_names", list(names))
-            for name, entry in names.items():
-                group.create_dataset(name, data=spans.checked_value(path, name, entry))
+            _set_strings(group, "weight_names", [f"{layer}/{leaf}" for leaf in leaves])
+            for leaf in leaves:
+                group.create_dataset(f"{layer}/{leaf}", data=next(values))
 
 
 def write_weights(path: Path, archive: Archive) -> None:
@@ -104,14 +104,15 @@ def write_weights(path: Path, archive: Archive) -> None:
     counter: Counter[str] = Counter()
     with _created(path, archive) as file:
         file.create_group("vars")
+        values = _values(path, layers)
         for layer, leaves in layers.items():
             kind = _class_of(path, layer, leaves, conv_class)
             number = counter[kind]
             counter[kind] += 1
             group = file.create_group(f"layers/{kind}_{number}" if number else f"layers/{kind}").create_group("vars")
             group.attrs["name"] = layer
-            for i, (leaf, entry) in enumerate(leaves.items()):
-                group.create_dataset(str(i), data=spans.checked_value(path, f"{layer}/{leaf}", entry))
+            for i in range(len(leaves)):
+                group.create_dataset(str(i), data=next(values))
 
 
 def _layers(path: Path, archive: Archive) -> dict[str, dict[str, Entry]]:
@@ -126,6 +127,13 @@ def _layers(path: Path, archive: Archive) -> dict[str, dict[str, Entry]]:
                                            f"{', '.join(_WRITABLE)}, so round it first")  # fmt: skip
         layers.setdefault(layer, {})[leaf] = entry
     return {layer: {leaf: leaves[leaf] for leaf in LEAVES if leaf in leaves} for layer, leaves in layers.items()}
+
+
+def _values(path: Path, layers: Mapping[str, Mapping[str, Entry]]) -> Iterator[np.ndarray]:
+    """The values of all layers, in their order."""
+    return spans.checked_values(path, {
+        f"{layer}/{leaf}": entry for layer, leaves in layers.items() for leaf, entry in leaves.items()
+    })  # fmt: skip
 
 
 def _class_of(path: Path, layer: str, leaves: Mapping[str, Entry], conv_class: str) -> str:

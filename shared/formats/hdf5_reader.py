@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +19,7 @@ import numpy as np
 from shared.errors import CheckpointError
 from shared.formats.archive import MAX_DIMENSIONS, MAX_ELEMENTS
 from shared.formats.sandbox import Tensors
-from shared.formats.spans import shown
+from shared.formats.spans import Span, shown, span_entry
 from shared.ops import Shape
 
 if TYPE_CHECKING:
@@ -74,8 +74,11 @@ def prepare() -> None:
     import h5py  # noqa: F401
 
 
-def open_entries(path: Path) -> tuple[Tensors, dict[str, str]]:
-    """See `shared.formats.sandbox`. Entries are `<layer>/<leaf>`, metadata what `hdf5_file.read` says."""
+def open_entries(path: Path, *, directly: bool = False) -> tuple[Tensors, dict[str, str]]:
+    """See `shared.formats.sandbox`. Entries are `<layer>/<leaf>`, metadata what `hdf5_file.read` says.
+
+    `directly`: what lies in one piece is read from where HDF5 says that it lies, for HDF5 serves one thread at a time.
+    """
     import h5py
 
     contents = _visit(path)
@@ -84,7 +87,7 @@ def open_entries(path: Path) -> tuple[Tensors, dict[str, str]]:
     legacy = next((p for p in ("", "model_weights") if _strings(contents, p, "layer_names") is not None), None)
     if legacy is not None:
         metadata |= {"hdf5": "legacy", **_versions(contents, legacy)}
-        return _unique(contents, _legacy(contents, legacy)), metadata
+        return _unique(contents, _legacy(contents, legacy), path if directly else None), metadata
     layers = _layer_groups(contents)
     if not layers:
         raise CheckpointError("an HDF5 file, but not of Keras: it has neither layer_names nor layers/*/vars")
@@ -92,7 +95,7 @@ def open_entries(path: Path) -> tuple[Tensors, dict[str, str]]:
     absent = any(name is None for name in names)
     metadata |= {"hdf5": "weights", **_versions(contents, "")} | ({"layer_names": "absent"} if absent else {})
     titles = [_counter_name(path) for path in layers] if absent else [name[0] for name in names if name]
-    return _unique(contents, _numbered(contents, layers, titles)), metadata
+    return _unique(contents, _numbered(contents, layers, titles), path if directly else None), metadata
 
 
 # The walk.
@@ -338,11 +341,14 @@ def _numbered(contents: _Contents, layers: list[str], titles: list[str]) -> Iter
             yield f"{title}/{leaf}", prefix + number
 
 
-def _unique(contents: _Contents, named: Iterable[tuple[str, str]]) -> Tensors:
+def _unique(contents: _Contents, named: Iterable[tuple[str, str]], direct: Path | None) -> Tensors:
     tensors: Tensors = {}
     for name, path in named:
         if name in tensors:
             raise CheckpointError(f"it has {shown(name)} twice")
         data = contents.data[path]
-        tensors[name] = data.shape, data.dtype.name, partial(_load, contents, path)
+        load: Callable[[], np.ndarray] = partial(_load, contents, path)
+        if direct and data.offset is not None and data.stored == data.nbytes:
+            load = span_entry([Span(direct, data.offset, data.nbytes)], data.shape, data.dtype, direct).load
+        tensors[name] = data.shape, data.dtype.name, load
     return tensors

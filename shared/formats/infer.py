@@ -29,6 +29,28 @@ UNTOLD = (
 MAX_BLOCKS = 1 << 10  # ResNet-1202 has 600
 
 
+def untold(spec: ResNetSpec) -> dict[str, Any]:
+    """The fields of `UNTOLD` that have a say in this network, and their values."""
+    matters = {
+        "norm.groups": spec.norm.kind == "group",
+        "stem.pool_padding": spec.stem.pool != "none",
+        "shortcut.preact": spec.block.order == "full_pre",
+        "shortcut.zero_pad": spec.shortcut.projection == "never",
+        "weight_std_eps": spec.weight_std_eps is not None,
+        "block.stride_block": spec.block.stride_block != "first",
+        "dilate": any(spec.dilate),
+        "shortcut.join": spec.shortcut.join != "add",
+        "head.pool": spec.head.pool != "avg",
+    }
+    return {name: field_of(spec, name) for name in UNTOLD if matters.get(name, True)}
+
+
+def field_of(spec: ResNetSpec, name: str) -> Any:
+    """A field by its path: `depths`, `norm.eps`."""
+    group, _, inner = name.rpartition(".")
+    return getattr(getattr(spec, group) if group else spec, inner)
+
+
 def check_blocks(depths: tuple[int, ...], tensors: int) -> None:
     """Raise `CheckpointError` for more blocks than a file of so many tensors can hold, before they are laid out."""
     if sum(depths) > min(MAX_BLOCKS, tensors):

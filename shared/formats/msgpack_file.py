@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -285,21 +285,31 @@ def write(path: Path, archive: Archive) -> None:
         if entry.dtype.name not in _DTYPES:
             raise spans.cannot_write(path, f"{spans.shown(name)} is {entry.dtype.name}, not {', '.join(_DTYPES)}")
     tree = nested(path, archive.entries)
+    values = spans.checked_values(path, dict(_leaves(tree, "")))
     try:
         with path.open("wb") as file:
-            _write_map(file, path, tree, "")
+            _write_map(file, tree, values)
     except OSError as error:
         raise spans.cannot_write(path, error.strerror or str(error)) from None
 
 
-def _write_map(file: BinaryIO, path: Path, tree: Mapping[str, Any], prefix: str) -> None:
+def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Entry]]:
+    """The entries in the order in which `_write_map` comes to them."""
+    for key, value in tree.items():
+        if isinstance(value, Entry):
+            yield prefix + key, value
+        else:
+            yield from _leaves(value, f"{prefix}{key}/")
+
+
+def _write_map(file: BinaryIO, tree: Mapping[str, Any], values: Iterator[np.ndarray]) -> None:
     file.write(_sized(len(tree), (0x80, 16), (None, 0xDE, 0xDF)))
     for key, value in tree.items():
         file.write(_packed(key))
         if isinstance(value, Entry):
-            _write_array(file, spans.checked_value(path, prefix + key, value))
+            _write_array(file, next(values))
         else:
-            _write_map(file, path, value, f"{prefix}{key}/")
+            _write_map(file, value, values)
 
 
 def _write_array(file: BinaryIO, array: np.ndarray) -> None:

@@ -11,11 +11,14 @@ import numpy as np
 
 from shared.formats.archive import Entry
 from shared.formats.schemes import Scheme
-from shared.plan import Plan
+from shared.plan import Plan, make_plan
+from shared.spec import ResNetSpec
 from shared.weights import HWIO_TO_OIHW, OIHW_TO_HWIO
 
 # PyTorch counts the batches that a norm has seen; no function of the network depends on it.
 COUNTER = "num_batches_tracked"
+
+Items = tuple[tuple[str, str], ...]  # of a table
 
 _PLACES = {
     "s": r"(?:0|[1-7])", "s1": r"[1-8]", "c": r"[2-9]",
@@ -54,6 +57,12 @@ def place_of(layer: str) -> Place:
     return Place(match[3], int(match[1]), int(match[2]), int(match[4] or 0))
 
 
+@functools.lru_cache(maxsize=16)
+def plan_of(spec: ResNetSpec) -> Plan:
+    """`make_plan`, kept for those who ask next: a conversion asks for the same one several times."""
+    return make_plan(spec)
+
+
 def leaf_kind(kind: str) -> str:
     """Which leaves a layer has: those of a `conv`, a `norm` or a `linear` one."""
     if kind == "head":
@@ -63,13 +72,20 @@ def leaf_kind(kind: str) -> str:
 
 def foreign_names(scheme: Scheme, plan: Plan) -> tuple[dict[str, str], list[str]]:
     """Canonical tensor -> the scheme's name, in the plan's order; and the tensors that it has no name for."""
-    starts = [sum(plan.spec.depths[:i]) for i in range(len(plan.spec.depths))]
+    names, homeless = _foreign_names(tuple(scheme.layers.items()), tuple(scheme.leaves.items()), plan.spec)
+    return dict(names), list(homeless)
+
+
+@functools.lru_cache(maxsize=16)
+def _foreign_names(layer_table: Items, leaf_table: Items, spec: ResNetSpec) -> tuple[dict[str, str], list[str]]:
+    layers, leaves = dict(layer_table), dict(leaf_table)
+    starts = [sum(spec.depths[:i]) for i in range(len(spec.depths))]
     names, homeless = {}, []
-    for tensor in plan.tensors:
+    for tensor in plan_of(spec).tensors:
         layer, _, leaf = tensor.rpartition(".")
         place = place_of(layer)
-        template = scheme.layers.get(f"{place.kind}{place.number}", scheme.layers.get(place.kind))
-        outer = scheme.leaves.get(f"{leaf_kind(place.kind)}.{leaf}")
+        template = layers.get(f"{place.kind}{place.number}", layers.get(place.kind))
+        outer = leaves.get(f"{leaf_kind(place.kind)}.{leaf}")
         if template is None or outer is None:
             homeless.append(tensor)
             continue
@@ -95,13 +111,15 @@ class _Pattern(NamedTuple):
     leaf: str
 
 
-def _patterns(scheme: Scheme) -> tuple[_Pattern, ...]:
+def _patterns(scheme: Scheme) -> Mapping[str, list[_Pattern]]:
+    """By what follows the last dot or slash, in which no template has a place."""
     return _make_patterns(tuple(scheme.layers.items()), tuple(scheme.leaves.items()))
 
 
 @functools.cache
-def _make_patterns(layers: tuple[tuple[str, str], ...], leaves: tuple[tuple[str, str], ...]) -> tuple[_Pattern, ...]:
-    found, keys = [], {key for key, _ in layers}
+def _make_patterns(layers: Items, leaves: Items) -> Mapping[str, list[_Pattern]]:
+    found: dict[str, list[_Pattern]] = {}
+    keys = {key for key, _ in layers}
     for key, template in layers:
         alone = re.fullmatch(r"(conv|norm)(\d)", key)
         kind, number = (alone[1], int(alone[2])) if alone else (key, None)
@@ -109,8 +127,13 @@ def _make_patterns(layers: tuple[tuple[str, str], ...], leaves: tuple[tuple[str,
         for leaf_key, outer in leaves:
             family, _, leaf = leaf_key.partition(".")
             if family == leaf_kind(kind):
-                found.append(_Pattern(_regex(outer.replace("{layer}", template)), kind, number, taken, leaf))
-    return tuple(found)
+                pattern = _Pattern(_regex(outer.replace("{layer}", template)), kind, number, taken, leaf)
+                found.setdefault(_tail(outer), []).append(pattern)
+    return found
+
+
+def _tail(name: str) -> str:
+    return name[max(name.rfind("."), name.rfind("/")) + 1 :]
 
 
 def _regex(template: str) -> re.Pattern[str]:
@@ -126,7 +149,7 @@ def canonical_names(scheme: Scheme, names: Iterable[str]) -> tuple[dict[str, str
     places: dict[str, tuple[Place, str]] = {}
     strangers = []
     for name in names:
-        found = _match(patterns, name)
+        found = _match(patterns.get(_tail(name), ()), name)
         if found:
             places[name] = found
         else:

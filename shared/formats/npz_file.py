@@ -149,11 +149,11 @@ def write(path: Path, archive: Archive) -> None:
     try:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
             for name, entry in archive.entries.items():
-                member = zipfile.ZipInfo(_member_name(path, name), date_time=(1980, 1, 1, 0, 0, 0))
                 if entry.dtype.name not in _WRITTEN:
                     raise spans.cannot_write(path, f"{spans.shown(name)} is {entry.dtype.name}; "
                                                    f"npz is written with {', '.join(_WRITTEN)}")  # fmt: skip
-                array = spans.checked_value(path, name, entry)
+            for name, array in zip(archive.entries, spans.checked_values(path, archive.entries), strict=True):
+                member = zipfile.ZipInfo(_member_name(path, name), date_time=(1980, 1, 1, 0, 0, 0))
                 with file.open(member, "w", force_zip64=True) as target:
                     np.lib.format.write_array(target, array, version=(1, 0), allow_pickle=False)
     except OSError as error:

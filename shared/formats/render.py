@@ -11,12 +11,11 @@ import numpy as np
 
 from shared.errors import CheckpointError, SpecError
 from shared.formats.archive import Archive, Entry
-from shared.formats.infer import differences, same_function
+from shared.formats.infer import differences, field_of, same_function
 from shared.formats.keras_applications import model_config
 from shared.formats.keras_order import layer_order
-from shared.formats.naming import COUNTER, foreign_names, from_canonical, place_of
+from shared.formats.naming import COUNTER, foreign_names, from_canonical, place_of, plan_of
 from shared.formats.schemes import Format, Scheme
-from shared.plan import make_plan
 from shared.presets import get_spec
 from shared.spec import ResNetSpec
 
@@ -32,43 +31,64 @@ def choose_scheme(spec: ResNetSpec, target: Format) -> Scheme:
 
     Raises `CheckpointError` with every field that stands in the way in the nearest variant.
     """
-    reasons: list[tuple[bool, list[str]]] = []
-    for scheme in target.schemes:
-        found = obstacles(spec, scheme)
-        if not found:
-            return scheme
-        reasons.append((get_spec(scheme.convention).block.kind != spec.block.kind, found))
+    found = expressing(spec, target)
+    if found:
+        return found
+    reasons = [(get_spec(s.convention).block.kind != spec.block.kind, obstacles(spec, s)) for s in target.schemes]
     nearest_reasons = min(reasons, key=lambda reason: (reason[0], len(reason[1])))[1]
     raise CheckpointError(
         f"{target.title} cannot express {spec.name}: {'; '.join(nearest_reasons[:6])}", sorted(nearest_reasons)
     )
 
 
+def expressing(spec: ResNetSpec, target: Format) -> Scheme | None:
+    """The variant of the format that can express the network, if there is one."""
+    return next((scheme for scheme in target.schemes if _expresses(scheme, spec)), None)
+
+
+def _expresses(scheme: Scheme, spec: ResNetSpec) -> bool:
+    """Whether it has no obstacles, which take long to name."""
+    if scheme.free is not None:
+        try:
+            possible = _possible(spec, scheme)
+        except SpecError:
+            return False
+        if _strides_otherwise(spec, scheme) or not same_function(spec, possible):
+            return False
+    return not foreign_names(scheme, plan_of(spec))[1]
+
+
 def obstacles(spec: ResNetSpec, scheme: Scheme) -> list[str]:
     """Why the code behind a scheme cannot be this network; empty when it can."""
-    _, homeless = foreign_names(scheme, make_plan(spec))
+    _, homeless = foreign_names(scheme, plan_of(spec))
     lacking = [f"there is no name for {name}" for name in homeless[:3]]
     if scheme.free is None:
         return lacking
-    convention = get_spec(scheme.convention, **scheme.changes)
-    taken = {name: _field(spec, name) for name in scheme.free if name != "stem.convs"}
-    if "stem.convs" in scheme.free and len(spec.stem.convs) == len(convention.stem.convs):
+    try:
+        possible = _possible(spec, scheme)
+    except SpecError as error:
+        return [*lacking, str(error)]
+    if _strides_otherwise(spec, scheme):
+        usual = get_spec(scheme.convention, **scheme.changes).strides
+        lacking.append(f"strides is {list(usual)} there, {list(spec.strides)} here")
+    return lacking if same_function(spec, possible) else [*lacking, *differences(spec, possible)]
+
+
+def _possible(spec: ResNetSpec, scheme: Scheme) -> ResNetSpec:
+    """What the code behind the scheme makes of the network's sizes. Raises `SpecError` when there is no such thing."""
+    convention, free = get_spec(scheme.convention, **scheme.changes), scheme.free or ()
+    taken = {name: field_of(spec, name) for name in free if name != "stem.convs"}
+    if "stem.convs" in free and len(spec.stem.convs) == len(convention.stem.convs):
         widths = [width for _, _, width in spec.stem.convs]  # a free stem is free in its widths alone
         taken["stem.convs"] = [(k, s, w) for (k, s, _), w in zip(convention.stem.convs, widths, strict=True)]
     if not spec.num_classes:
         taken["head.pool"] = spec.head.pool
-    try:
-        possible = convention.replace(**{**taken, **_implied(spec, convention)})
-    except SpecError as error:
-        return [*lacking, str(error)]
-    if "strides" in scheme.free and (spec.strides[0] > 2 or set(spec.strides[1:]) - {2}):
-        lacking.append(f"strides is {list(convention.strides)} there, {list(spec.strides)} here")
-    return lacking if same_function(spec, possible) else [*lacking, *differences(spec, possible)]
+    return convention.replace(**{**taken, **_implied(spec, convention)})
 
 
-def _field(spec: ResNetSpec, name: str) -> Any:
-    group, _, inner = name.rpartition(".")
-    return getattr(getattr(spec, group) if group else spec, inner)
+def _strides_otherwise(spec: ResNetSpec, scheme: Scheme) -> bool:
+    """Free strides are so in the first stage alone, which halves or does not."""
+    return "strides" in (scheme.free or ()) and (spec.strides[0] > 2 or bool(set(spec.strides[1:]) - {2}))
 
 
 def _implied(spec: ResNetSpec, convention: ResNetSpec) -> dict[str, Any]:
@@ -85,7 +105,7 @@ def _implied(spec: ResNetSpec, convention: ResNetSpec) -> dict[str, Any]:
 
 def render(spec: ResNetSpec, entries: Mapping[str, Entry], target: Format, scheme: Scheme, container: str) -> Archive:
     """The archive of a format: names, layouts, order, and what belongs beside the tensors."""
-    names, homeless = foreign_names(scheme, make_plan(spec))
+    names, homeless = foreign_names(scheme, plan_of(spec))
     if homeless:
         raise CheckpointError(f"{target.title} has no name for {', '.join(homeless[:5])}", homeless)
     found: dict[str, Entry] = {}
@@ -100,7 +120,7 @@ def _ordered(spec: ResNetSpec, target: Format, names: Iterable[str]) -> list[str
     """Canonical tensors in the format's own order."""
     if target.name not in IN_LAYER_ORDER:
         return list(names)
-    order = {layer: i for i, layer in enumerate(layer_order(make_plan(spec)))}
+    order = {layer: i for i, layer in enumerate(layer_order(plan_of(spec)))}
     return sorted(names, key=lambda name: order[name.rpartition(".")[0]])  # stable: leaves stay in theirs
 
 
@@ -154,7 +174,7 @@ def fold_bias(spec: ResNetSpec, entries: Mapping[str, Entry]) -> tuple[ResNetSpe
     }
     changes = {name: False for name, folds in foldable.items() if folds}
     folded = spec.replace(**changes)
-    kept, found = make_plan(folded).tensors, dict(entries)
+    kept, found = plan_of(folded).tensors, dict(entries)
     for name in entries:
         if name not in kept:
             layer = name.removesuffix(".bias")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from shared.files import TensorFile
 from shared.formats import spans
+from shared.formats.ahead import each
 from shared.formats.archive import Archive, Entry
 
 MAX_HEADER = spans.MAX_JSON  # bytes; some 40,000 tensors
@@ -59,35 +63,70 @@ def read(path: Path) -> Archive:
 
 
 def write(path: Path, archive: Archive) -> None:
-    """Write a safetensors file, tensor by tensor.
+    """Write a safetensors file, each tensor by the thread that loads it.
 
     The header has the archive's order; in the file wider numbers come first, so that all of them are aligned.
     """
-    aligned = sorted(archive.entries, key=lambda name: -archive.entries[name].dtype.itemsize)
-    header = _header(path, archive, aligned)
+    header, places = _header(path, archive), _places(archive)
+    start, turn = 8 + len(header), threading.Lock()  # writers of one file would wait for each other busily
+
+    def put(file: BinaryIO, position: int, data: memoryview) -> None:
+        while data:  # a system may take less at a time
+            with turn:
+                count = os.pwrite(file.fileno(), data, position)
+            position, data = position + count, data[count:]
+
+    def carry(name: str, entry: Entry) -> None:
+        put(file, start + places[name], spans.raw_bytes(spans.checked_value(path, name, entry)))
+
     try:
         with path.open("wb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
-            for name in aligned:
-                file.write(spans.raw_bytes(spans.checked_value(path, name, archive.entries[name])))
+            _reserve(file, start + archive.nbytes)
+            put(file, 0, memoryview(len(header).to_bytes(8, "little") + header))
+            for _ in each(carry, {name: archive.entries[name] for name in places}):
+                pass
     except OSError as error:
         raise spans.cannot_write(path, error.strerror or str(error)) from None
 
 
-def _header(path: Path, archive: Archive, aligned: list[str]) -> bytes:
-    """The JSON header, filled up with spaces to a multiple of 8 bytes."""
-    offsets, position = {}, 0
-    for name in aligned:
-        entry = archive.entries[name]
-        offsets[name] = [position, position + entry.nbytes]
+def _reserve(file: BinaryIO, size: int) -> None:
+    """Room on the disk, which makes writing faster and a full disk known; not every system can."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
+def rewrite_header(path: Path, archive: Archive) -> None:
+    """Other metadata of the same length in a file that `write` has written."""
+    header = _header(path, archive)
+    try:
+        with path.open("rb+") as file:
+            if int.from_bytes(file.read(8), "little") != len(header):
+                raise spans.cannot_write(path, "its header would have another length")
+            file.seek(8)
+            file.write(header)
+    except OSError as error:
+        raise spans.cannot_write(path, error.strerror or str(error)) from None
+
+
+def _places(archive: Archive) -> dict[str, int]:
+    """Where each tensor begins behind the header, in the order of the file."""
+    places, position = {}, 0
+    for name, entry in sorted(archive.entries.items(), key=lambda item: -item[1].dtype.itemsize):
+        places[name] = position
         position += entry.nbytes
+    return places
+
+
+def _header(path: Path, archive: Archive) -> bytes:
+    """The JSON header, filled up with spaces to a multiple of 8 bytes."""
+    places = _places(archive)
     header: dict[str, Any] = {"__metadata__": dict(archive.metadata)} if archive.metadata else {}
     for name, entry in archive.entries.items():
         spans.encoded(path, name)
         if name == "__metadata__":
             raise spans.cannot_write(path, "no tensor may be named '__metadata__' in safetensors")
         header[name] = {"dtype": _dtype_name(path, name, entry.dtype), "shape": list(entry.shape),
-                        "data_offsets": offsets[name]}  # fmt: skip
+                        "data_offsets": [places[name], places[name] + entry.nbytes]}  # fmt: skip
     for text in (text for pair in archive.metadata.items() for text in pair):
         spans.encoded(path, text)
     encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
@@ -97,7 +136,14 @@ def _header(path: Path, archive: Archive, aligned: list[str]) -> bytes:
 
 
 def _dtype_name(path: Path, name: str, dtype: np.dtype) -> str:
-    if dtype.name not in _DTYPES:
+    code = _code(dtype)
+    if code is None:
         raise spans.cannot_write(path, f"{spans.shown(name)} is {dtype.name}; "
                                        f"safetensors are written with {', '.join(_DTYPES)}")  # fmt: skip
-    return _DTYPES[dtype.name]
+    return code
+
+
+@functools.cache
+def _code(dtype: np.dtype) -> str | None:
+    """Cached, because NumPy makes up the name of a dtype anew each time."""
+    return _DTYPES.get(dtype.name)

@@ -10,13 +10,14 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from shared.errors import CheckpointError
+from shared.formats.ahead import each
 from shared.formats.archive import MAX_DIMENSIONS, MAX_ELEMENTS, Entry
 from shared.ops import Shape
 
@@ -176,6 +177,11 @@ def checked_value(path: Path, name: str, entry: Entry) -> np.ndarray:
         raise cannot_write(path, f"{shown(name)} has {array.ndim} dimensions; {MAX_DIMENSIONS} at most are read back")
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes a scalar one-dimensional
+
+
+def checked_values(path: Path, entries: Mapping[str, Entry]) -> Iterator[np.ndarray]:
+    """`checked_value` of each, in their order; the next ones are loaded while one is written."""
+    return (value for _, value in each(lambda name, entry: checked_value(path, name, entry), entries))
 
 
 def raw_bytes(array: np.ndarray) -> memoryview:

@@ -304,8 +304,8 @@ def write(path: Path, archive: Archive) -> None:
     except ImportError as error:
         raise FrameworkError(f"torch cannot be imported: {error}") from None
 
-    def convert(name: str, entry: Entry) -> torch.Tensor:
-        array = np.require(spans.checked_value(path, name, entry), requirements="W")
+    def convert(name: str, value: np.ndarray) -> torch.Tensor:
+        array = np.require(value, requirements="W")
         try:
             if array.dtype.name == "bfloat16":
                 return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
@@ -313,7 +313,8 @@ def write(path: Path, archive: Archive) -> None:
         except TypeError:
             raise spans.cannot_write(path, f"PyTorch has no {array.dtype} for {shown(name)}") from None
 
-    state = OrderedDict((name, convert(name, entry)) for name, entry in archive.entries.items())
+    values = zip(archive.entries, spans.checked_values(path, archive.entries), strict=True)
+    state = OrderedDict((name, convert(name, value)) for name, value in values)
     try:
         with path.open("wb") as file:  # given a path, PyTorch would write that name into the file
             torch.save(state, file)

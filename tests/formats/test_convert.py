@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -14,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared import CheckpointError, get_spec, probe_weights, save_weights
+from shared import CheckpointError, get_spec, probe_weights, read_weights, save_weights
 from shared.formats import convert as module
+from shared.formats import safetensors_file
 from shared.formats.archive import Archive, Entry
 from shared.formats.checkpoint import Checkpoint, open_checkpoint
 from shared.formats.containers import CONTAINERS
@@ -109,6 +111,97 @@ def test_a_writer_that_loses_something_is_caught(
     with pytest.raises(CheckpointError):
         convert(source, tmp_path / "target.safetensors")
     assert not (tmp_path / "target.safetensors").exists()
+
+
+TARGETS = [("canonical", "b.safetensors"), ("torchvision", "b.safetensors"), ("torch", "b.pth"),
+           ("keras", "b.weights.h5"), ("keras", "b.h5"), ("huggingface", "b"), ("nnx", "b.safetensors")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "name"), TARGETS)
+def test_values_that_are_refused_leave_no_file(source: Checkpoint, tmp_path: Path, form: str, name: str) -> None:
+    """They are found while the target is written, all of them, and nothing of it stays."""
+    if name.endswith(".pth"):
+        pytest.importorskip("torch")
+    harmed = dict(source.entries)
+    for tensor, value in (("stages.3.blocks.0.conv2.weight", np.inf), ("head.bias", np.nan),
+                          ("stem.norm1.running_var", -1)):  # fmt: skip
+        array = harmed[tensor].load().copy()
+        array.flat[-1] = value
+        harmed[tensor] = Entry.of(array)
+    before = sorted(tmp_path.iterdir())
+    bad = replace(source, entries=harmed, archive=replace(source.archive, metadata={}))
+    with pytest.raises(CheckpointError, match=r"2 not finite: head.bias .*conv2.weight has 1 .*1 negative: stem"):
+        convert(bad, tmp_path / name, form)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_source_that_is_not_what_its_digests_say(source: Checkpoint, tmp_path: Path) -> None:
+    data = bytearray(source.path.read_bytes())
+    data[-1] ^= 1
+    source.path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"1 damaged: .* does not match its SHA-256"):
+        convert(open_checkpoint(source.path), tmp_path / "b.safetensors", "torchvision")
+    assert [path.name for path in tmp_path.iterdir()] == ["source.safetensors"]
+
+
+def test_the_digests_of_a_canonical_file_are_those_of_its_tensors(source: Checkpoint, tmp_path: Path) -> None:
+    """Written before they are known, and the same as those of who knows them beforehand."""
+    convert(source, tmp_path / "b.pth", "torch")
+    target = tmp_path / "b.safetensors"
+    found = convert(open_checkpoint(tmp_path / "b.pth"), target)
+    told = json.loads(found.target.archive.metadata["sha256"])
+    assert told == {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in source.arrays()}
+    assert told == json.loads(source.archive.metadata["sha256"])
+    assert found.sha256 == hashlib.sha256(target.read_bytes()).hexdigest()
+    read_weights(target)
+
+
+def flip(path: Path, position: int) -> None:
+    with path.open("rb+") as file:
+        file.seek(position)
+        byte = file.read(1)[0]
+        file.seek(position)
+        file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize("where", ["a value", "a digest", "the end"])
+def test_a_file_that_is_harmed_before_it_is_read_back(
+    source: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    true = safetensors_file.rewrite_header
+
+    def rewrite(path: Path, archive: Archive) -> None:
+        true(path, archive)
+        if where == "the end":
+            os.truncate(path, path.stat().st_size - 1)
+        else:
+            digest = path.read_bytes().index(json.loads(archive.metadata["sha256"])["head.bias"].encode())
+            flip(path, path.stat().st_size - 5 if where == "a value" else digest)
+
+    monkeypatch.setattr(safetensors_file, "rewrite_header", rewrite)
+    said = {
+        "a value": r"does not read back \(head",
+        "a digest": r"does not read back \(the metadata",
+        "the end": "its tensors end at byte",
+    }
+    with pytest.raises(CheckpointError, match=said[where]):
+        convert(source, tmp_path / "b.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["source.safetensors"]
+
+
+@pytest.mark.parametrize(("form", "name"), TARGETS)
+def test_a_source_that_changes_meanwhile(source: Checkpoint, tmp_path: Path, form: str, name: str) -> None:
+    """What was written is compared with the source, and not with what was thought of it."""
+    if name.endswith(".pth"):
+        pytest.importorskip("torch")
+    turns = iter(range(9))
+    array = source.entries["head.weight"].load()
+    restless = replace(source.entries["head.weight"], load=lambda: array + np.float32(next(turns)))
+    changing = replace(source, entries={**source.entries, "head.weight": restless},
+                       archive=replace(source.archive, metadata={}))  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"does not read back \(head.weight\)"):
+        convert(changing, tmp_path / name, form)
+    assert [path.name for path in tmp_path.iterdir()] == ["source.safetensors"]
 
 
 def test_killed_at_any_moment(source: Checkpoint, tmp_path: Path) -> None:
