@@ -644,3 +644,25 @@ def test_plan_table_totals() -> None:
     shown = lines(plan_table(plan))
     assert shown[0] == "torchvision/resnet50 on 224 x 224 x 3"
     assert shown[-1].split() == ["total", "1000", "25,557,032", "4.089", "G"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--check", "backward"), "unknown check 'backward'"),
+        (("--check", "train", "--dtype", "float32"), "training is compared in float64"),
+        (("--check", "eval", "--training", "label_smoothing=0"), "name one of them with --check"),
+        (("--training", "optimizer.kid=adam"), "nearest: optimizer.kind"),
+        (("--training", "optimizer.momentum=1.5"), "must be in [0, 1)"),
+    ],
+)
+def test_impossible_checks_are_refused(rosetta: Rosetta, arguments: tuple[str, ...], said: str) -> None:
+    rosetta("verify", PRESET, "--miniature", "--framework", "torch,reference", *arguments).refused(said)
+
+
+def test_checks_can_be_chosen(rosetta: Rosetta) -> None:
+    pytest.importorskip("torch")
+    result = rosetta("verify", PRESET, "--miniature", "--image-size", "33", "--framework", "torch,reference", "--check",
+                     "gradients,eval", "--training", "label_smoothing=0", "--json", "-")  # fmt: skip
+    assert result.code == 0
+    assert [c["check"] for c in result.json["comparisons"]] == ["eval", "gradients"]
