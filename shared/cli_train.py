@@ -87,9 +87,8 @@ def train(
 
 
 def evaluate(
-    weights: Annotated[str, typer.Argument(help="A checkpoint of any format, a name of released weights, or one of "
-                                                "the weights that come along (`rosetta evaluate list`).",
-                                           metavar="WEIGHTS")],
+    weights: Annotated[str, typer.Argument(help="A checkpoint of any format, or hf:REPO, torchvision:TAG, "
+                                                "keras:imagenet.", metavar="WEIGHTS")],
     dataset: Annotated[str | None, typer.Option(help="fashion-mnist, cifar10, imagenet or folder; what the weights "
                                                 "were trained on unless given.", metavar="NAME")] = None,
     framework: Framework = "all",
