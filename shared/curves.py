@@ -75,8 +75,9 @@ def draw(runs: Sequence[Run], output: Path) -> None:
     (loss, accuracy), (apart, test) = axes
     for i, run in enumerate(runs):
         color = f"C{i}"
-        _curve(loss, run, "loss", color)
-        _curve(accuracy, run, "accuracy", color)
+        width = 1.4 + 2 * (len(runs) - 1 - i)  # what lies below shows at the edges of what lies on it
+        _curve(loss, run, "loss", color, width)
+        _curve(accuracy, run, "accuracy", color, width)
         if run.evaluations:
             test.plot([row["step"] for row in run.evaluations], [100 * row["accuracy"] for row in run.evaluations],
                       "o-", color=color, markersize=4, label=label(run))  # fmt: skip
@@ -93,14 +94,15 @@ def draw(runs: Sequence[Run], output: Path) -> None:
         figure.savefig(temporary, format=output.suffix.lower().removeprefix("."))
 
 
-def _curve(ax: Any, run: Run, column: str, color: str, window: int = 20) -> None:
+def _curve(ax: Any, run: Run, column: str, color: str, width: float, window: int = 20) -> None:
     steps, values = (np.array([row[name] for row in run.steps]) for name in ("step", column))
     ax.plot(steps, values, color=color, alpha=0.15, linewidth=0.7)
     if len(values) >= window:
         smooth = np.convolve(values, np.ones(window) / window, "valid")
-        ax.plot(steps[window - 1 :], smooth, color=color, linewidth=1.4, label=label(run))
+        middle = steps[window // 2 : window // 2 + len(smooth)]
+        ax.plot(middle, smooth, color=color, linewidth=width, label=label(run))
     else:
-        ax.plot(steps, values, color=color, linewidth=1.4, label=label(run))
+        ax.plot(steps, values, color=color, linewidth=width, label=label(run))
 
 
 def _differences(ax: Any, runs: Sequence[Run]) -> None:
