@@ -133,7 +133,7 @@ def learning_rate(step: int) -> float:
     So small that a step moves no network far: a deep one that learns fast from a batch of two is chaotic, and
     multiplies rounding by a hundred at every step. What a step does is seen to ten digits all the same.
     """
-    return 2e-5 * (1 + 3 * step % 7)
+    return 2e-6 * (1 + 3 * step % 7)
 
 
 def norm_layers(plan: Plan) -> frozenset[str]:
