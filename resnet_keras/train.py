@@ -24,8 +24,7 @@ from resnet_keras.layers import average
 from resnet_keras.model import ResNet
 from resnet_keras.optimizers import SGD, Adam, AdamW, KeepGradients
 from resnet_keras.weights import canonical_variables, export_weights
-from shared.checks import Gradients
-from shared.ops import Shape
+from shared.checks import Gradients, check_state
 from shared.plan import make_plan
 from shared.training import Optimizer, Training, norm_layers
 from shared.weights import (
@@ -33,8 +32,6 @@ from shared.weights import (
     cast_exactly,
     float_dtype,
     from_channels_last,
-    is_float,
-    raise_problems,
     to_channels_last,
 )
 
@@ -169,7 +166,7 @@ class Trainer:
         the model's dtype; the optimizer is then as it was.
         """
         slots = self._slots()
-        _check_state({key: self._plan.tensors[key.partition("/")[2]] for key in slots}, state)
+        check_state({key: self._plan.tensors[key.partition("/")[2]] for key in slots}, state)
         exact = cast_exactly(state, self._dtype)
         for key, variable in slots.items():
             # A copy: JAX may keep the memory that it is given.
@@ -227,20 +224,3 @@ def floatx(dtype: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_floatx(before)
-
-
-def _check_state(shapes: Mapping[str, Shape], state: Mapping[str, np.ndarray]) -> None:
-    """Raise `CheckpointError` unless `state` has tensors of these shapes, all finite floats."""
-    missing = [f"missing {name} {list(shape)}" for name, shape in shapes.items() if name not in state]
-    extra, misshaped, not_float, not_finite = [], [], [], []
-    for name, array in state.items():
-        if name not in shapes:
-            extra.append(f"unexpected {name}")
-        elif np.shape(array) != shapes[name]:
-            misshaped.append(f"{name} has shape {list(np.shape(array))}, expected {list(shapes[name])}")
-        elif not is_float(array.dtype):
-            not_float.append(f"{name} is {array.dtype}, expected a float type")
-        elif not np.isfinite(array).all():
-            not_finite.append(f"{name} has values that are not finite")
-    problems = {"missing": missing, "unexpected": extra, "of another shape": misshaped}
-    raise_problems("optimizer state", problems | {"not float": not_float, "not finite": not_finite})
