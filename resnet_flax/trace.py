@@ -13,21 +13,10 @@ from resnet_flax.layers import get_layer, set_layer
 from resnet_flax.model import ResNet
 from resnet_flax.train import Trainer, in_evaluation, in_training, layer_by_layer
 from resnet_flax.weights import iter_weights, model_dtype, require_x64
-from shared.checks import (
-    EVAL,
-    GRADIENTS,
-    OUTPUT,
-    STEP,
-    TRAIN,
-    Arrays,
-    about_training,
-    record_gradients,
-    record_steps,
-    require_known,
-)
-from shared.plan import Plan, make_plan
+from shared.checks import EVAL, OUTPUT, TRAIN, Arrays, Recording, widened
+from shared.plan import Plan
 from shared.trace import Trace, provenance
-from shared.training import PROBE, Training, dropout_masks, num_outputs, probe_labels
+from shared.training import PROBE, Training, dropout_masks
 
 
 class Tap(nnx.Module):
@@ -61,30 +50,18 @@ def trace(
     copies, with variables of their own where a check changes them. Raises `FrameworkError` for a float64 model in a
     process where JAX has float64 switched off.
     """
-    checks = require_known(checks)
+    recording = Recording.of(model.spec, images, labels, checks, training)
     dtype = model_dtype(model)
     require_x64(dtype)
-    plan = make_plan(model.spec, (images.shape[1], images.shape[2]))
-    about = provenance(iter_weights(model), images, "flax", "jax", "optax")
-    if labels is None:
-        labels = probe_labels(len(images), num_outputs(plan), seed=0)
-    if checks != (EVAL,):
-        about |= about_training(training, labels)
+    about = provenance(iter_weights(model), images, "flax", "jax", "optax") | recording.about
     arrays: Arrays = {}
     with jax.default_matmul_precision("highest"):
-        if EVAL in checks:
-            arrays |= _record_layers(in_evaluation(model), images, plan, EVAL)
-        if TRAIN in checks:
-            arrays |= _record_train(nnx.clone(model), images, plan, training)
-        if GRADIENTS in checks:
-            trainer = Trainer(nnx.clone(model), training, compiled=False)
-            arrays |= record_gradients(trainer, images, labels, plan, training)
-        if STEP in checks:
-            trainer = Trainer(nnx.clone(model), training, compiled=False)
-            arrays |= record_steps(trainer, images, labels, plan)
-    # Half precisions widen to float32, which holds them exactly.
-    arrays = {name: array.astype(np.float32) if array.itemsize < 4 else array for name, array in arrays.items()}
-    return Trace(model.spec, "flax", dtype, arrays, about)
+        if EVAL in recording.checks:
+            arrays |= _record_layers(in_evaluation(model), images, recording.plan, EVAL)
+        if TRAIN in recording.checks:
+            arrays |= _record_train(nnx.clone(model), images, recording.plan, training)
+        arrays |= recording.of_trainers(lambda: Trainer(nnx.clone(model), training, compiled=False))
+    return Trace(model.spec, "flax", dtype, widened(arrays), about)
 
 
 def _record_train(model: ResNet, images: np.ndarray, plan: Plan, training: Training) -> Arrays:

@@ -9,21 +9,10 @@ from resnet_keras.ablation import keeping
 from resnet_keras.model import ResNet
 from resnet_keras.train import Trainer
 from resnet_keras.weights import build, export_weights, iter_weights, load_weights
-from shared.checks import (
-    EVAL,
-    GRADIENTS,
-    OUTPUT,
-    STEP,
-    TRAIN,
-    Arrays,
-    about_training,
-    record_gradients,
-    record_steps,
-    require_known,
-)
-from shared.plan import Plan, make_plan
+from shared.checks import EVAL, OUTPUT, TRAIN, Arrays, Recording, widened
+from shared.plan import Plan
 from shared.trace import Trace, provenance
-from shared.training import PROBE, Training, dropout_masks, num_outputs, probe_labels
+from shared.training import PROBE, Training, dropout_masks
 
 
 def trace(
@@ -38,44 +27,33 @@ def trace(
 
     `labels` are class numbers [batch], drawn where none are given. The model is left as it was.
     """
-    checks = require_known(checks)
-    plan = make_plan(model.spec, (images.shape[1], images.shape[2]))
-    backend = keras.backend.backend()
-    about = provenance(iter_weights(model), images, "keras", backend)
-    arrays = _layers(model, images, plan, EVAL) if EVAL in checks else {}
-    if checks != (EVAL,):
-        if labels is None:
-            labels = probe_labels(len(images), num_outputs(plan), seed=0)
-        about |= about_training(training, labels)
-        arrays |= _trained(model, images, labels, checks, plan, training)
-    return Trace(model.spec, f"keras:{backend}", model.inputs[0].dtype, arrays, about)
+    recording = Recording.of(model.spec, images, labels, checks, training)
+    backend, dtype = keras.backend.backend(), model.inputs[0].dtype
+    about = provenance(iter_weights(model), images, "keras", backend) | recording.about
+    arrays: Arrays = {}
+    if EVAL in recording.checks:
+        arrays |= _record_layers(model, images, recording.plan, EVAL)
+    if recording.checks != (EVAL,):
+        weights, copy = export_weights(model), build(model.spec, dtype=dtype)
+
+        def trainer() -> Trainer:
+            load_weights(copy, weights)  # each check starts from the model's own
+            return Trainer(copy, training, compiled=False)  # compiling takes minutes for the deepest networks
+
+        if TRAIN in recording.checks:
+            arrays |= _record_train(trainer().model, images, recording.plan)
+        arrays |= recording.of_trainers(trainer)
+    return Trace(model.spec, f"keras:{backend}", dtype, widened(arrays), about)
 
 
-def _trained(
-    model: ResNet, images: np.ndarray, labels: np.ndarray, checks: tuple[str, ...], plan: Plan, training: Training
-) -> Arrays:
-    """The checks of training, each on a copy of the model."""
-    weights, arrays = export_weights(model), Arrays()
-    copy = build(model.spec, dtype=model.inputs[0].dtype)
-    for check in checks:
-        if check == EVAL:
-            continue
-        load_weights(copy, weights)
-        trainer = Trainer(copy, training, compiled=False)  # compiling takes minutes for the deepest networks
-        if check == TRAIN:
-            with keeping(copy, dropout_masks(plan, len(images), 0)):
-                arrays |= _layers(copy, images, plan, TRAIN)
-            arrays |= {f"stats/{name}": _widen(a) for name, a in iter_weights(copy) if ".running_" in name}
-        elif check == GRADIENTS:
-            found = record_gradients(trainer, images, labels, plan, training)
-            arrays |= {name: _widen(array) for name, array in found.items()}
-        elif check == STEP:
-            found = record_steps(trainer, images, labels, plan)
-            arrays |= {name: _widen(array) for name, array in found.items()}
-    return arrays
+def _record_train(model: ResNet, images: np.ndarray, plan: Plan) -> Arrays:
+    """Trains nothing, but moves the running statistics."""
+    with keeping(model, dropout_masks(plan, len(images), 0)):
+        arrays = _record_layers(model, images, plan, TRAIN)
+    return arrays | {f"stats/{name}": array for name, array in iter_weights(model) if ".running_" in name}
 
 
-def _layers(model: ResNet, images: np.ndarray, plan: Plan, check: str) -> Arrays:
+def _record_layers(model: ResNet, images: np.ndarray, plan: Plan, check: str) -> Arrays:
     """The output of every named layer."""
     layers = {layer.name: layer for layer in model.layers}
     outputs = {row.name: layers[row.name].output for row in plan.layers} | {OUTPUT: model.output}
@@ -86,10 +64,5 @@ def _layers(model: ResNet, images: np.ndarray, plan: Plan, check: str) -> Arrays
     arrays = {}
     for name in outputs:
         # Freed one by one: a copy of all would double the peak.
-        arrays[f"{check}/{name}"] = _widen(keras.ops.convert_to_numpy(values.pop(0)))
+        arrays[f"{check}/{name}"] = np.array(keras.ops.convert_to_numpy(values.pop(0)))
     return arrays
-
-
-def _widen(array: np.ndarray) -> np.ndarray:
-    """A copy; half precisions widen to float32, which holds them exactly."""
-    return array.astype(np.float32 if array.itemsize < 4 else array.dtype)

@@ -13,21 +13,10 @@ from torch import Tensor, nn
 from resnet_torch.model import ResNet
 from resnet_torch.train import Trainer, forward, to_nhwc, to_tensor
 from resnet_torch.weights import iter_weights
-from shared.checks import (
-    EVAL,
-    GRADIENTS,
-    OUTPUT,
-    STEP,
-    TRAIN,
-    Arrays,
-    about_training,
-    record_gradients,
-    record_steps,
-    require_known,
-)
-from shared.plan import Plan, make_plan
+from shared.checks import EVAL, OUTPUT, TRAIN, Arrays, Recording, widened
+from shared.plan import Plan
 from shared.trace import Trace, provenance
-from shared.training import PROBE, Training, dropout_masks, num_outputs, probe_labels
+from shared.training import PROBE, Training, dropout_masks
 
 
 def trace(
@@ -43,27 +32,16 @@ def trace(
     `labels` are class numbers [batch], random ones where none are given. The model is left as it was: each check that
     would change it trains a copy.
     """
-    checks = require_known(checks)
-    plan = make_plan(model.spec, (images.shape[1], images.shape[2]))
-    about = provenance(iter_weights(model), images, "torch")
-    if labels is None:
-        labels = probe_labels(len(images), num_outputs(plan), seed=0)
-    if checks != (EVAL,):
-        about |= about_training(training, labels)
+    recording = Recording.of(model.spec, images, labels, checks, training)
+    about = provenance(iter_weights(model), images, "torch") | recording.about
     arrays: Arrays = {}
-    if EVAL in checks:
-        arrays |= _record_eval(model, images, plan)
-    if TRAIN in checks:
-        arrays |= _record_train(copy.deepcopy(model), images, plan, training)
-    if GRADIENTS in checks:
-        trainer = Trainer(copy.deepcopy(model), training)
-        arrays |= record_gradients(trainer, images, labels, plan, training)
-    if STEP in checks:
-        trainer = Trainer(copy.deepcopy(model), training)
-        arrays |= record_steps(trainer, images, labels, plan)
-    arrays = {name: array.astype(np.float32) if array.itemsize < 4 else array for name, array in arrays.items()}
+    if EVAL in recording.checks:
+        arrays |= _record_eval(model, images, recording.plan)
+    if TRAIN in recording.checks:
+        arrays |= _record_train(copy.deepcopy(model), images, recording.plan, training)
+    arrays |= recording.of_trainers(lambda: Trainer(copy.deepcopy(model), training))
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    return Trace(model.spec, "torch", dtype, arrays, about)
+    return Trace(model.spec, "torch", dtype, widened(arrays), about)
 
 
 def _record_eval(model: ResNet, images: np.ndarray, plan: Plan) -> Arrays:

@@ -13,22 +13,24 @@ All steps but the last keep `sketch`es of the larger tensors instead of the tens
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from shared.errors import SpecError
 from shared.ops import Shape
 from shared.plan import Plan, make_plan
+from shared.spec import ResNetSpec
 from shared.training import (
     STEPS,
     Training,
     dropout_masks,
     learning_rate,
     num_outputs,
+    probe_labels,
     step_batch,
 )
 from shared.weights import digest, is_float, raise_problems
@@ -141,9 +143,45 @@ def require_known(checks: Iterable[str]) -> tuple[str, ...]:
     return tuple(check for check in CHECKS if check in wanted)
 
 
-def about_training(training: Training, labels: np.ndarray) -> dict[str, str]:
-    """What a trace's metadata says of a training check: the configuration, and a hash of the labels."""
-    return {"training": training.to_json(), "labels": digest([("labels", labels)])}
+@dataclass(frozen=True)
+class Recording:
+    """What a trace records, and of what: the checks in order, with all that they need beside the model."""
+
+    checks: tuple[str, ...]
+    images: np.ndarray
+    labels: np.ndarray
+    plan: Plan
+    training: Training
+
+    @classmethod
+    def of(
+        cls, spec: ResNetSpec, images: np.ndarray, labels: Any, checks: Iterable[str], training: Training
+    ) -> Recording:
+        """`labels` are class numbers [batch], the probe's if None. Raises `SpecError` for an unknown check."""
+        plan = make_plan(spec, (images.shape[1], images.shape[2]))
+        chosen = probe_labels(len(images), num_outputs(plan), seed=0) if labels is None else np.asarray(labels)
+        return cls(require_known(checks), images, chosen, plan, training)
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What the metadata say of training, if any is recorded: the configuration, and a hash of the labels."""
+        if self.checks == (EVAL,):
+            return {}
+        return {"training": self.training.to_json(), "labels": digest([("labels", self.labels)])}
+
+    def of_trainers(self, make_trainer: Callable[[], Trainer]) -> Arrays:
+        """The checks `gradients` and `steps`, each with a new trainer of the same model."""
+        arrays: Arrays = {}
+        if GRADIENTS in self.checks:
+            arrays |= record_gradients(make_trainer(), self.images, self.labels, self.plan, self.training)
+        if STEP in self.checks:
+            arrays |= record_steps(make_trainer(), self.images, self.labels, self.plan)
+        return arrays
+
+
+def widened(arrays: Arrays) -> Arrays:
+    """Half precisions as float32, which holds them exactly and is known everywhere."""
+    return {name: array.astype(np.float32) if array.itemsize < 4 else array for name, array in arrays.items()}
 
 
 def record_gradients(

@@ -14,18 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from shared.checks import (
-    EVAL,
-    GRADIENTS,
-    OUTPUT,
-    STEP,
-    TRAIN,
-    Arrays,
-    about_training,
-    record_gradients,
-    record_steps,
-    require_known,
-)
+from shared.checks import EVAL, OUTPUT, TRAIN, Arrays, Recording, widened
 from shared.graph import INPUT, Node
 from shared.ops import (
     AvgPool,
@@ -45,7 +34,7 @@ from shared.ops import (
 from shared.plan import Plan, make_plan
 from shared.spec import ResNetSpec
 from shared.trace import Trace, provenance
-from shared.training import PROBE, Training, dropout_masks, num_outputs, probe_labels
+from shared.training import PROBE, Training, dropout_masks
 from shared.weights import Weights, cast_exactly, check_weights, probe_weights
 
 if TYPE_CHECKING:
@@ -281,28 +270,20 @@ def trace(
 
     `labels` are class numbers [batch], by default the probe's. The model is left as it was.
     """
-    wanted = require_known(checks)
-    dtype = next(iter(model.weights.values())).dtype
-    plan = make_plan(model.spec, (images.shape[1], images.shape[2]))
-    about = provenance(model.weights.items(), images)
-    if labels is None:
-        labels = probe_labels(len(images), num_outputs(plan), seed=0)
-    if wanted != (EVAL,):
-        about |= about_training(training, np.asarray(labels))
+    recording = Recording.of(model.spec, images, labels, checks, training)
+    plan, dtype = recording.plan, next(iter(model.weights.values())).dtype
+    about = provenance(model.weights.items(), images) | recording.about
     images = np.asarray(images, dtype)
     arrays: Arrays = {}
-    if EVAL in wanted:
+    if EVAL in recording.checks:
         arrays |= _layers(EVAL, forward(plan, model.weights, images))[0]
-    if TRAIN in wanted:
+    if TRAIN in recording.checks:
         masks = dropout_masks(plan, len(images), 0)
         layers, moved = _layers(TRAIN, forward(plan, model.weights, images, training, masks))
         after = {**model.weights, **moved}
         arrays |= layers | {f"stats/{name}": after[name] for name in plan.tensors if ".running_" in name}
-    if GRADIENTS in wanted:
-        arrays |= record_gradients(_trainer_of_a_copy(model, training), images, labels, plan, training)
-    if STEP in wanted:
-        arrays |= record_steps(_trainer_of_a_copy(model, training), images, labels, plan)
-    return Trace(model.spec, "reference", str(dtype), arrays, about)
+    arrays |= recording.of_trainers(lambda: _trainer_of_a_copy(model, training))
+    return Trace(model.spec, "reference", str(dtype), widened(arrays), about)
 
 
 def _layers(check: str, steps: Iterator[Step]) -> tuple[Arrays, Arrays]:
