@@ -154,7 +154,7 @@ def _fashion() -> Iterator[Recipe]:
             name=f"fashion-mnist/{name}", about="a CIFAR network on 28 x 28 pixels, for two cores",
             dataset="fashion-mnist", preset=preset, spec={"in_channels": 1, "image_size": 28},
             augmentation=_FASHION, training=_PAPER,
-            schedule=Schedule(kind="cosine", rate=0.1, warmup=200), batch=128, epochs=6,
+            schedule=Schedule(kind="cosine", rate=0.1, warmup=200), batch=128, epochs=3,
         )  # fmt: skip
 
 
