@@ -55,7 +55,7 @@ Images = Annotated[
     typer.Option("--image", help="A photograph instead of random images; may be repeated.", metavar="FILE"),
 ]
 Checks = Annotated[list[str] | None, typer.Option("--check", help="eval, train, gradients or steps, with commas or "
-                   "repeated; all of them unless given (below float64, eval).", metavar="NAME")]  # fmt: skip
+                   "repeated; all of them unless given (eval in half precision).", metavar="NAME")]  # fmt: skip
 TrainingSettings = Annotated[list[str] | None, typer.Option("--training", help="Change what is trained with, as in "
                              "optimizer.kind=adamw or label_smoothing=0; may be repeated.",
                              metavar="KEY=VALUE")]  # fmt: skip
@@ -118,11 +118,13 @@ def make_checks(
     from shared.checks import CHECKS, EVAL, require_known
     from shared.training import PROBE
 
-    low = dtype is not DType.float64  # what rounding does to ten steps of training has no limit yet
+    low = dtype not in (DType.float64, DType.float32)  # nobody trains in half precision alone
     chosen = require_known([name.strip() for text in checks for name in text.split(",")] if checks else
                            [EVAL] if low else CHECKS)  # fmt: skip
     if low and chosen != (EVAL,):
-        raise SpecError(f"--check {','.join(chosen)}: training is compared in float64, not in {dtype.value}; say eval")
+        raise SpecError(
+            f"--check {','.join(chosen)}: training is compared in float64 and float32, not in {dtype.value}; say eval"
+        )
     if settings and chosen == (EVAL,):
         raise SpecError(
             "--training changes what the checks train, gradients and steps do; name one of them with --check"

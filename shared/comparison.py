@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,15 +23,25 @@ from shared.training import Training
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor of a comparison: its error, and the finite limit that applies to it."""
+    """One tensor of a comparison: its error, and the finite limit that applies to it.
+
+    Without a limit it is measured and not judged; it must be finite. In a low precision `own` has how far `a` and
+    `b` are from their own float64 there, None for one that is float64.
+    """
 
     name: str
     error: float
-    limit: float
+    limit: float | None
+    own: tuple[float | None, float | None] = (None, None)
 
     @property
     def passed(self) -> bool:
-        return self.error <= self.limit
+        return self.error <= self.limit if self.limit is not None else math.isfinite(self.error)
+
+    @property
+    def badness(self) -> float:
+        """The part of its limit that the error is; the error itself where there is no limit."""
+        return self.error / self.limit if self.limit is not None else self.error
 
 
 @dataclass(frozen=True)
@@ -55,16 +66,28 @@ class Comparison:
         return bool(self.rows) and not self.problems and all(row.passed for row in self.rows)
 
     @property
+    def judged(self) -> bool:
+        """Whether there are limits. Gradients and steps below float64 have none: see `shared.limits`."""
+        return not self.rows or self.rows[0].limit is not None
+
+    @property
     def worst(self) -> Row | None:
-        """The row that comes nearest to its limit, or goes furthest beyond it."""
-        return max(self.rows, key=lambda row: row.error / row.limit, default=None)
+        """The row that comes nearest to its limit, or goes furthest beyond it; without limits, the largest error."""
+        return max(self.rows, key=lambda row: row.badness, default=None)
+
+    @property
+    def median(self) -> float:
+        """Half of the tensors are nearer to each other than this."""
+        return statistics.median(row.error for row in self.rows) if self.rows else math.nan
 
     def to_dict(self) -> dict[str, Any]:
         worst = self.worst
         shown = None
         if worst is not None:
             error = worst.error if math.isfinite(worst.error) else None  # JSON has no infinity
-            shown = {**asdict(worst), "error": error}
+            shown = {"name": worst.name, "error": error, "limit": worst.limit}
+            if self.dtype != "float64":
+                shown["own"] = [own if own is None or math.isfinite(own) else None for own in worst.own]
         return {
             "preset": self.preset,
             "a": self.a,
@@ -72,6 +95,7 @@ class Comparison:
             "dtype": self.dtype,
             "check": self.check,
             "tensors": self.tensors,
+            "judged": self.judged,
             "passed": self.passed,
             "worst": shown,
             "first_divergence": self.first_divergence,
@@ -152,14 +176,14 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
             sources = dict.fromkeys(_source(trace, what) for trace in (a, b))
             problems.append(f"the {what} of {a.framework} and {b.framework} are not the same: {' and '.join(sources)}")
     rows = []
-    low = [trace for trace in (a, b) if trace.dtype != "float64"]
-    budgets = [_budget(trace) for trace in low]
+    budget_a, budget_b = (_budget(trace) if trace.dtype != "float64" else None for trace in (a, b))
     keys_b = set(b.names)
     names = _keys(a, check)
     errors = _errors(a, b, [name for name in names if name in keys_b and a.shape(name) == b.shape(name)])
     for place, name in enumerate(names):
         if name in errors:
-            rows.append(Row(name, errors[name], _limit(name, place, dtype, check, budgets)))
+            own = _own(budget_a, name), _own(budget_b, name)
+            rows.append(Row(name, errors[name], _limit(place, dtype, check, own), own))
             if not rows[-1].passed:
                 partings.append((place, 1, name))
     return Comparison(
@@ -239,12 +263,19 @@ def _dtype(a: Trace, b: Trace) -> str:
     return low[0] if low else "float64"
 
 
-def _limit(name: str, place: int, dtype: str, check: str, budgets: Sequence[Mapping[str, float]]) -> float:
+def _own(budget: Mapping[str, float] | None, name: str) -> float | None:
+    """A tensor's distance to its framework's own float64; None in float64."""
+    return None if budget is None else budget.get(name, math.inf)
+
+
+def _limit(place: int, dtype: str, check: str, own: tuple[float | None, float | None]) -> float | None:
     """The limit of a tensor. A layer whose own rounding cannot be said has no room beyond the floor."""
     if dtype == "float64":
         return FLOAT64[check]
-    known = [budget[name] for budget in budgets if math.isfinite(budget.get(name, math.inf))]
-    return rounding_limit(dtype, place, *(known if len(known) == len(budgets) else [0.0]), check=check)
+    if check != EVAL:
+        return None
+    budgets = [budget for budget in own if budget is not None]
+    return rounding_limit(dtype, place, *(budgets if all(map(math.isfinite, budgets)) else [0.0]))
 
 
 def _budget(trace: Trace) -> Mapping[str, float]:

@@ -18,15 +18,18 @@ from shared.verify import Inputs, Step, Verdict
 SHOWN = 10  # problems of a comparison; JSON has all of them
 
 YES, NO = Styled("✓ same", "bold green"), Styled("✗ differs", "bold red")
+MEASURED = Styled("measured", "yellow")
 NOT_RUN = Styled("✗ not run", "bold red")
 
 
-def comparison_table(comparisons: Iterable[Comparison]) -> Table:
-    """One line a pair of frameworks."""
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """One line a pair of frameworks. Below float64 also their distances to their own float64, at the same tensor."""
+    low = any(c.dtype != "float64" for c in comparisons)
+    own = (Column("median", right=True, drop=4), Column("a's own", right=True), Column("b's own", right=True))
     table = Table(
         Column("a"), Column("b"), Column("check", drop=1), Column("tensors", right=True, drop=2),
-        Column("nearest to its limit"), Column("error", right=True), Column("limit", right=True, drop=3),
-        Column("verdict"),
+        Column("nearest to its limit" if all(c.judged for c in comparisons) else "worst tensor"),
+        Column("error", right=True), *(own if low else ()), Column("limit", right=True, drop=3), Column("verdict"),
     )  # fmt: skip
     for c in comparisons:
         worst = c.worst
@@ -36,9 +39,10 @@ def comparison_table(comparisons: Iterable[Comparison]) -> Table:
             c.check,
             str(c.tensors),
             _layer(worst.name) if worst else "",
-            f"{worst.error:.1e}" if worst else "",
-            f"{worst.limit:.1e}" if worst else "",
-            YES if c.passed else NO,
+            _figure(worst.error if worst else None),
+            *((_figure(c.median), *map(_figure, worst.own if worst else (None, None))) if low else ()),
+            _figure(worst.limit if worst else None),
+            NO if not c.passed else YES if c.judged else MEASURED,
         )
     return table
 
@@ -50,8 +54,12 @@ def layer_table(comparison: Comparison) -> Table:
         title=printable(f"{comparison.a} and {comparison.b}"),
     )  # fmt: skip
     for row in comparison.rows:
-        table.row(_layer(row.name), f"{row.error:.1e}", f"{row.limit:.1e}", "" if row.passed else NO)
+        table.row(_layer(row.name), _figure(row.error), _figure(row.limit), "" if row.passed else NO)
     return table
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
 
 
 def verdict_row(verdict: Verdict) -> tuple[str, ...]:
@@ -69,8 +77,8 @@ def verdict_row(verdict: Verdict) -> tuple[str, ...]:
         str(sum(c.tensors for c in verdict.comparisons if (c.a, c.b) == (worst_comparison.a, worst_comparison.b))),
         f"= {verdict.same_as}" if verdict.same_as else _layer(worst.name) if worst else "",
         f"{worst_comparison.a}, {worst_comparison.b}",
-        f"{worst.error:.1e}" if worst else "",
-        f"{worst.limit:.0e}" if worst else "",
+        _figure(worst.error if worst else None),
+        f"{worst.limit:.0e}" if worst and worst.limit is not None else "",
     )
 
 
@@ -181,20 +189,25 @@ def conclusion(verdicts: Sequence[Verdict], seconds: float) -> Text:
         gave_up = f", {not_run} of which did not run" if not_run else ""
         return Text(f"✗ {len(failed)} of {networks} differ between {who}{gave_up}" if len(verdicts) > 1
                     else f"✗ {networks} is not the same function in {who}", style="bold red")  # fmt: skip
-    worst = _worst(comparisons).worst
+    judged = [c for c in comparisons if c.judged]
+    worst = _worst(judged).worst if judged else None
     peak = max(step.peak_bytes for v in verdicts for step in v.steps)
     count = _pairs(comparisons)
     pairs = f"{count} pairs" if count > 1 else "one pair"
-    same = "are the same function" if len(verdicts) > 1 else "is the same function"
-    if any(c.check != EVAL for c in comparisons):
-        same += " and train alike" if len(verdicts) > 1 else " and trains alike"
-    text = Text(f"✓ {networks} {same} in {who}", style="bold green")
-    error = f"; worst error {worst.error:.1e}, limit {worst.limit:.1e}" if worst else ""
-    details = (
-        f"\n  {tensors:,} tensors compared in {pairs}{error}"
-        f"\n  {seconds:.0f} s, at most {peak / 2**30:.1f} GiB a process"
-    )
-    return text.append(details, style="not bold default")
+    be, train = ("are", "train") if len(verdicts) > 1 else ("is", "trains")
+    alike = f" and {train} alike" if any(c.check != EVAL for c in judged) else ""
+    said = f"✓ {networks} {be} the same function{alike} in {who}"
+    text = Text(said, style="bold green") if judged else Text(f"{networks}: measured in {who}", style="bold yellow")
+    error = ""
+    if worst is not None and worst.limit is not None:
+        error = f"; worst error {worst.error:.1e}, limit {worst.limit:.1e}"
+    details = [f"{tensors:,} tensors compared in {pairs}{error}"]
+    if len(judged) < len(comparisons):
+        details.append(
+            "training below float64 is measured, not judged: a ReLU at zero within rounding makes its gradient jump"
+        )
+    details.append(f"{seconds:.0f} s, at most {peak / 2**30:.1f} GiB a process")
+    return text.append("".join(f"\n  {line}" for line in details), style="not bold default")
 
 
 class VerifyProgress(AbstractContextManager):
@@ -231,7 +244,7 @@ def _pairs(comparisons: Iterable[Comparison]) -> int:
 
 
 def _worst(comparisons: Iterable[Comparison]) -> Comparison:
-    def badness(c: Comparison) -> tuple[bool, float]:
-        return (not c.passed, c.worst.error / c.worst.limit if c.worst else 0.0)
+    def badness(c: Comparison) -> tuple[bool, bool, float]:
+        return (not c.passed, c.judged, c.worst.badness if c.worst else 0.0)
 
     return max(comparisons, key=badness)

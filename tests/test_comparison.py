@@ -9,15 +9,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shared import CheckpointError, SpecError, Trace, compare, get_spec, miniature
+from shared import CheckpointError, SpecError, Trace, compare, get_spec, miniature, probe_weights, reference
 from shared.comparison import Comparison, Row, relative_error, rounding_budget
 from shared.limits import EVAL_FLOAT64, ROUNDING_FACTOR, ROUNDING_FLOOR_ULPS, ROUNDING_WALK, ULP, rounding_limit
 from shared.training import PROBE
+from shared.weights import probe_images
 from tests.probes import reference_trace
 
 SPEC = miniature(get_spec("cifar/resnet20"))
 LAYERS = ("eval/stages.0.blocks.1.conv1", "eval/stages.1.blocks.0.norm2", "eval/head")  # in the order of computation
-KEYS = {"preset", "a", "b", "dtype", "check", "tensors", "passed", "worst", "first_divergence"}
+KEYS = {"preset", "a", "b", "dtype", "check", "tensors", "judged", "passed", "worst", "first_divergence"}
 
 
 def trace(**about: str) -> Trace:
@@ -268,6 +269,44 @@ def test_against_float64_only_the_low_side_has_a_budget() -> None:
         assert comparison.passed
         assert comparison.dtype == "float32"
         assert max(row.limit for row in comparison.rows) == ROUNDING_FACTOR * ULP["float32"]
+
+
+def low_training(budget: float, framework: str = "torch") -> Trace:
+    """A trace of the loss and its gradients as if taken in float32, each tensor `budget` from its float64."""
+    model = reference.build(SPEC, dtype="float64")
+    reference.load_weights(model, probe_weights(SPEC, dtype="float64"))
+    found = reference.trace(model, probe_images((2, 8, 8, 3), dtype="float64"), checks=("gradients",))
+    about = {**found.about, "rounding": json.dumps(dict.fromkeys(found.names, budget))}
+    return replace(found, dtype="float32", framework=framework, about=about)
+
+
+def test_training_below_float64_is_measured_beside_each_sides_own_distance() -> None:
+    comparison = compare(
+        low_training(1e-6), scaled(low_training(2e-3, "flax"), "grad/stem.conv1.weight", 1.5), check="gradients"
+    )
+    worst = comparison.worst
+    assert worst is not None
+    assert (worst.name, worst.limit, worst.own) == ("grad/stem.conv1.weight", None, (1e-6, 2e-3))
+    assert worst.error == pytest.approx(0.5)
+    assert comparison.median == 0.0
+    assert comparison.passed
+    assert not comparison.judged
+    data = comparison.to_dict()
+    assert data["judged"] is False
+    assert data["worst"]["own"] == [1e-6, 2e-3]
+    json.dumps(data, allow_nan=False)
+
+
+def test_a_measured_tensor_must_be_finite() -> None:
+    broken = scaled(low_training(1e-6, "flax"), "grad/stem.conv1.weight", math.nan)
+    comparison = compare(low_training(1e-6), broken, check="gradients")
+    assert not comparison.passed
+    assert comparison.first_divergence == "grad/stem.conv1.weight"
+
+
+def test_a_measured_check_must_be_whole() -> None:
+    comparison = compare(low_training(1e-6), without(low_training(1e-6), "grad/stem.conv1.weight"), check="gradients")
+    assert not comparison.passed
 
 
 def test_beyond_the_budget_fails() -> None:
