@@ -6,6 +6,13 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cli_runner import Rosetta
 
 # XLA's programs, for all test processes and the processes that they start: most of the time of a Flax trace of a
 # small network is their compilation. The first process makes the folder, the others inherit its name.
@@ -32,3 +39,21 @@ os.environ.update(
         "OPENBLAS_NUM_THREADS": "1",
     }
 )
+
+
+@pytest.fixture
+def rosetta(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Rosetta:
+    """The `rosetta` command in this process, on a terminal of the usual width."""
+    from tests.cli_runner import Rosetta
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    return Rosetta(capsys, monkeypatch)
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Float64 in JAX for the length of a test."""
+    import jax
+
+    with jax.enable_x64(True):
+        yield

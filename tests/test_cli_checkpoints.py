@@ -23,12 +23,6 @@ SPEC = get_spec(PRESET, depths=(1, 1, 1))
 
 
 @pytest.fixture
-def rosetta(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Rosetta:
-    monkeypatch.delenv("COLUMNS", raising=False)
-    return Rosetta(capsys, monkeypatch)
-
-
-@pytest.fixture
 def weights(tmp_path: Path) -> Path:
     path = tmp_path / "weights.safetensors"
     save_weights(path, probe_weights(SPEC), SPEC)

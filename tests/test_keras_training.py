@@ -22,11 +22,13 @@ import numpy as np  # noqa: E402
 import resnet_keras  # noqa: E402
 from resnet_keras import ablation, init, layers, optimizers, train  # noqa: E402
 from shared import CheckpointError, ResNetSpec, make_plan, ops, probe_images, probe_weights  # noqa: E402
-from shared.checks import CHECKS, expected_shapes  # noqa: E402
+from shared.checks import CHECKS  # noqa: E402
 from shared.spec import Init  # noqa: E402
-from shared.training import PROBE, Optimizer, Training, dropout_masks, num_outputs, probe_labels  # noqa: E402
+from shared.training import PROBE, Optimizer, Training  # noqa: E402
 from tests.keras_backend_parity import TRAINED, global_state, small, training_trace  # noqa: E402
+from tests.numpy_training import numpy_loss, numpy_step  # noqa: E402
 from tests.probes import relative_error  # noqa: E402
+from tests.training_probes import BATCH, SIDE, batch_for, expected_arrays, masks_for  # noqa: E402
 
 # Float64 against a few lines of NumPy: worst 3e-16.
 EXACT = 1e-14
@@ -35,7 +37,6 @@ DIFFERENCES = 2e-9
 # Two backends after ten steps of a small network: worst 2e-13.
 BACKENDS = 1e-12
 
-BATCH, SIZE = 4, 32
 DROPOUT = "ablation/resnet110_dropout_shortcut"
 PRESETS = (
     "torchvision/resnet18",
@@ -55,33 +56,8 @@ def make_trainer(spec: ResNetSpec, training: Training = PROBE, **kwargs: Any) ->
     return resnet_keras.Trainer(model, training, **kwargs)
 
 
-def batch_for(spec: ResNetSpec) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    plan = make_plan(spec, SIZE)
-    images = probe_images((BATCH, SIZE, SIZE, spec.in_channels), dtype="float64")
-    return images, probe_labels(BATCH, num_outputs(plan), 0), dropout_masks(plan, BATCH, 0)
-
-
 def to_numpy(tensor: Any) -> np.ndarray:
     return np.array(keras.ops.convert_to_numpy(tensor))
-
-
-def expected_steps(optimizer: Optimizer, w: np.ndarray, gradients: list[np.ndarray], rates: list[float]) -> np.ndarray:
-    """PyTorch's optimizers in NumPy."""
-    decay = optimizer.decay_of("", w.ndim)
-    first, second = np.zeros_like(w), np.zeros_like(w)
-    b1, b2 = optimizer.betas
-    for t, (g, lr) in enumerate(zip(gradients, rates, strict=True), start=1):
-        if optimizer.kind == "adamw":
-            w = w - lr * decay * w
-        else:
-            g = g + decay * w
-        if optimizer.kind == "sgd":
-            first = optimizer.momentum * first + g
-            w = w - lr * (g + optimizer.momentum * first if optimizer.nesterov else first)
-        else:
-            first, second = b1 * first + (1 - b1) * g, b2 * second + (1 - b2) * g**2
-            w = w - lr * (first / (1 - b1**t)) / (np.sqrt(second / (1 - b2**t)) + optimizer.eps)
-    return w
 
 
 @pytest.mark.parametrize("decay_norms", [True, False])
@@ -110,7 +86,9 @@ def test_optimizers_mean_what_pytorchs_mean(fields: dict[str, Any], decay_norms:
         made.learning_rate = rate
         made.apply([keras.ops.convert_to_tensor(g, "float64") for g in step])
     for i, variable in enumerate(variables):
-        expected = expected_steps(optimizer, start[i], [step[i] for step in gradients], rates)
+        expected, slots = start[i], {}
+        for t, (step, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+            expected = numpy_step(optimizer, expected, step[i], slots, t, rate)
         assert relative_error(to_numpy(variable), expected) <= EXACT
     assert {keras.backend.standardize_dtype(v.dtype) for v in made.variables[1:]} == {"float64"}
 
@@ -150,10 +128,8 @@ def test_cross_entropy(smoothing: float, shape: tuple[int, ...]) -> None:
     )  # type: ignore[arg-type]
     found = train.cross_entropy(keras.ops.convert_to_tensor(logits, "float64"), np.array(labels), smoothing)
     x = logits.mean(axis=(1, 2)) if len(shape) == 4 else logits
-    log_p = x - np.log(np.exp(x).sum(axis=1, keepdims=True))
-    targets = (1 - smoothing) * np.eye(7)[labels] + smoothing / 7
     assert to_numpy(found).dtype == np.float64
-    assert abs(to_numpy(found) + (targets * log_p).sum(axis=1).mean()) <= EXACT
+    assert abs(to_numpy(found) - numpy_loss(x, np.array(labels), smoothing)) <= EXACT
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -196,8 +172,8 @@ def test_steps_are_compiled_once_and_masks_are_arguments(monkeypatch: pytest.Mon
     calls: list[bool] = []  # of Python's, which a compiled step makes only once
     monkeypatch.setattr(train, "cross_entropy", lambda *a, f=train.cross_entropy: (calls.append(True), f(*a))[1])
     spec = small(DROPOUT)
-    images, labels, masks = batch_for(spec)
-    other = dropout_masks(make_plan(spec, SIZE), BATCH, 1)
+    (images, labels), masks = batch_for(spec), masks_for(spec)
+    other = masks_for(spec, 1)
     results = []
     for compiled in (True, False):
         trainer = make_trainer(spec, compiled=compiled)
@@ -215,7 +191,7 @@ def test_frozen_norms_stay_as_they_are() -> None:
     spec = small("torchvision/resnet18")
     training = Training(label_smoothing=0.1, frozen_norms=True)
     trainer = make_trainer(spec, training, compiled=False)
-    images, labels, _ = batch_for(spec)
+    images, labels = batch_for(spec)
     before = trainer.weights()
     loss = trainer.step(images, labels, 0.1)
     after = trainer.weights()
@@ -234,7 +210,7 @@ def test_gradients_are_differences_of_the_loss(preset: str) -> None:
     """By two numbers of every kind of tensor, and of the images."""
     spec = small(preset)
     trainer = make_trainer(spec)
-    images, labels, masks = batch_for(spec)
+    (images, labels), masks = batch_for(spec), masks_for(spec)
     weights = trainer.weights()
     found = trainer.gradients(images, labels, masks)
     assert list(found.tensors) == list(PROBE.trainable(make_plan(spec)))
@@ -260,7 +236,7 @@ def test_gradients_are_differences_of_the_loss(preset: str) -> None:
 
 def test_loss_without_smoothing_is_given_too() -> None:
     spec = small("torchvision/resnet18")
-    images, labels, _ = batch_for(spec)
+    images, labels = batch_for(spec)
     smoothed = make_trainer(spec, compiled=False).gradients(images, labels)
     plain = make_trainer(spec, Training(), compiled=False).gradients(images, labels)
     assert smoothed.loss != smoothed.unsmoothed
@@ -271,7 +247,7 @@ def test_loss_without_smoothing_is_given_too() -> None:
 def test_training_resumes_bit_for_bit(kind: Any) -> None:
     spec = small("torchvision/resnet18")
     training = Training(optimizer=Optimizer(kind=kind))
-    images, labels, _ = batch_for(spec)
+    images, labels = batch_for(spec)
     first = make_trainer(spec, training, compiled=False)
     first.step(images, labels, 0.01)
     saved, state, steps = first.weights(), first.state(), first.steps
@@ -323,12 +299,8 @@ def test_trace_of_other_heads_and_optimizers() -> None:
 def assert_records(spec: ResNetSpec, training: Training) -> None:
     model = make_trainer(spec).model
     before, state = global_state(), resnet_keras.export_weights(model)
-    images = probe_images((BATCH, SIZE, SIZE, spec.in_channels), dtype="float64")
-    trace = resnet_keras.trace(model, images, checks=tuple(reversed(CHECKS)), training=training)
-    plan = make_plan(spec, SIZE)
-    expected = {k: s for check in CHECKS for k, s in expected_shapes(check, plan, BATCH, training).items()}
-    assert list(expected) == trace.names
-    assert {name: trace[name].shape for name in trace.names} == expected
+    trace = resnet_keras.trace(model, batch_for(spec)[0], checks=tuple(reversed(CHECKS)), training=training)
+    assert [(name, trace[name].shape) for name in trace.names] == expected_arrays(spec, CHECKS, training)
     assert [name for name in trace.names if trace[name].dtype != np.float64] == []
     assert Training.from_json(trace.about["training"]) == training
     assert {"labels", "weights", "images"} <= set(trace.about)
@@ -340,7 +312,7 @@ def assert_records(spec: ResNetSpec, training: Training) -> None:
 def test_half_precision_trains() -> None:
     spec = small("torchvision/resnet18")
     model = resnet_keras.build(spec, dtype="bfloat16")
-    trace = resnet_keras.trace(model, probe_images((BATCH, SIZE, SIZE, 3)), checks=CHECKS)
+    trace = resnet_keras.trace(model, probe_images((BATCH, SIDE, SIDE, 3)), checks=CHECKS)
     assert {name: trace[name].dtype for name in trace.names if not np.isfinite(trace[name]).all()} == {}
     assert trace["grad/head.bias"].dtype == trace["step10/head.bias"].dtype == np.float32
 

@@ -28,11 +28,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_fashion_mnist(tmp_path_factory.mktemp("data"), train=80, test=20)
 
 
-@pytest.fixture
-def rosetta(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Rosetta:
-    return Rosetta(capsys, monkeypatch)
-
-
 def command(data: Path, output: Path, framework: str, *more: str) -> list[str]:
     return ["train", "fashion-mnist/resnet20", "--framework", framework, "--data", str(data), "--output", str(output),
             *SMALL, *more]  # fmt: skip
