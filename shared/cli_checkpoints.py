@@ -29,7 +29,8 @@ WhichPreset = Annotated[str | None, typer.Option("--preset", help="Which network
 
 
 def inspect(
-    file: Annotated[str, typer.Argument(help="A checkpoint file or folder, hf:REPO, torchvision:TAG or keras:imagenet.",
+    file: Annotated[str, typer.Argument(help="A checkpoint file or folder, hf:REPO, torchvision:TAG, keras:imagenet "
+                                             "or rosetta:RECIPE.",
                                         metavar="FILE")],
     source_format: Format = None,
     preset: WhichPreset = None,
@@ -70,7 +71,7 @@ def inspect(
 
 def convert(
     source: Annotated[str, typer.Argument(help="A checkpoint of any format, or hf:REPO, torchvision:TAG, "
-                                               "keras:imagenet.", metavar="SRC")],
+                                               "keras:imagenet, rosetta:RECIPE.", metavar="SRC")],
     output: Annotated[Path, typer.Argument(help="Where it goes; the name says which file format.", metavar="DST")],
     to: Annotated[str | None, typer.Option("--to", help="The target's format; what such files usually are unless "
                                                         "given.", metavar="FORMAT")] = None,
@@ -119,7 +120,7 @@ def convert(
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Photographs.", metavar="IMAGE")],
     weights: Annotated[str, typer.Option(help="A checkpoint of any format, or hf:REPO, torchvision:TAG, "
-                                              "keras:imagenet.", metavar="FILE")],
+                                              "keras:imagenet, rosetta:RECIPE.", metavar="FILE")],
     framework: Annotated[list[str] | None, typer.Option(help="torch, keras, keras:tensorflow, keras:jax, keras:torch, "
                          "flax or reference, with commas or repeated; all that are installed unless given.",
                          metavar="NAME")] = None,
@@ -130,8 +131,9 @@ def predict(
     image_size: ImageSize = None,
     resize: Annotated[int | None, typer.Option(help="Pixels of the shorter side before the crop.", min=1,
                                                metavar="N")] = None,
-    preprocessing: Annotated[str | None, typer.Option(help="imagenet, caffe, half, tf_official, cifar or unit; what "
-                                                      "belongs to the weights unless given.", metavar="NAME")] = None,
+    preprocessing: Annotated[str | None, typer.Option(help="imagenet, caffe, half, tf_official, cifar, fashion-mnist "
+                                                      "or unit; what belongs to the weights unless given.",
+                                                      metavar="NAME")] = None,
     labels: Annotated[str | None, typer.Option(help="imagenet-1k, imagenet-1k-background, cifar10, fashion-mnist or "
                                                "none; what fits unless given.", metavar="NAME")] = None,
     top: Annotated[int, typer.Option(help="How many classes to show.", min=1, max=1000, metavar="N")] = 5,

@@ -49,7 +49,7 @@ Batch = Annotated[int | None, typer.Option(help="Random images in a batch, 2 unl
                                            metavar="N")]  # fmt: skip
 Seed = Annotated[int, typer.Option(help="Of probe weights and random images.", min=0, metavar="N")]
 Weights = Annotated[str | None, typer.Option(help="A checkpoint of any format instead of probe weights, or "
-                    "hf:REPO, torchvision:TAG, keras:imagenet.", metavar="FILE")]  # fmt: skip
+                    "hf:REPO, torchvision:TAG, keras:imagenet, rosetta:RECIPE.", metavar="FILE")]  # fmt: skip
 Images = Annotated[
     list[Path] | None,
     typer.Option("--image", help="A photograph instead of random images; may be repeated.", metavar="FILE"),

@@ -88,7 +88,7 @@ def train(
 
 def evaluate(
     weights: Annotated[str, typer.Argument(help="A checkpoint of any format, or hf:REPO, torchvision:TAG, "
-                                                "keras:imagenet.", metavar="WEIGHTS")],
+                                                "keras:imagenet, rosetta:RECIPE.", metavar="WEIGHTS")],
     dataset: Annotated[str | None, typer.Option(help="fashion-mnist, cifar10, imagenet or folder; what the weights "
                                                 "were trained on unless given.", metavar="NAME")] = None,
     framework: Framework = "all",

@@ -82,7 +82,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         worst = self.worst
-        shown = None
+        shown: dict[str, Any] | None = None
         if worst is not None:
             error = worst.error if math.isfinite(worst.error) else None  # JSON has no infinity
             shown = {"name": worst.name, "error": error, "limit": worst.limit}

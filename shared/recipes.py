@@ -15,7 +15,8 @@ from typing import Any, Literal
 from shared.datasets import Augmentation
 from shared.errors import SpecError, nearest
 from shared.fields import coerce, field_types
-from shared.presets import get_preset, get_spec, list_presets
+from shared.images import PREPROCESSING
+from shared.presets import get_spec, list_presets
 from shared.spec import ResNetSpec
 from shared.training import Optimizer, Training
 
@@ -218,9 +219,17 @@ def get_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     return found.replace(changes) if changes else found
 
 
-def preprocessing_of(recipe: Recipe) -> str:
-    """The preprocessing that belongs to the preset of the recipe."""
-    return get_preset(recipe.preset).preprocessing
+def preprocessing_of(recipe: Recipe) -> str | None:
+    """What `shared.images` calls the mean and deviation that the recipe's images are scaled by, if it has a name."""
+    how, channels = recipe.augmentation, recipe.make_spec().in_channels
+    for name, known in PREPROCESSING.items():
+        same = known.divisor == 255 and not known.reverse and not how.per_pixel_mean
+        if same and (how.mean or (0.0,) * channels, how.std or (1.0,) * channels) == (
+            known.mean[:channels],
+            known.std[:channels],
+        ):
+            return name
+    return None
 
 
 def with_seed(recipe: Recipe, seed: int | None) -> Recipe:

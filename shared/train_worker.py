@@ -37,8 +37,8 @@ from shared.errors import CheckpointError, RosettaError, SpecError
 from shared.frameworks import FRAMEWORKS, load_package
 from shared.initial import initial_weights
 from shared.plan import Plan, make_plan
-from shared.recipes import Recipe
-from shared.runs import RunWriter
+from shared.recipes import Recipe, preprocessing_of
+from shared.runs import RunWriter, read_run
 from shared.spec import ResNetSpec
 from shared.training import Training, dropout_masks
 from shared.weights import digest, read_weights, save_weights
@@ -86,9 +86,7 @@ def train(package: ModuleType, framework: str, job: Mapping[str, Any], emit: Emi
         emit({"event": "start", "step": done, "total": total, "examples": len(splits["train"])})
         _Loop(trainer, recipe, splits, run, emit, total).go(done, job.get("stop_after"), job.get("checkpoint_every"))
         if not job.get("stop_after"):
-            accuracy = run_accuracy(run.folder)
-            about = {"recipe": json.dumps(recipe.to_dict()), "framework": framework, "test_accuracy": str(accuracy)}
-            save_weights(run.folder / "weights.safetensors", dict(trainer.weights()), spec, about)
+            save_weights(run.folder / "weights.safetensors", dict(trainer.weights()), spec, _provenance(recipe, run))
 
 
 def _restore(trainer: ResumableTrainer, folder: Path) -> None:
@@ -100,11 +98,14 @@ def _restore(trainer: ResumableTrainer, folder: Path) -> None:
                               "checkpoint to go on from the one before it") from None  # fmt: skip
 
 
-def run_accuracy(folder: Path) -> float | None:
-    from shared.runs import read_run
-
-    evaluations = read_run(folder).evaluations
-    return evaluations[-1]["accuracy"] if evaluations else None
+def _provenance(recipe: Recipe, run: RunWriter) -> dict[str, str]:
+    """What trained weights say about themselves: how they were made, what they see, and how good they are."""
+    found = read_run(run.folder)
+    about = {"recipe": json.dumps(recipe.to_dict()), "framework": found.framework}
+    if found.evaluations:
+        about["test_accuracy"] = str(found.evaluations[-1]["accuracy"])
+    preprocessing = preprocessing_of(recipe)
+    return about | ({"preprocessing": preprocessing} if preprocessing else {})
 
 
 class _Loop:

@@ -12,18 +12,20 @@ from shared.datasets.sources import ArraySource, FolderSource, Source
 from shared.errors import DatasetError
 
 _IDX_SPLITS: dict[Split, str] = {"train": "train", "test": "t10k"}
+COME_ALONG: dict[tuple[str, Split], Path] = {("fashion-mnist", "test"): Path(__file__).parent / "fashion_mnist"}
 
 
 def open_split(name: str, split: Split, folder: Path | None = None, *, download: bool = True) -> Source:
     """The training or the test split; ImageNet's `val/` is its test split. `find_dataset` says where it is looked for.
 
-    What is found in a cache has to be what was published, as far as hashes are known; what is given, by `folder` or
-    `$ROSETTA_DATA`, may be data of your own in the same format: `Source.published` tells. Raises `DatasetError`.
+    Fashion-MNIST's test split comes along, for machines that have no other. What is found in a cache has to be what
+    was published, as far as hashes are known; what is given, by `folder` or `$ROSETTA_DATA`, may be data of your own in
+    the same format: `Source.published` tells. Raises `DatasetError`.
     """
     dataset = get_dataset(name)
     if split not in SPLITS:
         raise DatasetError(f"there is no split {split!r}; there are {' and '.join(SPLITS)}")
-    place = locate(name, folder, download=download)
+    place = _find(name, split, folder, download=download)
     if dataset.image_shape is None:
         return _open_folder(dataset, place, split)
     read = _read_idx_pair if dataset.name == "fashion-mnist" else read_cifar
@@ -34,6 +36,16 @@ def open_split(name: str, split: Split, folder: Path | None = None, *, download:
     training = None if split == "train" else (lambda: open_split(name, "train", folder, download=download))
     classes = dataset.num_classes or 0
     return ArraySource(pictures.images, pictures.labels, classes, published=pictures.published, training=training)
+
+
+def _find(name: str, split: Split, folder: Path | None, *, download: bool) -> Place:
+    """Where a split lies. The one that comes along is looked at before the network is."""
+    if folder is not None or (name, split) not in COME_ALONG:
+        return locate(name, folder, download=download)
+    try:
+        return locate(name, None, download=False)
+    except DatasetError:
+        return Place(COME_ALONG[name, split], False)
 
 
 def _open_folder(dataset: Dataset, place: Place, split: Split) -> FolderSource:

@@ -1,6 +1,7 @@
-"""Weights by name: `hf:REPO[@REVISION]`, `torchvision:IMAGENET1K_V2`, `keras:imagenet`, or a path.
+"""Weights by name: `hf:REPO[@REVISION]`, `torchvision:IMAGENET1K_V2`, `keras:imagenet`, `rosetta:RECIPE`, or a path.
 
-Each hub's own library fetches, with its cache and its hash checks. What it brings is as untrusted as any file.
+`rosetta:` weights come along. For the others each hub's own library fetches, with its cache and its hash checks.
+What it brings is as untrusted as any file.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 from shared.errors import CheckpointError, FrameworkError, SpecError, nearest
 from shared.presets import get_preset
+from shared.pretrained import pretrained_file
 
 TORCHVISION_URL = "https://download.pytorch.org/models/"
 KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
@@ -66,10 +68,15 @@ def fetch(text: str, preset: str | None = None) -> Source:
         "hf": _huggingface,
         "torchvision": _torchvision,
         "keras": _keras,
+        "rosetta": _come_along,
     }
     if not separator or scheme not in fetchers or Path(text).exists():
         return Source(Path(text))
     return fetchers[scheme](name, preset)
+
+
+def _come_along(name: str, preset: str | None) -> Source:
+    return Source(pretrained_file(name), "canonical", preset)
 
 
 def _torchvision(name: str, preset: str | None) -> Source:
