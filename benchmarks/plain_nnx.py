@@ -1,9 +1,19 @@
-"""The peer of `resnet_flax`: ResNet-50 (V1.5) as one would write it with stock NNX layers."""
+"""The peers of `resnet_flax`: ResNet-50 (V1.5) and ResNet-20 as one would write them with stock NNX layers; a
+training step."""
 
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax  # type: ignore[import-untyped]
 from flax import nnx
+
+from benchmarks.timing import Step
+from shared.ops import Shape
+from shared.training import Optimizer
+
+NAMES = {"resnet50": "plain nnx.Conv", "resnet20": "plain nnx.Conv"}
 
 
 def _conv(cin: int, cout: int, kernel: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
@@ -33,15 +43,15 @@ class PlainBottleneck(nnx.Module):
 
 
 class PlainResNet50(nnx.Module):
-    def __init__(self, rngs: nnx.Rngs):
-        self.conv1, self.norm1 = _conv(3, 64, 7, 2, rngs), _norm(64, rngs)
+    def __init__(self, rngs: nnx.Rngs, channels: int = 3, classes: int = 1000):
+        self.conv1, self.norm1 = _conv(channels, 64, 7, 2, rngs), _norm(64, rngs)
         blocks, cin = [], 64
         for depth, width, stride in ((3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2)):
             for j in range(depth):
                 blocks.append(PlainBottleneck(cin, width, stride if j == 0 else 1, rngs))
                 cin = 4 * width
         self.blocks = nnx.List(blocks)
-        self.head = nnx.Linear(cin, 1000, rngs=rngs)
+        self.head = nnx.Linear(cin, classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nnx.relu(self.norm1(self.conv1(x)))
@@ -49,3 +59,60 @@ class PlainResNet50(nnx.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(x.mean(axis=(1, 2)))
+
+
+class PlainBasicBlock(nnx.Module):
+    def __init__(self, cin: int, width: int, stride: int, rngs: nnx.Rngs):
+        self.conv1, self.norm1 = _conv(cin, width, 3, stride, rngs), _norm(width, rngs)
+        self.conv2, self.norm2 = _conv(width, width, 3, 1, rngs), _norm(width, rngs)
+        self.stride, self.zeros = stride, (width - cin) // 2
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shortcut = x
+        if self.stride > 1:  # every second pixel, and zero channels on both sides
+            shortcut = jnp.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (self.zeros, self.zeros)))
+        x = nnx.relu(self.norm1(self.conv1(x)))
+        return nnx.relu(self.norm2(self.conv2(x)) + shortcut)
+
+
+class PlainResNet20(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs, channels: int, classes: int):
+        self.conv1, self.norm1 = _conv(channels, 16, 3, 1, rngs), _norm(16, rngs)
+        blocks, cin = [], 16
+        for width, stride in ((16, 1), (32, 2), (64, 2)):
+            for j in range(3):
+                blocks.append(PlainBasicBlock(cin, width, stride if j == 0 else 1, rngs))
+                cin = width
+        self.blocks = nnx.List(blocks)
+        self.head = nnx.Linear(cin, classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nnx.relu(self.norm1(self.conv1(x)))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean(axis=(1, 2)))
+
+
+def build(net: str, image: Shape, classes: int) -> nnx.Module:
+    return {"resnet50": PlainResNet50, "resnet20": PlainResNet20}[net](nnx.Rngs(0), image[2], classes)
+
+
+def training_step(model: nnx.Module, how: Optimizer, learning_rate: float) -> Step:
+    """As NNX' own examples do it."""
+    model.train()
+    sgd = optax.chain(optax.add_decayed_weights(how.weight_decay), optax.sgd(learning_rate, how.momentum))
+    optimizer = nnx.Optimizer(model, sgd, wrt=nnx.Param)
+
+    @nnx.jit
+    def train_step(model: nnx.Module, optimizer: nnx.Optimizer, x: jax.Array, y: jax.Array) -> jax.Array:
+        def loss_of(model: nnx.Module) -> jax.Array:
+            return optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
+
+        loss, gradients = nnx.value_and_grad(loss_of)(model)
+        optimizer.update(model, gradients)
+        return loss
+
+    def step(images: np.ndarray, labels: np.ndarray) -> float:
+        return float(train_step(model, optimizer, jnp.asarray(images), jnp.asarray(labels)))
+
+    return step

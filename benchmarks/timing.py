@@ -7,6 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
+# One training step on images (float32, NHWC) and labels (int64); the loss.
+Step = Callable[[np.ndarray, np.ndarray], float]
+
 BATCH, SIZE = 8, 224
 ROUNDS = 7
 
@@ -26,10 +31,16 @@ class Result:
 
 
 def race(
-    what: str, peer: str, ours: Callable[[], object], theirs: Callable[[], object], rounds: int = ROUNDS
+    what: str,
+    peer: str,
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    rounds: int = ROUNDS,
+    warmups: int = 1,
 ) -> Result:
-    """Run both in turn, after one warm-up each."""
-    ours(), theirs()
+    """Run both in turn, after so many warm-ups each."""
+    for _ in range(warmups):
+        ours(), theirs()
     times: list[tuple[float, float]] = []
     for _ in range(rounds):
         times.append((_seconds(ours), _seconds(theirs)))

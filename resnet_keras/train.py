@@ -97,7 +97,8 @@ class Objective(keras.Model):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        loss, unsmoothed = (cross_entropy(y_pred, y, smoothing) for smoothing in (self.label_smoothing, 0.0))
+        loss = cross_entropy(y_pred, y, self.label_smoothing)
+        unsmoothed = cross_entropy(y_pred, y, 0.0) if self.label_smoothing else loss
         named = kops.equal(kops.argmax(pooled(y_pred), -1), kops.cast(y, "int32"))
         correct = kops.sum(kops.cast(named, loss.dtype))
         self.record.assign(kops.stack([loss, unsmoothed, kops.cast(correct, loss.dtype)]))
