@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from shared.errors import CheckpointError, SpecError
+from shared.errors import CheckpointError, RosettaError, SpecError
 from shared.spec import ResNetSpec
 
 if TYPE_CHECKING:
@@ -76,41 +77,53 @@ def load_images(
 
 def _open(path: Path, side: int, shorter: int, channels: int) -> np.ndarray:
     """The middle of the photograph, RGB bytes [side, side, 3]; three times the same for one channel."""
+    from PIL import Image
+
+    with opened(path, CheckpointError) as image:
+        picture = upright(image)
+        longest = MAX_ASPECT * min(picture.size)
+        left, top = (max(0, (n - longest) // 2) for n in picture.size)
+        picture = picture.crop((left, top, left + min(picture.width, longest), top + min(picture.height, longest)))
+        picture = picture.convert("RGB")
+        if channels == 1:
+            picture = picture.convert("L").convert("RGB")
+    scale = shorter / min(picture.size)
+    width, height = (max(shorter, round(n * scale)) for n in picture.size)
+    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - side) // 2, (height - side) // 2
+    return np.asarray(resized.crop((left, top, left + side, top + side)))
+
+
+@contextmanager
+def opened(path: Path, refusal: type[RosettaError]) -> Iterator[PIL.Image]:
+    """An image file to decode; whatever goes wrong with that, inside of the block too, is a `refusal` of one line."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # PIL's remarks about what it reads all the same
             with Image.open(file, formats=FORMATS) as image:
-                upright = _upright(image, channels)
+                yield image
+    except RosettaError:
+        raise
     except UnidentifiedImageError:
-        raise CheckpointError(f"{path}: not an image that can be read; expected {', '.join(FORMATS)}") from None
+        raise refusal(f"{path}: not an image that can be read; expected {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
-        raise CheckpointError(f"{path}: more pixels than a photograph has") from None
+        raise refusal(f"{path}: more pixels than a photograph has") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read as an image ({error.strerror or error})") from None
+        raise refusal(f"{path}: cannot be read as an image ({error.strerror or error})") from None
     except Exception as error:  # noqa: BLE001 - a decoder may raise anything for a damaged file
-        raise CheckpointError(f"{path}: a damaged image ({type(error).__name__}: {error})") from None
-    scale = shorter / min(upright.size)
-    width, height = (max(shorter, round(n * scale)) for n in upright.size)
-    resized = upright.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - side) // 2, (height - side) // 2
-    return np.asarray(resized.crop((left, top, left + side, top + side)))
+        raise refusal(f"{path}: a damaged image ({type(error).__name__}: {error})") from None
 
 
-def _upright(image: PIL.Image, channels: int) -> PIL.Image:
-    """The decoded picture as RGB bytes, turned as its EXIF says."""
+def upright(image: PIL.Image) -> PIL.Image:
+    """The decoded picture, turned as its EXIF says, in 8 bits a channel."""
     from PIL import Image, ImageOps
 
     turned = ImageOps.exif_transpose(image)
     if turned.mode.startswith("I"):  # 16 bits a pixel; `convert` alone would clip them at 255
         turned = Image.fromarray((np.asarray(turned) / 257).round().clip(0, 255).astype(np.uint8))
-    longest = MAX_ASPECT * min(turned.size)
-    left, top = (max(0, (n - longest) // 2) for n in turned.size)
-    turned = turned.crop((left, top, left + min(turned.width, longest), top + min(turned.height, longest)))
-    if channels == 1:
-        turned = turned.convert("RGB").convert("L")
-    return turned.convert("RGB")
+    return turned
 
 
 def _preprocess(pixels: np.ndarray, channels: int, name: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from PIL import Image
 from shared import CheckpointError, SpecError, get_spec, list_presets
 from shared.images import MAX_ASPECT, PREPROCESSING, load_images
 from shared.presets import get_preset
+from shared.recipes import preprocessing_of, recipes
 
 SPEC = get_spec("torchvision/resnet18")
 SIDE = 28  # resized to 32: photographs of 32 x 32 keep their pixels
@@ -48,6 +49,7 @@ def test_the_middle_is_cropped(tmp_path: Path) -> None:
         ("tf_official", MIDDLE - [123.68, 116.78, 103.94]),
         ("cifar", (MIDDLE / 255 - [0.4914, 0.4822, 0.4465]) / [0.2023, 0.1994, 0.2010]),
         ("unit", MIDDLE / 255),
+        ("fashion-mnist", (MIDDLE / 255 - 0.286) / 0.353),
     ],
 )
 def test_preprocessing(tmp_path: Path, name: str, by_hand: np.ndarray) -> None:
@@ -56,7 +58,10 @@ def test_preprocessing(tmp_path: Path, name: str, by_hand: np.ndarray) -> None:
 
 
 def test_every_preset_has_a_preprocessing_and_every_one_is_used() -> None:
-    assert {get_preset(name).preprocessing for name in list_presets()} == set(PREPROCESSING)
+    of_presets = {get_preset(name).preprocessing for name in list_presets()}
+    of_recipes = {preprocessing_of(recipe) for recipe in recipes().values()} - {None}
+    assert of_presets <= set(PREPROCESSING)
+    assert of_presets | of_recipes == set(PREPROCESSING)
 
 
 def test_size_is_the_spec_s_unless_given(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from shared.datasets import draws
 from shared.datasets.augmentation import Augmentation
 from shared.errors import DatasetError
+from shared.images import opened, upright
 
 if TYPE_CHECKING:
     from PIL import Image as PIL
@@ -22,28 +23,10 @@ _SCALE, _LOG_RATIO, _ATTEMPTS = (0.08, 1.0), (math.log(3 / 4), math.log(4 / 3)),
 
 def read_photograph(path: Path) -> np.ndarray:
     """RGB, uint8 [height, width, 3]; upright, and without its transparency. Raises `DatasetError`."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    from shared.images import FORMATS
-
-    try:
-        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DatasetError(f"{path}: {image.width} x {image.height} pixels; expected at most {MAX_PIXELS:,}")
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits a pixel; `convert` alone would clip them at 255
-                upright = Image.fromarray((np.asarray(upright) / 257).round().clip(0, 255).astype(np.uint8))
-            return np.asarray(upright.convert("RGB"))
-    except DatasetError:
-        raise
-    except UnidentifiedImageError:
-        raise DatasetError(f"{path}: not an image that can be read; expected {', '.join(FORMATS)}") from None
-    except Image.DecompressionBombError:
-        raise DatasetError(f"{path}: more pixels than a photograph has; expected at most {MAX_PIXELS:,}") from None
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read as an image ({error.strerror or error})") from None
-    except Exception as error:  # noqa: BLE001 - a decoder may raise anything for a damaged file
-        raise DatasetError(f"{path}: a damaged image ({type(error).__name__}: {error})") from None
+    with opened(path, DatasetError) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise DatasetError(f"{path}: {image.width} x {image.height} pixels; expected at most {MAX_PIXELS:,}")
+        return np.asarray(upright(image).convert("RGB"))
 
 
 def for_training(image: np.ndarray, how: Augmentation, seed: int, epoch: int, example: int) -> np.ndarray:
