@@ -132,11 +132,16 @@ def accuracy_table(checkpoint: Checkpoint, dataset: str, split: str, results: Se
 
 
 def parting_table(partings: Sequence[Parting]) -> Table:
+    """Every pair of runs. A recipe that is everybody's is said once, above them."""
+    recipes = {name.partition(" ")[0] for p in partings for name in (p.a, p.b)}
+    common = recipes.pop() if len(recipes) == 1 else ""
     columns = ["first step apart", *(f"by {limit:g}" for limit in THRESHOLDS[1:])]
     table = Table(Column("a"), Column("b"), Column("steps", right=True), *(Column(c, right=True) for c in columns),
-                  Column("largest", right=True), Column("test accuracy", right=True))  # fmt: skip
+                  Column("largest", right=True), Column("test accuracy", right=True),
+                  title=printable(common))  # fmt: skip
     for p in partings:
         first = ["never" if step is None else f"{step:,}" for step in p.first]
         accuracies = " and ".join("-" if a is None else f"{a:.4f}" for a in p.accuracy)
-        table.row(p.a, p.b, f"{p.steps:,}", *first, f"{p.largest:.1e}", accuracies)
+        a, b = (name.removeprefix(common).strip() for name in (p.a, p.b))
+        table.row(a, b, f"{p.steps:,}", *first, f"{p.largest:.1e}", accuracies)
     return table

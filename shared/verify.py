@@ -38,6 +38,7 @@ TELLING = (
     "cifar/resnet20",
     "cifar/preresnet164",
     "d2l/resnet18",
+    "ablation/resnet110_exclusive_gate_b6",
     "ablation/resnet110_dropout_shortcut",
     "ablation/resnet110_norm_after_add",
 )
