@@ -189,15 +189,15 @@ _GATE_VARIANCE = 0.02
 def _branch_variance(spec: ResNetSpec) -> float:
     """What a branch adds to the variance, times He's: all blocks together as much as the stem.
 
-    A shortcut that is scaled or gated down lets the image fade by the same factor in every block,
-    until rounding is all that is left of it; there the branch makes up for what the shortcut loses.
+    A shortcut that is scaled down lets the image fade by the same factor in every block, until rounding is all that
+    is left of it; there the branch makes up for what the shortcut loses. Closed exclusive gates scale the branch down.
     """
     join, (keep, take) = spec.shortcut.join, spec.shortcut.scales
     if join == "scale" and keep == 0:
         return 1.2 / take**2 if take else 1.0
     if join == "scale" and abs(keep) < 1 and take:
         return 0.8 * (1 - keep**2) / take**2
-    return {"exclusive_gate": 1.5, "shortcut_gate": 0.5}.get(join, 1 / sum(spec.depths))
+    return 1.5 if join == "exclusive_gate" else 1 / sum(spec.depths)
 
 
 def _probe_tensor(name: str, shape: Shape, seed: int, gain: float) -> np.ndarray:
