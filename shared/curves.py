@@ -89,6 +89,9 @@ def draw(runs: Sequence[Run], output: Path) -> None:
     for ax in axes.flat:
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
+    if not any(run.evaluations for run in runs):
+        test.text(0.5, 0.5, "not evaluated yet", transform=test.transAxes, ha="center", color="gray")
+        test.set(xticks=[], yticks=[], xlabel="")
     loss.legend(frameon=False, fontsize=8)
     with replacing(output) as temporary:
         figure.savefig(temporary, format=output.suffix.lower().removeprefix("."))
