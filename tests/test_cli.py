@@ -285,7 +285,9 @@ def test_a_terminal_without_unicode_gets_question_marks(traces: dict[str, Path])
 def test_an_interrupt_ends_it_quietly_and_soon(to_all: bool, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     arguments = ("verify", "resnet152", "--framework", "torch,reference", "--json", tmp_path / "v.json")
-    command = [sys.executable, "-m", "shared.cli", *map(str, arguments)]
+    # Whoever runs the tests in a shell's background has them ignore interrupts, and their children, too.
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{listening}; from shared.cli import main; main()", *map(str, arguments)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
