@@ -41,7 +41,8 @@ def trace(
             return Trainer(copy, training, compiled=False)  # compiling takes minutes for the deepest networks
 
         if TRAIN in recording.checks:
-            arrays |= _record_train(trainer().model, images, recording.plan)
+            model_in_training = trainer().model  # with the norms frozen that are to be
+            arrays |= _record_train(model_in_training, images, recording.plan)
         arrays |= recording.of_trainers(trainer)
     return Trace(model.spec, f"keras:{backend}", dtype, widened(arrays), about)
 

@@ -118,10 +118,10 @@ def make_checks(
     from shared.checks import CHECKS, EVAL, require_known
     from shared.training import PROBE
 
-    low = dtype not in (DType.float64, DType.float32)  # nobody trains in half precision alone
+    half = dtype in (DType.bfloat16, DType.float16)
     chosen = require_known([name.strip() for text in checks for name in text.split(",")] if checks else
-                           [EVAL] if low else CHECKS)  # fmt: skip
-    if low and chosen != (EVAL,):
+                           [EVAL] if half else CHECKS)  # fmt: skip
+    if half and chosen != (EVAL,):
         raise SpecError(
             f"--check {','.join(chosen)}: training is compared in float64 and float32, not in {dtype.value}; say eval"
         )

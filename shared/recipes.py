@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from shared.datasets import Augmentation
+from shared.datasets import DATASETS, Augmentation
 from shared.errors import SpecError, nearest
 from shared.fields import coerce, field_types
 from shared.images import PREPROCESSING
@@ -138,8 +138,7 @@ def _keys(data: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 # The augmentation of CIFAR in both papers: 4 pixels of padding, a random 32 x 32 crop, flips.
 _CIFAR = Augmentation(pad_crop=4, flip=True, per_pixel_mean=True)
 _PAPER = Training(optimizer=Optimizer(momentum=0.9, weight_decay=1e-4))
-_FASHION = Augmentation(pad_crop=2, flip=True, mean=(0.2860,), std=(0.3530,))
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_FASHION = Augmentation(pad_crop=2, flip=True, mean=DATASETS["fashion-mnist"].mean, std=DATASETS["fashion-mnist"].std)
 
 
 def _fashion() -> Iterator[Recipe]:
@@ -185,8 +184,8 @@ def _cifar_recipes() -> Iterator[Recipe]:
 
 def _imagenet() -> Iterator[Recipe]:
     crop: dict[str, Any] = {
-        "mean": _IMAGENET_MEAN,
-        "std": _IMAGENET_STD,
+        "mean": DATASETS["imagenet"].mean,
+        "std": DATASETS["imagenet"].std,
         "flip": True,
         "center_crop": 224,
         "eval_resize": 256,

@@ -5,6 +5,7 @@ No array is ever changed in place: a step puts new ones in the place of the old.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import numpy as np
@@ -55,7 +56,7 @@ def make_optimizer(model: Reference, optimizer: Optimizer, trained: tuple[str, .
     return SGD(optimizer, parameters) if optimizer.kind == "sgd" else Adam(optimizer, parameters)
 
 
-class _Optimizer:
+class _Optimizer(ABC):
     """What the two have in common: `state` is `<slot>/<tensor>` -> array, `steps` counts the updates."""
 
     def __init__(self, optimizer: Optimizer, parameters: Mapping[str, Array]):
@@ -72,8 +73,9 @@ class _Optimizer:
         self.steps += 1
         return {name: self.updated(name, weights[name], g, float(learning_rate)) for name, g in gradients.items()}
 
+    @abstractmethod
     def updated(self, name: str, w: Array, g: Array, lr: float) -> Array:
-        raise NotImplementedError
+        """One tensor after the step."""
 
 
 class SGD(_Optimizer):

@@ -98,7 +98,8 @@ VERDICT_COLUMNS = (
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     table = Table(*VERDICT_COLUMNS, Column("verdict"))
     for verdict in verdicts:
-        table.row(*verdict_row(verdict), YES if verdict.passed else NOT_RUN if verdict.failure else NO)
+        good = YES if verdict.judged else MEASURED
+        table.row(*verdict_row(verdict), good if verdict.passed else NOT_RUN if verdict.failure else NO)
     return table
 
 
@@ -125,7 +126,8 @@ def markdown_page(verdicts: Sequence[Verdict], inputs: Inputs, command: str) -> 
         "|" + "|".join(" ---: " if column.right else " --- " for column in columns) + "|",
     ]
     for verdict in verdicts:
-        said = "same" if verdict.passed else "**not run**" if verdict.failure else "**differs**"
+        good = "same" if verdict.judged else "measured"
+        said = good if verdict.passed else "**not run**" if verdict.failure else "**differs**"
         cells = [*verdict_row(verdict), said]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -88,6 +88,11 @@ class Verdict:
     def passed(self) -> bool:
         return bool(self.comparisons) and all(comparison.passed for comparison in self.comparisons)
 
+    @property
+    def judged(self) -> bool:
+        """Whether any comparison had limits; else it was measured, and nothing could fail but the structure."""
+        return any(comparison.judged for comparison in self.comparisons)
+
 
 def verify(
     specs: Sequence[ResNetSpec],

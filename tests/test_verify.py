@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from shared import (
     CheckpointError,
@@ -250,6 +252,21 @@ def test_the_telling_presets_have_every_kind_of_block_and_shortcut() -> None:
     assert set(TELLING) <= set(list_presets())
     told = set[object]().union(*(traits(name) for name in TELLING))
     assert told >= set[object]().union(*(traits(name) for name in list_presets()))
+
+
+def test_what_is_only_measured_is_not_called_the_same() -> None:
+    """Several networks' training in float32: no table, page or line says `same` of what nothing has judged."""
+    inputs = Inputs(dtype="float32", image_size=(16, 16), checks=("gradients",))
+    verdicts = list(verify(SPECS[:2], PAIR, inputs))
+    assert all(verdict.passed and not verdict.judged for verdict in verdicts)
+    shown = io.StringIO()
+    console = Console(file=shown, width=200)
+    console.print(report.verdict_table(verdicts))
+    page = report.markdown_page(verdicts, inputs, "rosetta verify")
+    for said in (shown.getvalue(), page, report.conclusion(verdicts, 1.0).plain):
+        assert "measured" in said
+        assert "✓" not in said
+        assert "| same |" not in said
 
 
 def test_a_network_that_a_framework_gives_up_on_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
