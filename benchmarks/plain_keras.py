@@ -15,7 +15,10 @@ NAMES = {"resnet50": "keras.applications", "resnet20": "plain keras.layers"}
 
 
 def _conv_norm(x: Any, width: int, stride: int = 1) -> Any:
-    x = keras.layers.Conv2D(width, 3, stride, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
+    if stride > 1:  # "same" would pad on the right and below alone, which is another function
+        x = keras.layers.ZeroPadding2D(1)(x)
+    padding = "same" if stride == 1 else "valid"
+    x = keras.layers.Conv2D(width, 3, stride, padding=padding, use_bias=False, kernel_initializer="he_normal")(x)
     return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
 
 
