@@ -65,12 +65,15 @@ def train(
     if "reference" in frameworks:
         raise SpecError("--framework reference: it proves, and is too slow to train; choose torch, keras or flax")
     console, errors = make_console(json_file), make_console(stderr=True)
+    folders = {name: output.absolute() / chosen.name / name.replace(":", "-") for name in frameworks}
+    begun = {name: folder.exists() for name, folder in folders.items()}
+    if resume and not any(begun.values()):
+        raise SpecError(f"{next(iter(folders.values()))}: no run to resume")
     results: list[dict[str, Any]] = []
-    for name in frameworks:
-        folder = output.absolute() / chosen.name / name.replace(":", "-")
+    for name, folder in folders.items():
         job = {"task": "train", "recipe": chosen.to_dict(), "folder": str(folder), "dtype": dtype.value,
-               "data": str(data.absolute()) if data else None, "resume": resume, "stop_after": stop_after,
-               "checkpoint_every": checkpoint_every}  # fmt: skip
+               "data": str(data.absolute()) if data else None, "resume": resume and begun[name],
+               "stop_after": stop_after, "checkpoint_every": checkpoint_every}  # fmt: skip
         started = time.perf_counter()
         with report.TrainProgress(errors, name) as progress:
             for event in run_events(name, job):
@@ -81,7 +84,11 @@ def train(
                     report.print_evaluation(console, name, event, time.perf_counter() - started)
         results.append(progress.result(folder, time.perf_counter() - started))
         console.print(report.result_line(results[-1]), soft_wrap=True)
+        if progress.interrupted:
+            break
     write_json(json_file, results)
+    if progress.interrupted:
+        raise typer.Exit(130)
     if any(result["diverged"] for result in results):
         raise typer.Exit(1)
 

@@ -66,7 +66,7 @@ class TrainProgress(AbstractContextManager):
         self.framework = framework
         self.last: dict[str, Any] = {}
         self.test: dict[str, Any] = {}
-        self.total, self.stopped = 0, False
+        self.total, self.interrupted = 0, False
         self.diverged: str | None = None  # the loss that is not finite
         self.speeds: list[float] = []
         self._progress = Progress(
@@ -100,7 +100,7 @@ class TrainProgress(AbstractContextManager):
         elif what == "evaluation":
             self.test = event
         elif what == "stopped":
-            self.stopped = True
+            self.interrupted = True
         elif what == "diverged":
             self.diverged, self.last = event["loss"], {**self.last, "step": event["step"]}
 
@@ -113,7 +113,7 @@ class TrainProgress(AbstractContextManager):
             "folder": str(folder),
             "step": step,
             "total": self.total,
-            "stopped": self.stopped or step < self.total,
+            "stopped": step < self.total,
             "diverged": self.diverged,
             "loss": self.last.get("loss"),
             "accuracy": self.test.get("accuracy"),

@@ -11,8 +11,8 @@ Reads one JSON job from standard input and writes events to standard output, one
     {"event": "step", ...a line of steps.csv}
     {"event": "evaluation", "step": 469, "loss": ..., "accuracy": ..., "correct": 8613, "examples": 10000}
     {"event": "progress", "done": 512, "examples": 10000}    {"event": "end", "step": 2814}
-    {"event": "stopped", "step": 120}                        {"event": "error", "kind": ..., "error": ...}
-    {"event": "diverged", "step": 120, "loss": "nan"}
+    {"event": "diverged", "step": 120, "loss": "nan"}        {"event": "error", "kind": ..., "error": ...}
+    {"event": "stopped", "step": 120}, with a checkpoint     {"event": "interrupted"}, before the first step
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import json
 import math
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -61,7 +62,7 @@ def main() -> None:
     except RosettaError as error:
         emit({"event": "error", "kind": type(error).__name__, "error": str(error)})
     except KeyboardInterrupt:
-        emit({"event": "error", "kind": "FrameworkError", "error": "interrupted"})
+        emit({"event": "interrupted"})
     except Exception as error:  # noqa: BLE001 - a framework may raise anything; the parent says it in one line
         said = str(error).strip().splitlines() or [""]
         what = f"{sys.argv[1]}: {type(error).__name__}: {said[0]}"
@@ -84,8 +85,8 @@ def train(package: ModuleType, framework: str, job: Mapping[str, Any], emit: Emi
         if done:
             _restore(trainer, run.checkpoints()[-1][1])
         emit({"event": "start", "step": done, "total": total, "examples": len(splits["train"])})
-        _Loop(trainer, recipe, splits, run, emit, total).go(done, job.get("stop_after"), job.get("checkpoint_every"))
-        if not job.get("stop_after"):
+        loop = _Loop(trainer, recipe, splits, run, emit, total)
+        if loop.go(done, job.get("stop_after"), job.get("checkpoint_every")) == total:
             save_weights(run.folder / "weights.safetensors", dict(trainer.weights()), spec, _provenance(recipe, run))
 
 
@@ -123,8 +124,10 @@ class _Loop:
         self.trainer, self.recipe, self.splits, self.run, self.emit, self.total = (
             trainer, recipe, splits, run, emit, total)  # fmt: skip
         self.plan: Plan | None = None
+        self.interrupted = False
 
-    def go(self, done: int, stop_after: int | None, checkpoint_every: int | None) -> None:
+    def go(self, done: int, stop_after: int | None, checkpoint_every: int | None) -> int:
+        """The step that it came to."""
         recipe = self.recipe
         pipeline = Pipeline(self.splits["train"], batch=recipe.batch, seed=recipe.seed,
                             augmentation=recipe.augmentation, training=True, start_step=done)  # fmt: skip
@@ -132,35 +135,39 @@ class _Loop:
         every = checkpoint_every or each
         last = min(self.total, stop_after or self.total)
         if done >= last:
+            for row in read_run(self.run.folder).evaluations[-1:]:
+                self.emit({"event": "evaluation", **row, "step": int(row["step"])})
             self.emit({"event": "end", "step": done})
-            return
+            return done
+        signal.signal(signal.SIGINT, self._interrupt)
         started, step = time.perf_counter(), done
-        try:
-            for batch in pipeline:
-                step = batch.step + 1
-                loss = self._step(batch, step)
-                if not math.isfinite(loss):
-                    self.emit({"event": "diverged", "step": step, "loss": str(loss)})
-                    raise SystemExit(0)
-                now = time.perf_counter()
-                row = {"step": step, "epoch": batch.epoch, "learning_rate": recipe.schedule(step, self.total),
-                       "loss": loss, "accuracy": self.trainer.correct / len(batch.labels),
-                       "images_per_second": round(len(batch.labels) / (now - started), 1)}  # fmt: skip
-                started = now
-                self.run.step(row)
-                self.emit({"event": "step", **row})
-                if step % each == 0 or step == self.total:
-                    self._evaluate(step)
-                    started = time.perf_counter()
-                if step % every == 0 or step == last:
-                    self.run.checkpoint(step, self.trainer.save)
-                    started = time.perf_counter()
-                if step == last:
-                    break
-        except KeyboardInterrupt:
-            self.emit({"event": "stopped", "step": step})
-            raise SystemExit(0) from None
-        self.emit({"event": "end", "step": step})
+        for batch in pipeline:
+            step = batch.step + 1
+            loss = self._step(batch, step)
+            if not math.isfinite(loss):
+                self.emit({"event": "diverged", "step": step, "loss": str(loss)})
+                raise SystemExit(0)
+            now = time.perf_counter()
+            row = {"step": step, "epoch": batch.epoch, "learning_rate": recipe.schedule(step, self.total),
+                   "loss": loss, "accuracy": self.trainer.correct / len(batch.labels),
+                   "images_per_second": round(len(batch.labels) / (now - started), 1)}  # fmt: skip
+            started = now
+            self.run.step(row)
+            self.emit({"event": "step", **row})
+            if step % each == 0 or step == self.total:
+                self._evaluate(step)
+                started = time.perf_counter()
+            if step % every == 0 or step == last or self.interrupted:
+                self.run.checkpoint(step, self.trainer.save)
+                started = time.perf_counter()
+            if step == last or self.interrupted:
+                break
+        self.emit({"event": "stopped" if self.interrupted else "end", "step": step})
+        return step
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        """Ctrl-C lets the step end, so that its checkpoint is one of an undisturbed run."""
+        self.interrupted = True
 
     def _step(self, batch: Batch, step: int) -> float:
         if self.plan is None:

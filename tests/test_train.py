@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -91,6 +92,47 @@ def test_a_killed_run_goes_on_to_the_same_numbers(rosetta: Rosetta, data: Path, 
     assert read_run(resumed).evaluations == read_run(whole).evaluations
     a, b = (read_weights(folder / "weights.safetensors")[0] for folder in (whole, resumed))
     assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+@pytest.mark.parametrize("to_all", [True, False], ids=["as a terminal does", "to the command alone"])
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    rosetta: Rosetta, data: Path, tmp_path: Path, to_all: bool
+) -> None:
+    """Ctrl-C lets the step end and writes its checkpoint; nothing is lost, and no other framework begins."""
+    more = ("--set", "steps=400", "--checkpoint-every", "400", "--json", tmp_path / "result.json")
+    arguments = command(data, tmp_path, "torch,keras", *map(str, more))
+    # Whoever runs the tests in a shell's background has them ignore interrupts, and their children, too.
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = [sys.executable, "-c", f"{listening}; from shared.cli import main; main()", *arguments]
+    steps = tmp_path / "fashion-mnist" / "resnet20" / "torch" / "steps.csv"
+    deadline = time.monotonic() + 120
+    with subprocess.Popen(program, cwd=Path(__file__).parent.parent, start_new_session=True, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # fmt: skip
+        while process.poll() is None and (not steps.exists() or len(steps.read_text().splitlines()) < 3):
+            assert time.monotonic() < deadline, "no step in two minutes"
+            time.sleep(0.01)
+        (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    (result,) = json.loads((tmp_path / "result.json").read_text())
+    assert result["stopped"]
+    assert f"torch stopped after step {result['step']} of 400; --resume goes on" in out
+    assert len(losses(steps.parent)) == result["step"]
+    assert [path.name for path in (steps.parent / "checkpoints").iterdir()] == [str(result["step"])]
+    assert not (steps.parent / "weights.safetensors").exists()
+    first = losses(steps.parent)
+    rosetta(*command(data, tmp_path, "torch,keras", "--set", "steps=400", "--resume", "--stop-after",
+                     str(result["step"] + 2)))  # fmt: skip
+    again = losses(steps.parent)
+    assert again[:-2] == first
+    assert len(losses(folder_of(tmp_path, "keras"))) == len(again)  # it had not begun
+
+
+def test_a_run_that_has_ended_is_told_again(rosetta: Rosetta, data: Path, tmp_path: Path) -> None:
+    first = rosetta(*command(data, tmp_path, "torch", "--set", "steps=5", "--json", "-")).json
+    again = rosetta(*command(data, tmp_path, "torch", "--set", "steps=5", "--json", "-", "--resume")).json
+    assert [r["accuracy"] for r in first] == [r["accuracy"] for r in again] != [None]
+    assert [r["step"] for r in again] == [5]
 
 
 def test_a_run_that_diverges_says_so(rosetta: Rosetta, data: Path, tmp_path: Path) -> None:
