@@ -158,8 +158,9 @@ def curves(
     draw(found, output)
     write_json(json_file, [dataclasses.asdict(parting) for parting in parted])
     console = make_console(json_file)
-    console.print(report.parting_table(parted), soft_wrap=True)
-    console.print(f"{output}: {len(found)} runs", soft_wrap=True)
+    if parted:
+        console.print(report.parting_table(parted), soft_wrap=True)
+    console.print(f"{output}: {len(found)} run{'s' if parted else ''}", soft_wrap=True)
 
 
 def _recipe_of(metadata: Any) -> Any:

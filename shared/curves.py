@@ -90,11 +90,19 @@ def draw(runs: Sequence[Run], output: Path) -> None:
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
     if not any(run.evaluations for run in runs):
-        test.text(0.5, 0.5, "not evaluated yet", transform=test.transAxes, ha="center", color="gray")
-        test.set(xticks=[], yticks=[], xlabel="")
+        _say(test, "not evaluated yet")
+    if len(runs) == 1:
+        _say(apart, "one run alone")
     loss.legend(frameon=False, fontsize=8)
     with replacing(output) as temporary:
         figure.savefig(temporary, format=output.suffix.lower().removeprefix("."))
+
+
+def _say(ax: Any, why: str) -> None:
+    """Why there is nothing to draw."""
+    ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", color="gray")
+    ax.set(yscale="linear", xlabel="")
+    ax.set(xticks=[], yticks=[])
 
 
 def _curve(ax: Any, run: Run, column: str, color: str, width: float, window: int = 20) -> None:

@@ -10,6 +10,7 @@ from shared import CheckpointError, SpecError
 from shared.curves import THRESHOLDS, draw, partings
 from shared.recipes import get_recipe
 from shared.runs import KEPT, RunWriter, read_run
+from tests.cli_runner import Rosetta
 
 RECIPE = get_recipe("fashion-mnist/resnet20")
 
@@ -118,3 +119,9 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
         assert image.size[0] > 1000
     with pytest.raises(SpecError, match="a picture is"):
         draw(runs, tmp_path / "a.txt")
+
+
+def test_one_run_alone_has_nothing_to_part_from(rosetta: Rosetta, tmp_path: Path) -> None:
+    run, picture = make_run(tmp_path / "a", [2.0, 1.0]), tmp_path / "a.png"
+    result = rosetta("curves", run, "-o", picture)
+    assert (result.code, result.out) == (0, f"{picture}: 1 run\n")
