@@ -54,12 +54,11 @@ def make_optimizer(model: ResNet, optimizer: Optimizer) -> torch.optim.Optimizer
 class Trainer:
     """Trains a model where it is, on its device and in its dtype; the protocol is in `shared.checks`.
 
-    Only what `training` trains requires a gradient from here on, and kernels take the memory format of the images,
+    Only what `training` trains requires a gradient from here on, and kernels take the images' memory format,
     channels last. `model.compile()` beforehand compiles the step's forward and backward pass.
     """
 
     def __init__(self, model: ResNet, training: Training):
-        # One grey channel is in every format at once, and would leave the convolutions in the slower one.
         self.model = model
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # documented, not in the stubs
         self.training = training

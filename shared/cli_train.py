@@ -66,14 +66,13 @@ def train(
         raise SpecError("--framework reference: it proves, and is too slow to train; choose torch, keras or flax")
     console, errors = make_console(json_file), make_console(stderr=True)
     folders = {name: output.absolute() / chosen.name / name.replace(":", "-") for name in frameworks}
-    begun = {name: folder.exists() for name, folder in folders.items()}
-    if resume and not any(begun.values()):
+    if resume and not any(folder.exists() for folder in folders.values()):
         raise SpecError(f"{next(iter(folders.values()))}: no run to resume")
     results: list[dict[str, Any]] = []
     for name, folder in folders.items():
         job = {"task": "train", "recipe": chosen.to_dict(), "folder": str(folder), "dtype": dtype.value,
-               "data": str(data.absolute()) if data else None, "resume": resume and begun[name],
-               "stop_after": stop_after, "checkpoint_every": checkpoint_every}  # fmt: skip
+               "data": str(data.absolute()) if data else None, "resume": resume, "stop_after": stop_after,
+               "checkpoint_every": checkpoint_every}  # fmt: skip
         started = time.perf_counter()
         with report.TrainProgress(errors, name) as progress:
             for event in run_events(name, job):

@@ -45,9 +45,8 @@ PREPROCESSING = {
     # channel means, no scaling (tensorflow/models imagenet_preprocessing.py)
     "tf_official": Preprocessing(1, (123.68, 116.78, 103.94), ONES),
     "cifar": Preprocessing(255, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),  # kuangliu main.py
-    "fashion-mnist": Preprocessing(
-        255, (0.2860,) * 3, (0.3530,) * 3
-    ),  # grey; the training split's own, as `shared.datasets` has them
+    # grey; the training split's own, as `shared.datasets` has them
+    "fashion-mnist": Preprocessing(255, (0.2860,) * 3, (0.3530,) * 3),
     "unit": Preprocessing(255, (0.0, 0.0, 0.0), ONES),  # ToTensor alone
 }
 

@@ -10,8 +10,8 @@ accumulator, is far beyond the walk).
 
 Training below float64 has no limits: it is measured, and shown beside each framework's distance to its
 own float64. Where an activation is zero within rounding, one framework's ReLU lets the gradient through and
-another's does not, and a tensor whose own rounding is 1e-6 is off by 1e-2. Float64 has the same kinks; there no
-network of the tests has an activation so near to zero that it met one.
+another's does not, and a tensor whose own rounding is 1e-6 is off by 1e-2. Float64 has the same kinks; no network
+of the tests has met one there.
 """
 
 from __future__ import annotations

@@ -113,8 +113,6 @@ class RunWriter:
         about = {"format": FORMAT, **about}
         if path.exists():
             self._require_same(about, resume)
-        elif resume and not self.folder.exists():
-            raise SpecError(f"{self.folder}: no run to resume")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "checkpoints").mkdir(exist_ok=True)

@@ -53,6 +53,13 @@ class Rosetta:
         return Result(int(end.value.code or 0), out, err)
 
 
+def listening(*arguments: object) -> list[str]:
+    """`rosetta` as a program that hears interrupts: who runs the tests in a shell's background has them ignored, and
+    their children, too."""
+    setup = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    return [sys.executable, "-c", f"{setup}; from shared.cli import main; main()", *map(str, arguments)]
+
+
 def run_program(*arguments: object, env: Mapping[str, str] | None = None, module: str = "shared.cli") -> Result:
     """`rosetta` as a process, seen as a program sees it."""
     done = subprocess.run(

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from shared import Trace, get_spec, list_presets, make_plan, miniature
 from shared import verify as verify_module
 from shared.files import TensorFile
-from tests.cli_runner import Rosetta, run_program, run_python
+from tests.cli_runner import Rosetta, listening, run_program, run_python
 
 PRESET = "cifar/resnet20"
 SPEC = miniature(get_spec(PRESET))
@@ -285,9 +285,7 @@ def test_a_terminal_without_unicode_gets_question_marks(traces: dict[str, Path])
 def test_an_interrupt_ends_it_quietly_and_soon(to_all: bool, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     arguments = ("verify", "resnet152", "--framework", "torch,reference", "--json", tmp_path / "v.json")
-    # Whoever runs the tests in a shell's background has them ignore interrupts, and their children, too.
-    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    command = [sys.executable, "-c", f"{listening}; from shared.cli import main; main()", *map(str, arguments)]
+    command = listening(*arguments)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},

@@ -15,7 +15,7 @@ import pytest
 from shared import read_weights
 from shared.checks import STEPS
 from shared.runs import read_run
-from tests.cli_runner import Rosetta
+from tests.cli_runner import Rosetta, listening
 from tests.datasets.makers import write_fashion_mnist
 from tests.parity.rendering import FRAMEWORKS
 
@@ -100,10 +100,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 ) -> None:
     """Ctrl-C lets the step end and writes its checkpoint; nothing is lost, and no other framework begins."""
     more = ("--set", "steps=400", "--checkpoint-every", "400", "--json", tmp_path / "result.json")
-    arguments = command(data, tmp_path, "torch,keras", *map(str, more))
-    # Whoever runs the tests in a shell's background has them ignore interrupts, and their children, too.
-    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    program = [sys.executable, "-c", f"{listening}; from shared.cli import main; main()", *arguments]
+    program = listening(*command(data, tmp_path, "torch,keras", *map(str, more)))
     steps = tmp_path / "fashion-mnist" / "resnet20" / "torch" / "steps.csv"
     deadline = time.monotonic() + 120
     with subprocess.Popen(program, cwd=Path(__file__).parent.parent, start_new_session=True, text=True,
