@@ -6,13 +6,17 @@ import dataclasses
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from shared.cli_options import DType, Json, check_outputs, make_console, open_source, write_json
 from shared.errors import SpecError
 from shared.spec import parse_setting
+
+if TYPE_CHECKING:
+    from shared.datasets import Augmentation
+    from shared.formats.checkpoint import Checkpoint
 
 Data = Annotated[Path | None, typer.Option(help="The folder where the dataset lies; found or downloaded unless given.",
                                            metavar="DIR")]  # fmt: skip
@@ -93,8 +97,8 @@ def train(
 
 
 def evaluate(
-    weights: Annotated[str, typer.Argument(help="A checkpoint of any format, or hf:REPO, torchvision:TAG, "
-                                                "keras:imagenet, rosetta:RECIPE.", metavar="WEIGHTS")],
+    weights: Annotated[list[str], typer.Argument(help="Checkpoints of any format, or hf:REPO, torchvision:TAG, "
+                                                 "keras:imagenet, rosetta:RECIPE.", metavar="WEIGHTS")],
     dataset: Annotated[str | None, typer.Option(help="fashion-mnist, cifar10, imagenet or folder; what the weights "
                                                 "were trained on unless given.", metavar="NAME")] = None,
     framework: Framework = "all",
@@ -109,35 +113,45 @@ def evaluate(
     batch: Annotated[int, typer.Option(help="Images at a time.", min=1, metavar="N")] = 256,
     json_file: Json = None,
 ) -> None:  # fmt: skip
-    """Accuracy of weights on a dataset, in every framework side by side."""
+    """Accuracy of weights on a dataset, in every framework side by side; of several weights, whether they differ by
+    more than chance."""
     from shared import report_training as report
+    from shared.evaluation import rivals, short_names
     from shared.formats.convert import write_canonical
     from shared.frameworks import get_framework, installed
     from shared.training_process import run_events
 
     check_outputs(json_file)
-    checkpoint, _ = open_source(weights, None, preset, None)
-    trained = _recipe_of(checkpoint.archive.metadata)
-    name = dataset or (trained.dataset if trained else None)
-    if name is None:
-        raise SpecError(f"{weights}: does not say what it was trained on; say --dataset")
-    how = _augmentation(trained, name, dict(parse_setting(text) for text in settings or ()))
     names = [n for n in installed() if n != "reference"] if framework == "all" else framework.split(",")
+    names = [get_framework(name.strip()).name for name in names]
+    chosen = [_evaluation_of(one, dataset, preset, settings) for one in dict.fromkeys(weights)]
+    if len({one.dataset for one in chosen}) > 1:
+        raise SpecError("these weights were trained on different datasets; say --dataset")
     console, errors = make_console(json_file), make_console(stderr=True)
     results: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="rosetta-") as folder:
-        canonical = write_canonical(checkpoint, Path(folder) / "weights.safetensors", dtype.value)
-        for one in [get_framework(name.strip()).name for name in names]:
-            job = {"task": "evaluate", "spec": checkpoint.spec.to_dict(), "weights": str(canonical), "dataset": name,
-                   "data": str(data.absolute()) if data else None, "split": split, "batch": batch,
-                   "augmentation": dataclasses.asdict(how), "dtype": dtype.value}  # fmt: skip
-            with report.TrainProgress(errors, one) as progress:
-                for event in run_events(one, job):
-                    progress.show(event)
-                    if event["event"] == "evaluation":
-                        results.append({"framework": one, **{k: v for k, v in event.items() if k != "event"}})
+    for one in chosen:
+        with tempfile.TemporaryDirectory(prefix="rosetta-") as folder:
+            canonical = write_canonical(one.checkpoint, Path(folder) / "weights.safetensors", dtype.value)
+            for name in names:
+                job = {"task": "evaluate", "spec": one.checkpoint.spec.to_dict(), "weights": str(canonical),
+                       "dataset": one.dataset, "data": str(data.absolute()) if data else None, "split": split,
+                       "batch": batch, "augmentation": dataclasses.asdict(one.augmentation),
+                       "dtype": dtype.value}  # fmt: skip
+                with report.TrainProgress(errors, name) as progress:
+                    for event in run_events(name, job):
+                        progress.show(event)
+                        if event["event"] == "evaluation":
+                            measured = {key: value for key, value in event.items() if key not in ("event", "step")}
+                            results.append({"weights": one.weights, "framework": name, **measured})
     write_json(json_file, results)
-    console.print(report.accuracy_table(checkpoint, name, split, results), soft_wrap=True)
+    short = dict(zip([one.weights for one in chosen], short_names([one.weights for one in chosen]), strict=True))
+    networks = ", ".join(dict.fromkeys(one.checkpoint.spec.name for one in chosen))
+    title = f"{networks} on the {split} split of {chosen[0].dataset}"
+    console.print(report.accuracy_table(results, title, short), soft_wrap=True)
+    if len(chosen) > 1:
+        wrong = {short[result["weights"]]: result["wrong"] for result in results if result["framework"] == names[0]}
+        console.print()
+        console.print(report.rivals_table(rivals(wrong, results[0]["examples"]), names[0]), soft_wrap=True)
 
 
 def curves(
@@ -162,6 +176,25 @@ def curves(
     console.print(f"{output}: {len(found)} run{'s' if parted else ''}", soft_wrap=True)
 
 
+class _Evaluation(NamedTuple):
+    """Weights, and what they are measured on."""
+
+    weights: str  # as the user named them
+    checkpoint: Checkpoint
+    dataset: str
+    augmentation: Augmentation
+
+
+def _evaluation_of(weights: str, dataset: str | None, preset: str | None, settings: list[str] | None) -> _Evaluation:
+    checkpoint, _ = open_source(weights, None, preset, None)
+    trained = _recipe_of(checkpoint.archive.metadata)
+    name = dataset or (trained.dataset if trained else None)
+    if name is None:
+        raise SpecError(f"{weights}: does not say what it was trained on; say --dataset")
+    changes = dict(parse_setting(text) for text in settings or ())
+    return _Evaluation(weights, checkpoint, name, _augmentation(trained, name, changes))
+
+
 def _recipe_of(metadata: Any) -> Any:
     """The recipe in the metadata of weights that were trained here."""
     import json
@@ -174,7 +207,7 @@ def _recipe_of(metadata: Any) -> Any:
         return None
 
 
-def _augmentation(recipe: Any, dataset: str, changes: dict[str, Any]) -> Any:
+def _augmentation(recipe: Any, dataset: str, changes: dict[str, Any]) -> Augmentation:
     """How images are prepared: as in the recipe, or scaled by the dataset's mean and deviation."""
     from shared.datasets import DATASETS, Augmentation
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from shared.curves import THRESHOLDS, Parting
-from shared.formats.checkpoint import Checkpoint
+from shared.evaluation import Rivals
 from shared.recipes import Recipe
 from shared.tables import Column, Table, printable
 
@@ -122,12 +122,27 @@ class TrainProgress(AbstractContextManager):
         }
 
 
-def accuracy_table(checkpoint: Checkpoint, dataset: str, split: str, results: Sequence[dict[str, Any]]) -> Table:
-    title = f"{checkpoint.spec.name} on the {split} split of {dataset}"
-    table = Table(Column("framework"), Column("correct", right=True), Column("of", right=True),
-                  Column("accuracy", right=True), Column("loss", right=True), title=printable(title))  # fmt: skip
+def accuracy_table(results: Sequence[dict[str, Any]], title: str, names: Mapping[str, str]) -> Table:
+    """A row for each framework, of each weights; `names` say what to call those, where there are several."""
+    several = len(names) > 1
+    table = Table(*([Column("weights")] if several else []), Column("framework"), Column("correct", right=True),
+                  Column("of", right=True), Column("accuracy", right=True), Column("loss", right=True),
+                  title=printable(title))  # fmt: skip
     for r in results:
-        table.row(r["framework"], f"{r['correct']:,}", f"{r['examples']:,}", f"{r['accuracy']:.4f}", f"{r['loss']:.4f}")
+        counts = (f"{r['correct']:,}", f"{r['examples']:,}", f"{r['accuracy']:.4f}", f"{r['loss']:.4f}")
+        table.row(*([printable(names[r["weights"]])] if several else []), r["framework"], *counts)
+    return table
+
+
+def rivals_table(pairs: Sequence[Rivals], framework: str) -> Table:
+    """Every pair of weights: which names more images right, and how likely chance alone makes such a difference."""
+    table = Table(Column("a"), Column("b"), Column("only a right", right=True), Column("only b right", right=True),
+                  Column("points apart", right=True), Column("p (McNemar)", right=True),
+                  title=f"the same images, in {framework}")  # fmt: skip
+    for pair in pairs:
+        p = f"{pair.p_value:.2f}" if pair.p_value >= 0.01 else f"{pair.p_value:.0e}"
+        row = (printable(pair.a), printable(pair.b), f"{pair.only_a:,}", f"{pair.only_b:,}")
+        table.row(*row, f"{abs(pair.difference):.2f}", p)
     return table
 
 

@@ -9,7 +9,8 @@ Reads one JSON job from standard input and writes events to standard output, one
 
     {"event": "start", "step": 0, "total": 2814, "examples": 60000}
     {"event": "step", ...a line of steps.csv}
-    {"event": "evaluation", "step": 469, "loss": ..., "accuracy": ..., "correct": 8613, "examples": 10000}
+    {"event": "evaluation", "step": 469, "loss": ..., "accuracy": ..., "correct": 8613, "examples": 10000,
+     "wrong": [indices of the images that are named wrong]}
     {"event": "progress", "done": 512, "examples": 10000}    {"event": "end", "step": 2814}
     {"event": "diverged", "step": 120, "loss": "nan"}        {"event": "error", "kind": ..., "error": ...}
     {"event": "stopped", "step": 120}, with a checkpoint     {"event": "interrupted"}, before the first step
@@ -188,18 +189,23 @@ def measure(
     on_batch: Callable[[int], None],
     batch: int = EVALUATION_BATCH,
 ) -> dict[str, Any]:
-    """Loss (cross-entropy) and accuracy over all of a split; `run` gives logits [batch, classes]."""
+    """Loss (cross-entropy) and accuracy over all of a split, and which images are named wrong, in the split's order.
+
+    `run` gives logits [batch, classes].
+    """
     pipeline = Pipeline(source, batch=batch, seed=0, augmentation=augmentation, training=False, epochs=1)
-    loss, correct, seen = 0.0, 0, 0
+    loss, seen = 0.0, 0
+    wrong: list[int] = []
     for one in pipeline:
         logits = np.asarray(run(one.images), np.float64)
         top = logits.max(axis=1)
         norm = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
         loss += float((norm - logits[np.arange(len(logits)), one.labels]).sum())
-        correct += int((logits.argmax(axis=1) == one.labels).sum())
+        wrong += (seen + np.flatnonzero(logits.argmax(axis=1) != one.labels)).tolist()
         seen += len(one.labels)
         on_batch(seen)
-    return {"loss": loss / seen, "accuracy": correct / seen, "correct": correct, "examples": seen}
+    correct = seen - len(wrong)
+    return {"loss": loss / seen, "accuracy": correct / seen, "correct": correct, "examples": seen, "wrong": wrong}
 
 
 def evaluate(package: ModuleType, framework: str, job: Mapping[str, Any], emit: Emit) -> None:

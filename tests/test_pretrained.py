@@ -16,7 +16,7 @@ from shared.images import PREPROCESSING
 from shared.labels import class_names
 from shared.pretrained import PRETRAINED, pretrained_file
 from shared.recipes import Recipe, get_recipe
-from shared.weights import read_weights
+from shared.weights import read_weights, save_weights
 from tests.cli_runner import Rosetta
 from tests.parity.rendering import FRAMEWORKS
 
@@ -63,6 +63,26 @@ def test_every_framework_gets_the_number_right_that_they_say(name: str, rosetta:
     result = rosetta("evaluate", f"rosetta:{name}", "--framework", ",".join(FRAMEWORKS), "--json", "-")
     said = round(float(metadata(name)["test_accuracy"]) * EXAMPLES)
     assert [(r["correct"], r["examples"]) for r in result.json] == [(said, EXAMPLES)] * len(FRAMEWORKS)
+    assert all(r["wrong"] == result.json[0]["wrong"] for r in result.json), "the same images, not only as many"
+    assert len(result.json[0]["wrong"]) == EXAMPLES - said
+
+
+def test_several_weights_are_compared_image_by_image(rosetta: Rosetta) -> None:
+    result = rosetta("evaluate", *(f"rosetta:{name}" for name in PRETRAINED), "--framework", "torch")
+    assert result.code == 0
+    assert "the same images, in torch" in result.out
+    assert "p (McNemar)" in result.out
+    assert [name for name in ("resnet20 ", "resnet20-v2") if name not in result.out] == []
+
+
+def test_weights_of_different_datasets_are_not_compared(rosetta: Rosetta, tmp_path: Path) -> None:
+    source = pretrained_file(PRETRAINED[0])
+    weights, spec = read_weights(source)
+    about = metadata(PRETRAINED[0])
+    recipe = {**json.loads(about["recipe"]), "dataset": "cifar10"}
+    save_weights(tmp_path / "other.safetensors", weights, spec, {**about, "recipe": json.dumps(recipe)})
+    found = rosetta("evaluate", f"rosetta:{PRETRAINED[0]}", tmp_path / "other.safetensors", "--framework", "torch")
+    found.refused("trained on different datasets")
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
