@@ -157,14 +157,16 @@ def take_trace(spec: ResNetSpec, framework: str, inputs: Inputs, output: Path) -
 
 
 class _Crew:
-    """A worker for each framework, kept from one network to the next.
+    """A worker for each framework, kept from one network to the next where memory holds them all.
 
-    A network that fills the memory by itself gets a new worker at a time, and the others leave.
+    A worker that has ended a network keeps what that took, for the next. Of larger networks, each framework gets a
+    worker that ends with its job, as many at a time as there is memory for.
     """
 
     def __init__(self, frameworks: Sequence[str]):
         self.frameworks = frameworks
         self._workers: list[Worker] = []
+        self._room = _free_memory()  # without any worker
 
     def __enter__(self) -> _Crew:
         return self
@@ -178,26 +180,35 @@ class _Crew:
             worker.close()
         self._workers.clear()
 
-    def map(self, job: Callable[[Worker, Path], Step], files: Sequence[Path], at_once: int) -> tuple[Step, ...]:
-        """Do the job in every framework, each with its own file, `at_once` at a time."""
-        if at_once == 1:
+    def map(self, job: Callable[[Worker, Path], Step], files: Sequence[Path], need: int) -> tuple[Step, ...]:
+        """Do the job, which takes `need` bytes, in every framework, each with its own file."""
+        cores = os.cpu_count() or 1
+        stay = need * len(self.frameworks) <= self._room
+        if not stay:
             self.leave()
-            return tuple(self._alone(job, name, file) for name, file in zip(self.frameworks, files, strict=True))
-        if not self._workers:
-            threads = max(1, (os.cpu_count() or 1) // len(self.frameworks))
+            self._room = _free_memory()
+        at_once = max(1, min(cores, self._room // need))
+        if stay and not self._workers:
+            threads = max(1, cores // len(self.frameworks))
             self._workers.extend(Worker(name, threads) for name in self.frameworks)
+
+        def alone(name: str, file: Path) -> Step:
+            with Worker(name, cores // at_once) as worker:
+                self._workers.append(worker)
+                return job(worker, file)
+
         with ThreadPoolExecutor(at_once) as pool:
             try:
-                return tuple(pool.map(job, self._workers, files))
+                if stay:
+                    return tuple(pool.map(job, self._workers, files))
+                return tuple(pool.map(alone, self.frameworks, files))
             except BaseException:  # interrupted, or one has failed: nobody waits minutes for the others
                 for worker in self._workers:
                     worker.kill()
                 raise
-
-    @staticmethod
-    def _alone(job: Callable[[Worker, Path], Step], name: str, file: Path) -> Step:
-        with Worker(name) as worker:
-            return job(worker, file)
+            finally:
+                if not stay:
+                    self._workers.clear()  # each ends with its job
 
 
 def _verify_one(
@@ -217,7 +228,7 @@ def _verify_one(
         on_step(step)
         return step
 
-    steps = crew.map(job, files, _workers_at_once(plan, inputs))
+    steps = crew.map(job, files, _memory_for(plan, inputs))
     traces = [Trace.load(file) for file in files]
     comparisons = tuple(
         compare(a, b, check=check) for check in inputs.checks for a, b in itertools.combinations(traces, 2)
@@ -266,17 +277,20 @@ def _save_images(inputs: Inputs, folder: Path) -> Path | None:
     return path
 
 
-def _workers_at_once(plan: Plan, inputs: Inputs) -> int:
-    """As many as there are cores, and as memory holds.
+def _memory_for(plan: Plan, inputs: Inputs) -> int:
+    """Bytes that one framework takes for a network, roughly.
 
     Weights count three times and activations twice; with training (gradients, optimizer state, a copy of the
     model, and what is kept of the last step) ten times and four times.
     """
     copies, kept = (3, 2) if inputs.checks == (EVAL,) else (10, 4)
     activations = sum(int(np.prod(row.output)) for row in plan.layers) * inputs.batch
-    need = 8 * (copies * plan.params + kept * activations) + (1 << 30)
+    return 8 * (copies * plan.params + kept * activations) + (1 << 30)
+
+
+def _free_memory() -> int:
+    """Bytes that no process holds; a guess where the system does not say."""
     try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):  # not on this system
-        free = 8 << 30
-    return max(1, min(os.cpu_count() or 1, free // need))
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 8 << 30

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +157,49 @@ def test_a_framework_that_fails_leaves_nothing_behind(temporary: Path) -> None:
     assert list(temporary.iterdir()) == []
 
 
-def test_when_one_framework_fails_nobody_waits_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("room", "workers", "at_once"),
+    [(2.0, 2, 2), (1.5, 4, 1), (0.5, 4, 1)],
+    ids=["all stay", "one at a time", "it is tried all the same"],
+)
+def test_workers_stay_only_where_memory_holds_them_all(
+    monkeypatch: pytest.MonkeyPatch, room: float, workers: int, at_once: int
+) -> None:
+    """One that has ended a large network keeps its memory, and the next framework's was the one to be killed."""
+    lock, running, most, ended = threading.Lock(), 0, 0, []
+    began: list[str] = []
+
+    class Counted(HereAndNow):
+        def __init__(self, name: str, threads: int | None = None):
+            super().__init__(name, threads)
+            began.append(name)
+
+        def run(self, job: dict) -> dict:
+            nonlocal running, most
+            with lock:
+                running += 1
+                most = max(most, running)
+            time.sleep(0.05)
+            report = super().run(job)
+            with lock:
+                running -= 1
+            return report
+
+        def close(self) -> None:
+            ended.append(self.name)
+
+    monkeypatch.setattr(verify_module, "Worker", Counted)
+    monkeypatch.setattr(verify_module, "_memory_for", lambda *_: 1 << 30)
+    monkeypatch.setattr(verify_module, "_free_memory", lambda: int(room * (1 << 30)))
+    monkeypatch.setattr(verify_module.os, "cpu_count", lambda: 2)
+    verdicts = list(verify(SPECS, PAIR, Inputs(image_size=SIZE)))
+    assert all(verdict.passed for verdict in verdicts)
+    assert (len(began), most) == (workers, at_once)
+    assert sorted(ended) == sorted(began)
+
+
+@pytest.mark.parametrize("room", [2 << 30, 1 << 30], ids=["workers that stay", "workers that end"])
+def test_when_one_framework_fails_nobody_waits_for_the_others(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     killed = []
 
     class Quick(HereAndNow):
@@ -175,7 +218,9 @@ def test_when_one_framework_fails_nobody_waits_for_the_others(monkeypatch: pytes
             self.stop.set()
 
     monkeypatch.setattr(verify_module, "Worker", Quick)
-    monkeypatch.setattr(verify_module, "_workers_at_once", lambda *_: 2)
+    monkeypatch.setattr(verify_module, "_memory_for", lambda *_: 1 << 30)
+    monkeypatch.setattr(verify_module, "_free_memory", lambda: room)
+    monkeypatch.setattr(verify_module.os, "cpu_count", lambda: 2)
     with pytest.raises(FrameworkError, match="torch fails"):
         list(verify(SPECS[:1], PAIR, Inputs(image_size=SIZE)))
     assert killed in ([], [True])  # its turn may not have come
