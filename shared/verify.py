@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import tempfile
@@ -289,8 +290,11 @@ def _memory_for(plan: Plan, inputs: Inputs) -> int:
 
 
 def _free_memory() -> int:
-    """Bytes that no process holds; a guess where the system does not say."""
-    try:
+    """Bytes that new processes may take, those of the disk's cache among them; a guess where the system does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        if "MemAvailable" in fields:
+            return int(fields["MemAvailable"].split()[0]) << 10  # kB
+    with contextlib.suppress(OSError, ValueError):
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return 8 << 30
+    return 8 << 30

@@ -165,12 +165,14 @@ def probe_weights(spec: ResNetSpec, seed: int = 0, dtype: Any = "float32") -> We
     Values are drawn in float64 and rounded to `dtype`.
     """
     plan = make_plan(spec)
-    branch, beta = _branch_variance(spec), _OPEN if _forgets(spec) else 0.0
-    centres = {name: _GATE_BIAS if ".gate." in name else beta if ".norm" in name else 0.0 for name in plan.tensors}
+    branch = _branch_variance(spec)
+    centres = {name: _GATE_BIAS for name in plan.tensors if name.endswith(".gate.bias")}
+    if _forgets(spec):
+        centres |= {name: _OPEN for name in plan.tensors if ".norm" in name and name.endswith(".bias")}
     gains = {name: branch for path, block in plan.blocks() for name in _end_of_branch(path, block)}
     gains |= {name: _GATE_VARIANCE for name in plan.tensors if name.endswith(".gate.weight")}
     return {
-        name: _probe_tensor(name, shape, seed, centres[name], gains.get(name, 1.0)).astype(float_dtype(dtype))
+        name: _probe_tensor(name, shape, seed, centres.get(name, 0.0), gains.get(name, 1.0)).astype(float_dtype(dtype))
         for name, shape in plan.tensors.items()
     }
 
@@ -220,13 +222,11 @@ def _branch_variance(spec: ResNetSpec) -> float:
 
 
 def _probe_tensor(name: str, shape: Shape, seed: int, centre: float, gain: float) -> np.ndarray:
-    """Values whose mean is `centre`, where they have one, and whose variance is `gain` times the usual."""
+    """Values around `centre` (scales and kernels have their own), with `gain` times the usual variance."""
     rng = named_rng(name, seed)
     leaf = name.rpartition(".")[2]
     if leaf == "running_var" or (leaf == "weight" and len(shape) == 1):
         return rng.uniform(0.5, 1.5, shape) * np.sqrt(gain)
-    if leaf == "running_mean":
-        return rng.normal(0.0, 0.3, shape)
     if len(shape) == 1:
         return rng.normal(centre, 0.3, shape) * np.sqrt(gain)
     fan_in = int(np.prod(shape[1:]))
