@@ -290,7 +290,7 @@ def _memory_for(plan: Plan, inputs: Inputs) -> int:
 
 
 def _free_memory() -> int:
-    """Bytes that new processes may take, those of the disk's cache among them; a guess where the system does not say."""
+    """Bytes that new processes may take, the disk's cache among them; a guess where the system does not say."""
     with contextlib.suppress(OSError, ValueError):
         fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
         if "MemAvailable" in fields:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 import threading
 import time
@@ -196,6 +197,10 @@ def test_workers_stay_only_where_memory_holds_them_all(
     assert all(verdict.passed for verdict in verdicts)
     assert (len(began), most) == (workers, at_once)
     assert sorted(ended) == sorted(began)
+
+
+def test_free_memory_is_some_and_not_more_than_there_is() -> None:
+    assert 64 << 20 < verify_module._free_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize("room", [2 << 30, 1 << 30], ids=["workers that stay", "workers that end"])
