@@ -144,7 +144,8 @@ def evaluate(
                             measured = {key: value for key, value in event.items() if key not in ("event", "step")}
                             results.append({"weights": one.weights, "framework": name, **measured})
     write_json(json_file, results)
-    short = dict(zip([one.weights for one in chosen], short_names([one.weights for one in chosen]), strict=True))
+    named = [one.weights for one in chosen]
+    short = dict(zip(named, short_names(named), strict=True))
     networks = ", ".join(dict.fromkeys(one.checkpoint.spec.name for one in chosen))
     title = f"{networks} on the {split} split of {chosen[0].dataset}"
     console.print(report.accuracy_table(results, title, short), soft_wrap=True)

@@ -222,7 +222,7 @@ def _branch_variance(spec: ResNetSpec) -> float:
 
 
 def _probe_tensor(name: str, shape: Shape, seed: int, centre: float, gain: float) -> np.ndarray:
-    """Values around `centre` (scales and kernels have their own), with `gain` times the usual variance."""
+    """Values around `centre` (scales and kernels have their own), all times the root of `gain`."""
     rng = named_rng(name, seed)
     leaf = name.rpartition(".")[2]
     if leaf == "running_var" or (leaf == "weight" and len(shape) == 1):
