@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from shared.errors import DatasetError, nearest
+from shared.images import PREPROCESSING
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -96,9 +97,6 @@ _CIFAR_CONTENTS = {
     "test_batch.bin": "sha1:67eb016db431130d61cd03c7ad570b013799c88c",
 }
 
-# Of ImageNet's training split, as torchvision measured it.
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset
     for dataset in (
@@ -108,8 +106,8 @@ DATASETS: dict[str, Dataset] = {
             image_shape=(28, 28, 1),
             num_classes=10,
             labels="fashion-mnist",
-            mean=(0.2860,),
-            std=(0.3530,),
+            mean=PREPROCESSING["fashion-mnist"].mean[:1],
+            std=PREPROCESSING["fashion-mnist"].std[:1],
             examples=MappingProxyType({"train": 60000, "test": 10000}),
             files=tuple(
                 RemoteFile(f"{name}.gz", tuple(f"{url}{name}.gz" for url in _FASHION_URLS), size, sha256)
@@ -144,8 +142,8 @@ DATASETS: dict[str, Dataset] = {
             image_shape=None,
             num_classes=1000,
             labels="imagenet-1k",
-            mean=_IMAGENET_MEAN,
-            std=_IMAGENET_STD,
+            mean=PREPROCESSING["imagenet"].mean,
+            std=PREPROCESSING["imagenet"].std,
             examples=MappingProxyType({"train": 1281167, "test": 50000}),
             hint="it has to be asked for at image-net.org, and unpacked into train/<synset>/ and val/<synset>/",
         ),
@@ -155,8 +153,9 @@ DATASETS: dict[str, Dataset] = {
             image_shape=None,
             num_classes=None,
             labels=None,
-            mean=_IMAGENET_MEAN,  # of photographs in general, and what weights to start from were trained with
-            std=_IMAGENET_STD,
+            # Of photographs in general, and what weights to start from were trained with.
+            mean=PREPROCESSING["imagenet"].mean,
+            std=PREPROCESSING["imagenet"].std,
             hint="give the folder that has train/<class>/ and val/<class>/ or test/<class>/",
         ),
     )

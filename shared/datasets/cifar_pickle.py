@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.formats.pickle_machine import _BY_CODE, Machine
+from shared.formats.pickle_machine import BY_CODE, Machine
 from shared.formats.pickle_values import GLOBALS, Budget, Constructor, NumpyDtype, PickleRefused
 
 _STOP, _BUILD = b".b"
@@ -56,7 +56,7 @@ class _BatchMachine(Machine):
             if code == _BUILD:
                 self._fill()
             elif code in _OPCODES:
-                _BY_CODE[code](self)
+                BY_CODE[code](self)
             else:
                 raise PickleRefused(f"its pickle has the opcode 0x{code:02x}, which no batch needs; nothing was run")
         if len(self._stack) != 1 or self._marks:

@@ -65,7 +65,7 @@ class Machine:
             self._operations -= 1
             if self._operations < 0:
                 raise PickleRefused(f"its pickle has more than {MAX_OPERATIONS:,} operations; no state dict needs them")
-            operation = _BY_CODE.get(code)
+            operation = BY_CODE.get(code)
             if operation is None:
                 name = _REFUSED_OPCODES.get(code, f"0x{code:02x}")
                 raise PickleRefused(f"its pickle has the opcode {name} at byte {self.position - 1}, which no state "
@@ -297,4 +297,4 @@ _OPERATIONS: dict[bytes, Callable[[Machine], None]] = {
     b"b": Machine._build,
     b"Q": Machine._persistent,
 }
-_BY_CODE = {code[0]: operation for code, operation in _OPERATIONS.items()}
+BY_CODE = {code[0]: operation for code, operation in _OPERATIONS.items()}
