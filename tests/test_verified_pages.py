@@ -1,0 +1,94 @@
+"""`docs/verify-*.md` and what README says of them still speak of the networks that there are today.
+
+Running them again takes hours; that a preset, a field or a parameter has changed since can be seen in a second.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from shared import get_spec, list_presets, miniature
+from shared.plan import make_plan
+from shared.spec import ResNetSpec
+from shared.verify import count_networks
+
+ROOT = Path(__file__).parents[1]
+ROW = re.compile(r"^\| \S+/\S+ \|.*\|$", re.MULTILINE)
+PAGES = ("verify-all", "verify-main", "verify-miniatures")
+
+
+class Row(NamedTuple):
+    """A line of a page's table."""
+
+    preset: str
+    params: int
+    pairs: int
+    tensors: int
+    same_as: str | None
+    error: float
+    limit: float
+    verdict: str
+
+
+def read(page: str) -> str:
+    return (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+
+
+def rows(text: str) -> list[Row]:
+    return [row(match[0]) for match in ROW.finditer(text)]
+
+
+def row(line: str) -> Row:
+    preset, params, _, pairs, tensors, nearest, _, error, limit, verdict = (
+        cell.strip() for cell in line[1:-1].split("|")
+    )
+    same_as = nearest.removeprefix("= ") if nearest.startswith("= ") else None
+    number = int(params.replace(",", ""))
+    return Row(preset, number, int(pairs), int(tensors), same_as, float(error), float(limit), verdict)
+
+
+def spec_of(page: str, preset: str) -> ResNetSpec:
+    return miniature(get_spec(preset)) if page == "verify-miniatures" else get_spec(preset)
+
+
+@pytest.mark.parametrize("page", ["verify-all", "verify-miniatures"])
+def test_every_preset_has_its_row(page: str) -> None:
+    assert [r.preset for r in rows(read(page))] == list(list_presets())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_rows_are_of_todays_networks(page: str) -> None:
+    table = rows(read(page))
+    size = 75 if page == "verify-miniatures" else None
+    assert {r.preset: r.params for r in table} == {
+        r.preset: make_plan(spec_of(page, r.preset), size).params for r in table
+    }
+    specs = [spec_of(page, r.preset) for r in table]
+    measured = {r.preset for r in table if r.same_as is None}
+    assert len(measured) == count_networks(specs)
+    for r in table:
+        if r.same_as is not None:
+            assert r.same_as in measured
+            assert count_networks([spec_of(page, r.preset), spec_of(page, r.same_as)]) == 1, r.preset
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_totals_are_those_of_the_rows(page: str) -> None:
+    text = read(page)
+    table = rows(text)
+    measured = [r for r in table if r.same_as is None]
+    assert all(r.verdict == "same" and r.error <= r.limit for r in table)
+    assert text.startswith(f"# {len(table)} presets, {len(measured)} networks\n")
+    total = f"{sum(r.pairs * r.tensors for r in measured):,} tensors"
+    assert f"\n{total} compared; 0 presets differ or were not run;" in text
+    assert total in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_counts_the_networks() -> None:
+    presets = list_presets()
+    networks = count_networks([get_spec(preset) for preset in presets])
+    assert f"All {len(presets)} presets ({networks} different networks)" in (ROOT / "README.md").read_text("utf-8")
