@@ -1,7 +1,8 @@
-"""`python -m benchmarks [torch|keras|flax|train|loop|convert|startup|verify ...]`: every figure of the README's tables.
+"""`python -m benchmarks [torch|keras|flax|train|loop|convert|startup|verify ...]`: every figure of
+the README's tables.
 
-Run it while nothing else runs. Each framework is timed in a process of its own, beside its peer. `--quick` only shows
-that all of it runs: tiny batches, a few rounds.
+Run it while nothing else runs. Each framework is timed in a process of its own, beside its peer.
+`--quick` only shows that all of it runs: tiny batches, a few rounds.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from rich.console import Console
 
 from benchmarks import convert_speed, loop_speed, startup
 from benchmarks.timing import BATCH, SIZE, Result
-from shared.cli_options import make_console
-from shared.frameworks import get_framework
-from shared.tables import Column, Table
+from shared.cli.options import make_console
+from shared.cli.tables import Column, Table
+from shared.frameworks.registry import get_framework
 
 FRAMEWORKS = ("torch", "keras", "flax")
 KINDS = (*FRAMEWORKS, "train", "loop", "convert", "startup", "verify")
@@ -48,7 +49,7 @@ def speed(module: str, *arguments: Any, framework: str = "") -> list[Result]:
 
 def verification() -> dict[str, Any]:
     """`rosetta verify resnet50`, timed as a whole, with each process's peak memory."""
-    command = [sys.executable, "-m", "shared.cli", "verify", "resnet50", "--json", "-"]
+    command = [sys.executable, "-m", "shared.cli.main", "verify", "resnet50", "--json", "-"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout)
 
@@ -64,7 +65,10 @@ def inference(console: Console, frameworks: Sequence[str]) -> None:
 
 def training(console: Console, quick: bool) -> None:
     """Training steps of both networks in each framework, against its peers."""
-    found = {name: speed("train_speed", get_framework(name).name, quick, framework=name) for name in FRAMEWORKS}
+    found = {
+        name: speed("train_speed", get_framework(name).name, quick, framework=name)
+        for name in FRAMEWORKS
+    }
     table = Table(Column("training step, float32"), *_RACE)
     for results in zip(*found.values(), strict=True):
         table.section(results[0].what)
@@ -78,38 +82,64 @@ def loops(console: Console, quick: bool) -> None:
     errors = make_console(stderr=True)
     results = [loop_speed.measure(name, quick, errors) for name in FRAMEWORKS]
     table = Table(
-        Column(f"{loop_speed.RECIPE}, images/s"), Column("pipeline", right=True), Column("step", right=True),
-        Column("loop", right=True), Column("pipeline ÷ step", right=True), Column("around the step", right=True),
-    )  # fmt: skip
+        Column(f"{loop_speed.RECIPE}, images/s"),
+        Column("pipeline", right=True),
+        Column("step", right=True),
+        Column("loop", right=True),
+        Column("pipeline ÷ step", right=True),
+        Column("around the step", right=True),
+    )
     for r in results:
-        table.row(f"resnet_{r.framework}", f"{r.pipeline:,.0f}", f"{r.step:,.0f}", f"{r.loop:,.0f}", f"{r.ratio:.1f}",
-                  f"{r.added:.2%}")  # fmt: skip
+        table.row(
+            f"resnet_{r.framework}",
+            f"{r.pipeline:,.0f}",
+            f"{r.step:,.0f}",
+            f"{r.loop:,.0f}",
+            f"{r.ratio:.1f}",
+            f"{r.added:.2%}",
+        )
     console.print(table, soft_wrap=True)
     fastest = max(results, key=lambda r: r.step)
     heaviest = max(results, key=lambda r: r.added)
     console.print()
     for good, said in (
-        (fastest.ratio >= PIPELINE_AT_LEAST, f"the pipeline makes {fastest.ratio:.1f} times the images of the fastest "
-         f"step, {fastest.framework}; at least {PIPELINE_AT_LEAST:g} wanted"),
-        (heaviest.added < LOOP_BELOW, f"the loop adds at most {heaviest.added:.2%} to the steps, "
-         f"{heaviest.framework}; less than {LOOP_BELOW:.0%} wanted"),
-    ):  # fmt: skip
+        (
+            fastest.ratio >= PIPELINE_AT_LEAST,
+            f"the pipeline makes {fastest.ratio:.1f} times the images of the fastest "
+            f"step, {fastest.framework}; at least {PIPELINE_AT_LEAST:g} wanted",
+        ),
+        (
+            heaviest.added < LOOP_BELOW,
+            f"the loop adds at most {heaviest.added:.2%} to the steps, "
+            f"{heaviest.framework}; less than {LOOP_BELOW:.0%} wanted",
+        ),
+    ):
         console.print("[green]✓[/]" if good else "[red]✗[/]", said, soft_wrap=True, highlight=False)
     if any(r.noise for r in results):
         console.print("  on noise: the dataset is not on this machine", soft_wrap=True)
 
 
 def conversions(console: Console) -> None:
-    """ResNet-152 from torchvision's checkpoint to other formats: time and memory beside the libraries'."""
+    """ResNet-152 from torchvision's checkpoint to other formats: time and memory beside the
+    libraries'.
+    """
     peaks = convert_speed.peaks()
     table = Table(
-        Column("ResNet-152, 241 MB, from .pth"), Column("ours", right=True), Column("libraries", right=True),
-        Column("times as long", right=True), Column("peak memory, files", right=True),
-    )  # fmt: skip
+        Column("ResNet-152, 241 MB, from .pth"),
+        Column("ours", right=True),
+        Column("libraries", right=True),
+        Column("times as long", right=True),
+        Column("peak memory, files", right=True),
+    )
     for result in speed("convert_speed"):
         peak = peaks[result.what.removeprefix("to ")]
-        table.row(result.what, f"{result.ours_ms:.0f} ms", f"{result.peer_ms:.0f} ms", f"{1 / result.speedup:.2f}",
-                  f"{peak:.2f}")  # fmt: skip
+        table.row(
+            result.what,
+            f"{result.ours_ms:.0f} ms",
+            f"{result.peer_ms:.0f} ms",
+            f"{1 / result.speedup:.2f}",
+            f"{peak:.2f}",
+        )
     console.print(table, soft_wrap=True)
 
 
@@ -132,8 +162,11 @@ def verifications(console: Console) -> None:
 
 
 _RACE = (
-    Column("peer"), Column("ours", right=True), Column("peer", right=True), Column("times as fast", right=True),
-)  # fmt: skip
+    Column("peer"),
+    Column("ours", right=True),
+    Column("peer", right=True),
+    Column("times as fast", right=True),
+)
 
 
 def _add(table: Table, name: str, result: Result) -> None:
@@ -146,12 +179,20 @@ def _ms(milliseconds: float) -> str:
 
 def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
-        results = importlib.import_module(f"benchmarks.{sys.argv[2]}").main(*json.loads(sys.argv[3]))
+        results = importlib.import_module(f"benchmarks.{sys.argv[2]}").main(
+            *json.loads(sys.argv[3])
+        )
         print(json.dumps([result.to_dict() for result in results]))
         return
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What is timed, against the peers.")
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(KINDS)}; all unless given")
-    parser.add_argument("--quick", action="store_true", help="train and loop: only see that they run")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="What is timed, against the peers."
+    )
+    parser.add_argument(
+        "kinds", nargs="*", metavar="KIND", help=f"{', '.join(KINDS)}; all unless given"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="train and loop: only see that they run"
+    )
     asked = parser.parse_args()
     if unknown := set(asked.kinds) - set(KINDS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known are {', '.join(KINDS)}")

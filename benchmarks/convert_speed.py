@@ -1,7 +1,8 @@
-"""Converting ResNet-152 (241 MB), against reading and writing the same bytes with the formats' own libraries.
+"""Converting ResNet-152 (241 MB), against reading and writing the same bytes with the formats' own
+libraries.
 
-`rosetta convert` checks every value, hashes, flushes to the disk, reads the target back and compares it; the
-libraries read once and write once.
+`rosetta convert` checks every value, hashes, flushes to the disk, reads the target back and
+compares it; the libraries read once and write once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from benchmarks.timing import Result, race
 from shared import get_spec, probe_weights
 from shared.formats.checkpoint import open_checkpoint
 from shared.formats.convert import convert
-from shared.weights import to_channels_last
+from shared.weights.canonical import to_channels_last
 
 PRESET = "torchvision/resnet152"
 ROUNDS = 5
@@ -33,8 +34,10 @@ TARGETS = {
 
 
 def make_source(folder: Path, target: str) -> Path:
-    """A torchvision checkpoint; for Linen one of its own padding, which torchvision cannot express."""
-    from shared.weights import save_weights
+    """A torchvision checkpoint; for Linen one of its own padding, which torchvision
+    cannot express.
+    """
+    from shared.weights.canonical import save_weights
 
     preset = "flax/resnet152" if target == "Linen msgpack" else PRESET
     spec = get_spec(preset)
@@ -68,13 +71,17 @@ def write_h5(arrays: dict[str, np.ndarray], folder: Path) -> None:
 
     with h5py.File(folder / "peer.h5", "w") as file:
         for name, array in arrays.items():
-            file.create_dataset(name.replace(".", "/"), data=np.ascontiguousarray(to_channels_last(name, array)))
+            file.create_dataset(
+                name.replace(".", "/"), data=np.ascontiguousarray(to_channels_last(name, array))
+            )
 
 
 def write_msgpack(arrays: dict[str, np.ndarray], folder: Path) -> None:
     from flax import serialization
 
-    tree = {name: np.ascontiguousarray(to_channels_last(name, array)) for name, array in arrays.items()}
+    tree = {
+        name: np.ascontiguousarray(to_channels_last(name, array)) for name, array in arrays.items()
+    }
     (folder / "peer.msgpack").write_bytes(serialization.msgpack_serialize(tree))
 
 
@@ -90,18 +97,30 @@ def main() -> list[Result]:
             folder = Path(name)
             source = make_source(folder, target)
 
-            def convert_it(source: Path = source, folder: Path = folder, target: str = target) -> None:
+            def convert_it(
+                source: Path = source, folder: Path = folder, target: str = target
+            ) -> None:
                 ours(source, folder, target)
 
             def copy_it(source: Path = source, folder: Path = folder, write: Any = write) -> None:
                 write(read_with_torch(source), folder)
 
-            results.append(race(f"to {target}", "torch.load and the target's library", convert_it, copy_it, ROUNDS))
+            results.append(
+                race(
+                    f"to {target}",
+                    "torch.load and the target's library",
+                    convert_it,
+                    copy_it,
+                    ROUNDS,
+                )
+            )
     return results
 
 
 def peaks() -> dict[str, float]:
-    """Peak memory of each conversion over the imports, in sizes of the file; each in a process of its own."""
+    """Peak memory of each conversion over the imports, in sizes of the file; each in a process of
+    its own.
+    """
     found = {}
     for target in TARGETS:
         with tempfile.TemporaryDirectory() as name:
@@ -114,10 +133,10 @@ def peaks() -> dict[str, float]:
 
 def _peak(source: Path, target: str) -> int:
     """Bytes that the conversion adds to the peak of this process."""
-    import shared.formats.hdf5_file
-    import shared.formats.msgpack_file
-    import shared.formats.safetensors_file
-    import shared.formats.torch_file  # noqa: F401
+    import shared.formats.containers.hdf5_file
+    import shared.formats.containers.msgpack_file
+    import shared.formats.containers.safetensors_file
+    import shared.formats.containers.torch_file  # noqa: F401
 
     before = _high_water()
     ours(source, source.parent, target)
@@ -125,9 +144,15 @@ def _peak(source: Path, target: str) -> int:
 
 
 def _high_water() -> int:
-    """Peak resident bytes of this program. `getrusage` would count what the parent had before it started this."""
+    """Peak resident bytes of this program.
+
+    `getrusage` would count what the parent had before it started this.
+    """
     status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) * 1024
+    return (
+        next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+        * 1024
+    )
 
 
 if __name__ == "__main__":

@@ -16,4 +16,8 @@ def main() -> list[Result]:
     ours = resnet_keras.build(get_spec("keras/resnet50"))
     peer = keras.applications.ResNet50(weights=None, classifier_activation=None)
     name = f"keras.applications on {keras.backend.backend()}"
-    return [race("resnet_keras", name, lambda: ours.predict_on_batch(x), lambda: peer.predict_on_batch(x))]
+    return [
+        race(
+            "resnet_keras", name, lambda: ours.predict_on_batch(x), lambda: peer.predict_on_batch(x)
+        )
+    ]

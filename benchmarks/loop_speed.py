@@ -1,10 +1,11 @@
 """The training loop of `rosetta train` around its step, and the input pipeline, all in one run.
 
-The loop is the real one, in a process of its own: `shared.train_worker` on the recipe's data, with its logs and
-events, which this process reads and shows as `rosetta train` does. Its trainer takes the time of every step, so that
-what the loop adds is known without comparing two measurements. It also stops the clock now and then, for steps on a
-batch at hand and for an epoch of the pipeline: three speeds in turn, on a machine whose own speed may drift.
-Evaluations and checkpoints are not in the time.
+The loop is the real one, in a process of its own: `shared.frameworks.train_worker` on the recipe's
+data, with its logs and events, which this process reads and shows as `rosetta train` does. Its
+trainer takes the time of every step, so that what the loop adds is known without comparing two
+measurements. It also stops the clock now and then, for steps on a batch at hand and for an epoch of
+the pipeline: three speeds in turn, on a machine whose own speed may drift. Evaluations and
+checkpoints are not in the time.
 """
 
 from __future__ import annotations
@@ -24,20 +25,22 @@ from typing import Any
 
 import numpy as np
 
-from shared import train_worker
+from shared.cli.report_training import TrainProgress
 from shared.datasets import ArraySource, Batch, Pipeline, Source, open_split
 from shared.datasets.catalogue import Split, get_dataset
 from shared.errors import DatasetError, FrameworkError
-from shared.frameworks import get_framework, load_package
-from shared.recipes import get_recipe
-from shared.report_training import TrainProgress
+from shared.frameworks import train_worker
+from shared.frameworks.registry import get_framework, load_package
+from shared.training.recipes import get_recipe
 
 RECIPE = "fashion-mnist/resnet20"
 
 
 @dataclass(frozen=True)
 class Length:
-    """How much is measured: `rounds` of so many steps, and as many batches of the pipeline alone."""
+    """How much is measured: `rounds` of so many steps, and as many batches of the
+    pipeline alone.
+    """
 
     rounds: int = 12
     steps: int = 20
@@ -91,7 +94,9 @@ class Result:
 
 
 class Meter:
-    """The clock in the loop's trainer: it is told of every step, and stops for what is measured in turn."""
+    """The clock in the loop's trainer: it is told of every step, and stops for what is measured in
+    turn.
+    """
 
     def __init__(self, length: Length, batches: Iterator[Batch], report: Callable[[Seconds], None]):
         self.length, self.batches, self.report = length, batches, report
@@ -100,7 +105,9 @@ class Meter:
         self.began = self.inside = 0.0
 
     def step(self, step: Callable[[], float], bare: Callable[[], float]) -> float:
-        """Do a step of the loop; before it, at the end of a round, the rest of what belongs to the round."""
+        """Do a step of the loop; before it, at the end of a round, the rest of what belongs to the
+        round.
+        """
         done, self.number = self.number - self.length.warmup, self.number + 1
         if done >= 0 and done % self.length.steps == 0:
             self._turn(done, bare)
@@ -132,18 +139,23 @@ def metered(package: ModuleType, meter: Meter) -> Any:
     parent: Any = package.Trainer
 
     class Trainer(parent):
-        def step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float, masks: Any = None) -> float:
+        def step(
+            self, images: np.ndarray, labels: np.ndarray, learning_rate: float, masks: Any = None
+        ) -> float:
             step = super().step
             # At rate 0 a step costs the same, and the loss stays finite.
             return meter.step(
-                lambda: step(images, labels, learning_rate, masks), lambda: step(images, labels, 0.0, masks)
+                lambda: step(images, labels, learning_rate, masks),
+                lambda: step(images, labels, 0.0, masks),
             )
 
     return SimpleNamespace(build=package.build, load_weights=package.load_weights, Trainer=Trainer)
 
 
 def open_or_invent(name: str, split: Split, folder: Path | None = None) -> Source:
-    """The dataset where it lies; else noise of its shape, as fast to read. Nothing is downloaded."""
+    """The dataset where it lies; else noise of its shape, as fast to read. Nothing is
+    downloaded.
+    """
     try:
         return open_split(name, split, folder, download=False)
     except DatasetError:
@@ -151,15 +163,25 @@ def open_or_invent(name: str, split: Split, folder: Path | None = None) -> Sourc
         if dataset.image_shape is None or dataset.num_classes is None:
             raise
         rng = np.random.default_rng(0)
-        images = rng.integers(256, size=(dataset.examples[split], *dataset.image_shape), dtype=np.uint8)
-        return ArraySource(images, rng.integers(dataset.num_classes, size=len(images)), dataset.num_classes)
+        images = rng.integers(
+            256, size=(dataset.examples[split], *dataset.image_shape), dtype=np.uint8
+        )
+        return ArraySource(
+            images, rng.integers(dataset.num_classes, size=len(images)), dataset.num_classes
+        )
 
 
 def work(output: Path, length: Length) -> None:
-    """What `python -m shared.train_worker FRAMEWORK` does, with a meter; the result goes to the file `output`."""
+    """What `python -m shared.frameworks.train_worker FRAMEWORK` does, with a meter; the result goes
+    to the file `output`.
+    """
     recipe = get_recipe(RECIPE)
     source = open_or_invent(recipe.dataset, "train")
-    batches = iter(Pipeline(source, batch=recipe.batch, seed=1, augmentation=recipe.augmentation, training=True))
+    batches = iter(
+        Pipeline(
+            source, batch=recipe.batch, seed=1, augmentation=recipe.augmentation, training=True
+        )
+    )
     noise = source.published is None
 
     def report(taken: Seconds) -> None:
@@ -173,17 +195,39 @@ def work(output: Path, length: Length) -> None:
 
 
 def measure(name: str, quick: bool, console: Any) -> Result:
-    """One framework, in a process of its own whose events are read and shown as `rosetta train` does."""
+    """One framework, in a process of its own whose events are read and shown as `rosetta train`
+    does.
+    """
     framework, length = get_framework(name), QUICK if quick else Length()
-    with tempfile.TemporaryDirectory(prefix="rosetta-loop-") as folder, tempfile.TemporaryFile() as log:
+    with (
+        tempfile.TemporaryDirectory(prefix="rosetta-loop-") as folder,
+        tempfile.TemporaryFile() as log,
+    ):
         output = Path(folder) / "result.json"
-        job = {"task": "train", "recipe": get_recipe(RECIPE).to_dict(), "folder": str(Path(folder) / "run"),
-               "data": None, "dtype": "float32", "resume": False, "stop_after": length.total,
-               "checkpoint_every": length.total}  # fmt: skip
+        job = {
+            "task": "train",
+            "recipe": get_recipe(RECIPE).to_dict(),
+            "folder": str(Path(folder) / "run"),
+            "data": None,
+            "dtype": "float32",
+            "resume": False,
+            "stop_after": length.total,
+            "checkpoint_every": length.total,
+        }
         process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.loop_speed", framework.name, str(output), json.dumps(asdict(length))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env={**os.environ, **framework.environment},
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.loop_speed",
+                framework.name,
+                str(output),
+                json.dumps(asdict(length)),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, **framework.environment},
+        )
         try:
             if process.stdin is None or process.stdout is None:
                 raise FrameworkError(f"{framework.name}: its process has no pipes")
@@ -202,7 +246,9 @@ def measure(name: str, quick: bool, console: Any) -> Result:
         if not output.exists():
             log.seek(0)
             said = log.read().decode(errors="replace").strip().splitlines()
-            raise FrameworkError(f"{framework.name}: no result: {said[-1] if said else 'it said nothing'}")
+            raise FrameworkError(
+                f"{framework.name}: no result: {said[-1] if said else 'it said nothing'}"
+            )
         return Result(**json.loads(output.read_text(encoding="utf-8")))
 
 

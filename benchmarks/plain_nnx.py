@@ -1,5 +1,5 @@
-"""The peers of `resnet_flax`: ResNet-50 (V1.5) and ResNet-20 as one would write them with stock NNX layers; a
-training step."""
+"""The peers of `resnet_flax`: ResNet-50 (V1.5) and ResNet-20 as one would write them with stock NNX
+layers; a training step."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ import optax  # type: ignore[import-untyped]
 from flax import nnx
 
 from benchmarks.timing import Step
-from shared.ops import Shape
-from shared.training import Optimizer
+from shared.architecture.ops import Shape
+from shared.training.config import Optimizer
 
 NAMES = {"resnet50": "plain nnx.Conv", "resnet20": "plain nnx.Conv"}
 
 
 def _conv(cin: int, cout: int, kernel: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
     pad = kernel // 2
-    return nnx.Conv(cin, cout, (kernel, kernel), stride, padding=((pad, pad), (pad, pad)), use_bias=False, rngs=rngs)
+    return nnx.Conv(
+        cin,
+        cout,
+        (kernel, kernel),
+        stride,
+        padding=((pad, pad), (pad, pad)),
+        use_bias=False,
+        rngs=rngs,
+    )
 
 
 def _norm(channels: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
@@ -36,7 +44,9 @@ class PlainBottleneck(nnx.Module):
         self.norm0 = _norm(cout, rngs) if projects else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        shortcut = self.norm0(self.conv0(x)) if self.conv0 is not None and self.norm0 is not None else x
+        shortcut = (
+            self.norm0(self.conv0(x)) if self.conv0 is not None and self.norm0 is not None else x
+        )
         x = nnx.relu(self.norm1(self.conv1(x)))
         x = nnx.relu(self.norm2(self.conv2(x)))
         return nnx.relu(self.norm3(self.conv3(x)) + shortcut)
@@ -94,17 +104,23 @@ class PlainResNet20(nnx.Module):
 
 
 def build(net: str, image: Shape, classes: int) -> nnx.Module:
-    return {"resnet50": PlainResNet50, "resnet20": PlainResNet20}[net](nnx.Rngs(0), image[2], classes)
+    return {"resnet50": PlainResNet50, "resnet20": PlainResNet20}[net](
+        nnx.Rngs(0), image[2], classes
+    )
 
 
 def training_step(model: nnx.Module, how: Optimizer, learning_rate: float) -> Step:
     """As NNX' own examples do it."""
     model.train()
-    sgd = optax.chain(optax.add_decayed_weights(how.weight_decay), optax.sgd(learning_rate, how.momentum))
+    sgd = optax.chain(
+        optax.add_decayed_weights(how.weight_decay), optax.sgd(learning_rate, how.momentum)
+    )
     optimizer = nnx.Optimizer(model, sgd, wrt=nnx.Param)
 
     @nnx.jit
-    def train_step(model: nnx.Module, optimizer: nnx.Optimizer, x: jax.Array, y: jax.Array) -> jax.Array:
+    def train_step(
+        model: nnx.Module, optimizer: nnx.Optimizer, x: jax.Array, y: jax.Array
+    ) -> jax.Array:
         def loss_of(model: nnx.Module) -> jax.Array:
             return optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
 

@@ -1,4 +1,6 @@
-"""The peers of `resnet_torch`: torchvision's ResNet-50, and ResNet-20 of torchvision's blocks; a training step."""
+"""The peers of `resnet_torch`: torchvision's ResNet-50, and ResNet-20 of torchvision's blocks; a
+training step.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.timing import Step
-from shared.ops import Shape
-from shared.training import Optimizer
+from shared.architecture.ops import Shape
+from shared.training.config import Optimizer
 from tests.peers import import_torchvision
 
 models = import_torchvision().models
 
-NAMES = {"resnet50": "torchvision, channels_last", "resnet20": "torchvision's BasicBlock, channels_last"}
+NAMES = {
+    "resnet50": "torchvision, channels_last",
+    "resnet20": "torchvision's BasicBlock, channels_last",
+}
 
 
 class PlainShortcut(nn.Module):
@@ -48,18 +53,27 @@ class PlainResNet20(nn.Module):
 
 
 def build(net: str, image: Shape, classes: int) -> nn.Module:
-    model: Any = models.resnet50(num_classes=classes) if net == "resnet50" else PlainResNet20(image[2], classes)
+    model: Any = (
+        models.resnet50(num_classes=classes)
+        if net == "resnet50"
+        else PlainResNet20(image[2], classes)
+    )
     return model.to(memory_format=torch.channels_last)
 
 
 def training_step(model: nn.Module, how: Optimizer, learning_rate: float) -> Step:
     """As PyTorch's own examples do it."""
     model.train()
-    optimizer = torch.optim.SGD(model.parameters(), learning_rate, how.momentum, weight_decay=how.weight_decay)
+    optimizer = torch.optim.SGD(
+        model.parameters(), learning_rate, how.momentum, weight_decay=how.weight_decay
+    )
     criterion = nn.CrossEntropyLoss()
 
     def step(images: np.ndarray, labels: np.ndarray) -> float:
-        x, y = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)  # so it is channels_last
+        x, y = (
+            torch.from_numpy(images).permute(0, 3, 1, 2),
+            torch.from_numpy(labels),
+        )  # so it is channels_last
         optimizer.zero_grad()
         loss = criterion(model(x), y)
         loss.backward()

@@ -12,9 +12,9 @@ RUNS = 9
 COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
     "import shared": [sys.executable, "-c", "import shared"],
-    "rosetta --help": [sys.executable, "-m", "shared.cli", "--help"],
-    "rosetta list": [sys.executable, "-m", "shared.cli", "list"],
-    "rosetta show resnet152": [sys.executable, "-m", "shared.cli", "show", "resnet152"],
+    "rosetta --help": [sys.executable, "-m", "shared.cli.main", "--help"],
+    "rosetta list": [sys.executable, "-m", "shared.cli.main", "list"],
+    "rosetta show resnet152": [sys.executable, "-m", "shared.cli.main", "show", "resnet152"],
 }
 
 

@@ -31,8 +31,12 @@ def main() -> list[Result]:
     ours = resnet_torch.build(get_spec("torchvision/resnet50"))
     peers = {
         "torchvision, NCHW": (models.resnet50(), planar),
-        "torchvision, channels_last": (models.resnet50().to(memory_format=torch.channels_last), last),
+        "torchvision, channels_last": (
+            models.resnet50().to(memory_format=torch.channels_last),
+            last,
+        ),
     }
     return [
-        race("resnet_torch", name, _inference(ours, last), _inference(peer, x)) for name, (peer, x) in peers.items()
+        race("resnet_torch", name, _inference(ours, last), _inference(peer, x))
+        for name, (peer, x) in peers.items()
     ]

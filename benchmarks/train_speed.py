@@ -1,7 +1,9 @@
-"""Training steps of ResNet-50 and ResNet-20, ours as users run them, against each framework's usual ones.
+"""Training steps of ResNet-50 and ResNet-20, ours as users run them, against each framework's usual
+ones.
 
-Ours is `Trainer.step`. Both sides are fed the same NumPy arrays, do forward pass, loss, backward pass and update
-(SGD with momentum and weight decay), and return the loss as a number; ours counts the right answers, too.
+Ours is `Trainer.step`. Both sides are fed the same NumPy arrays, do forward pass, loss, backward
+pass and update (SGD with momentum and weight decay), and return the loss as a number; ours counts
+the right answers, too.
 """
 
 from __future__ import annotations
@@ -13,15 +15,18 @@ import numpy as np
 
 from benchmarks.timing import BATCH, ROUNDS, SIZE, Result, race
 from shared import get_spec
-from shared.frameworks import FRAMEWORKS, load_package
-from shared.initial import initial_weights
-from shared.recipes import get_recipe
-from shared.spec import ResNetSpec
-from shared.training import Training
+from shared.architecture.spec import ResNetSpec
+from shared.frameworks.registry import FRAMEWORKS, load_package
+from shared.training.config import Training
+from shared.training.recipes import get_recipe
+from shared.weights.initial import initial_weights
 
 RECIPE = "fashion-mnist/resnet20"
-PEERS = {"torch": "benchmarks.plain_torch", "keras:tensorflow": "benchmarks.plain_keras",
-         "flax": "benchmarks.plain_nnx"}  # fmt: skip
+PEERS = {
+    "torch": "benchmarks.plain_torch",
+    "keras:tensorflow": "benchmarks.plain_keras",
+    "flax": "benchmarks.plain_nnx",
+}
 LEARNING_RATE = 0.01
 WARMUPS = 3  # compilers look at a step again when its arguments come from the step before
 
@@ -49,7 +54,10 @@ class Net:
 
 
 def nets(framework: str, quick: bool = False) -> list[Net]:
-    """ResNet-50 as the framework's peer defines it, and ResNet-20 as the recipe has it. `quick` ones are tiny."""
+    """ResNet-50 as the framework's peer defines it, and ResNet-20 as the recipe has it.
+
+    `quick` ones are tiny.
+    """
     deep = get_spec("keras/resnet50" if framework.startswith("keras") else "torchvision/resnet50")
     recipe = get_recipe(RECIPE)
     small = recipe.make_spec()
@@ -60,8 +68,17 @@ def nets(framework: str, quick: bool = False) -> list[Net]:
             Net("resnet20", "ResNet-20, quick", small, 4, side, 2),
         ]
     return [
-        Net("resnet50", f"ResNet-50, batch {BATCH}, {SIZE} x {SIZE} x 3", deep, BATCH, SIZE, ROUNDS),
-        Net("resnet20", f"ResNet-20, batch {recipe.batch}, {side} x {side} x 1", small, recipe.batch, side, 31),
+        Net(
+            "resnet50", f"ResNet-50, batch {BATCH}, {SIZE} x {SIZE} x 3", deep, BATCH, SIZE, ROUNDS
+        ),
+        Net(
+            "resnet20",
+            f"ResNet-20, batch {recipe.batch}, {side} x {side} x 1",
+            small,
+            recipe.batch,
+            side,
+            31,
+        ),
     ]
 
 

@@ -11,8 +11,8 @@ from flax import nnx
 from jax.nn import relu
 
 from resnet_flax.layers import Conv, Dropout, Dtype, Norm, Shortcut
-from shared import ops
-from shared import plan as p
+from shared.architecture import ops
+from shared.architecture import plan as p
 
 
 class Join(nnx.Module):
@@ -21,10 +21,14 @@ class Join(nnx.Module):
     def __init__(self, op: ops.Join):
         self.op = op
 
-    def __call__(self, shortcut: jax.Array, branch: jax.Array, gate_logits: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, shortcut: jax.Array, branch: jax.Array, gate_logits: jax.Array | None
+    ) -> jax.Array:
         if gate_logits is not None:
             gate = jax.nn.sigmoid(gate_logits)
-            return (1 - gate) * shortcut + (gate * branch if self.op.how == "exclusive_gate" else branch)
+            return (1 - gate) * shortcut + (
+                gate * branch if self.op.how == "exclusive_gate" else branch
+            )
         if self.op.how == "scale":
             return self.op.scales[0] * shortcut + self.op.scales[1] * branch
         return shortcut + branch

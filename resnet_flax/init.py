@@ -1,7 +1,7 @@
 """Fresh weights, as the spec's `init` asks for. Norms start as the identity.
 
-The tables hold the arguments of `nnx.initializers.variance_scaling`, but NumPy draws: XLA compiles a
-program for every shape, which takes several times as long as all the rest of making a ResNet-50.
+The tables hold the arguments of `nnx.initializers.variance_scaling`, but NumPy draws: XLA compiles
+a program for every shape, which takes several times as long as all the rest of making a ResNet-50.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from flax import nnx
 
 from resnet_flax.layers import get_layer
 from resnet_flax.model import ResNet
-from shared import ops
-from shared.plan import make_plan
+from shared.architecture import ops
+from shared.architecture.plan import make_plan
 
 Shape = tuple[int, ...]
 Initializer = Callable[[np.random.Generator, Shape], np.ndarray]

@@ -1,8 +1,8 @@
 """NNX layers as the plan wants them, and the only place where a stock layer is corrected.
 
-Each layer takes an operator of the plan. Channel order is NHWC, kernels are HWIO. `dtype` is that of
-the parameters, of the running statistics and of the computation. Kernels start as zeros: how they
-are drawn is the network's affair (`resnet_flax.init`).
+Each layer takes an operator of the plan. Channel order is NHWC, kernels are HWIO. `dtype` is that
+of the parameters, of the running statistics and of the computation. Kernels start as zeros: how
+they are drawn is the network's affair (`resnet_flax.init`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from shared import ops
-from shared import plan as p
+from shared.architecture import ops
+from shared.architecture import plan as p
 
 Dtype = Any  # what NNX takes for one: "float32", jnp.float32, ...
 
@@ -50,11 +50,13 @@ def blank(key: jax.Array, shape: tuple[int, ...], dtype: Dtype) -> jax.Array:
 class Convolve:
     """What `Conv` calls in the place of `lax.conv_general_dilated`, with two changes.
 
-    A 1 x 1 convolution is a matrix product over the channels, and on a CPU XLA is faster at those, most
-    of all in the gradient of a strided one. The images are made a matrix first: the gradient of an
-    einsum over them sums over three dimensions at once, for which XLA copies them into another order.
+    A 1 x 1 convolution is a matrix product over the channels, and on a CPU XLA is faster at those,
+    most of all in the gradient of a strided one. The images are made a matrix first: the gradient
+    of an einsum over them sums over three dimensions at once, for which XLA copies them into
+    another order.
 
-    Weight standardisation (Big Transfer) normalises each filter by its own mean and biased variance.
+    Weight standardisation (Big Transfer) normalises each filter by its own mean and biased
+    variance.
     """
 
     op: ops.Conv
@@ -83,7 +85,9 @@ class Convolve:
 
 
 class Conv(nnx.Conv):
-    """`nnx.Conv` with the plan's padding: the stock layer pads SAME, which is not symmetric at stride 2."""
+    """`nnx.Conv` with the plan's padding: the stock layer pads SAME, which is not symmetric at
+    stride 2.
+    """
 
     def __init__(self, op: ops.Conv, *, rngs: nnx.Rngs, dtype: Dtype):
         super().__init__(
@@ -104,7 +108,9 @@ class Conv(nnx.Conv):
 
 
 class RunningStatistic(nnx.BatchStat):
-    """A `BatchStat` that keeps its dtype: in half precision the stock layer assigns float32 to it."""
+    """A `BatchStat` that keeps its dtype: in half precision the stock layer assigns
+    float32 to it.
+    """
 
     def __setitem__(self, key: Any, value: jax.Array) -> None:
         super().__setitem__(key, value.astype(self.dtype))
@@ -113,9 +119,9 @@ class RunningStatistic(nnx.BatchStat):
 class BatchNorm(nnx.BatchNorm):
     """`nnx.BatchNorm` with three corrections.
 
-    The stock layer's variance is E[x^2] - E[x]^2, which cancels where the mean is large, its running
-    statistics start as float32 in a model of any dtype, and its running variance is always an average
-    of the biased ones, which is not what PyTorch and its like store.
+    The stock layer's variance is E[x^2] - E[x]^2, which cancels where the mean is large, its
+    running statistics start as float32 in a model of any dtype, and its running variance is always
+    an average of the biased ones, which is not what PyTorch and its like store.
     """
 
     def __init__(self, op: ops.BatchNorm, *, rngs: nnx.Rngs, dtype: Dtype):
@@ -139,9 +145,12 @@ class BatchNorm(nnx.BatchNorm):
         y = super().__call__(x, use_running_average)
         frozen = self.use_running_average if use_running_average is None else use_running_average
         if self.op.unbiased and not frozen:
-            # What the layer added to the part that it kept is (1 - momentum) times the biased variance.
+            # What the layer added to the part that it kept is (1 - momentum) times the biased
+            # variance.
             kept = self.momentum * before
-            self.var[...] = kept + self.op.stored_variance(x.size // x.shape[-1]) * (self.var[...] - kept)
+            self.var[...] = kept + self.op.stored_variance(x.size // x.shape[-1]) * (
+                self.var[...] - kept
+            )
         return y
 
 
@@ -163,16 +172,18 @@ def Norm(op: ops.Norm, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.Module:
 class Dropout(nnx.Dropout):
     """`nnx.Dropout`, which can be told what to keep.
 
-    `mask` is None, and the layer Flax's own, or a bool array [batch, height, width, channels]: in training the
-    layer then returns x * mask / (1 - rate), the same values in every framework. It is no `Variable`, and so in no
-    checkpoint.
+    `mask` is None, and the layer Flax's own, or a bool array [batch, height, width, channels]: in
+    training the layer then returns x * mask / (1 - rate), the same values in every framework. It is
+    no `Variable`, and so in no checkpoint.
     """
 
     def __init__(self, op: ops.Dropout, *, rngs: nnx.Rngs):
         super().__init__(op.rate, rngs=rngs)
         self.mask: jax.Array | None = nnx.data(None)
 
-    def __call__(self, x: jax.Array, *, deterministic: bool | None = None, rngs: Any = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, *, deterministic: bool | None = None, rngs: Any = None
+    ) -> jax.Array:
         idle = self.deterministic if deterministic is None else deterministic
         if self.mask is None or idle:
             return super().__call__(x, deterministic=deterministic, rngs=rngs)
@@ -182,8 +193,9 @@ class Dropout(nnx.Dropout):
 class MaxPool(nnx.Module):
     """Max pool over padding of -inf, or of zeros that compete with negative values.
 
-    The maximum is taken tap by tap. `nnx.max_pool` says the same, but on a CPU its gradient takes ten
-    times as long. Equal values and NaN are PyTorch's: the first maximum gets the gradient, NaN wins.
+    The maximum is taken tap by tap. `nnx.max_pool` says the same, but on a CPU its gradient takes
+    ten times as long. Equal values and NaN are PyTorch's: the first maximum gets the gradient, NaN
+    wins.
     """
 
     def __init__(self, op: ops.MaxPool):
@@ -195,7 +207,11 @@ class MaxPool(nnx.Module):
         height, width, _ = self.op.output(x.shape[1:])
         x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=self.op.pad_value)
         taps = [
-            x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+            x[
+                :,
+                i : i + stride * (height - 1) + 1 : stride,
+                j : j + stride * (width - 1) + 1 : stride,
+            ]
             for i in range(kernel)
             for j in range(kernel)
         ]
@@ -203,7 +219,9 @@ class MaxPool(nnx.Module):
 
 
 class AvgPool(nnx.Module):
-    """2 x 2 average pool on the SAME grid, over the pixels inside the image or over all (`count_pad`)."""
+    """2 x 2 average pool on the SAME grid, over the pixels inside the image or over all
+    (`count_pad`).
+    """
 
     def __init__(self, op: ops.AvgPool):
         self.op = op
@@ -211,7 +229,9 @@ class AvgPool(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         window, strides = (self.op.kernel_size,) * 2, (self.op.stride,) * 2
         y = nnx.avg_pool(x, window, strides, "SAME", count_include_pad=self.op.count_pad)
-        return y.astype(x.dtype)  # Flax counts the pixels in JAX's default dtype, and float64 would win
+        return y.astype(
+            x.dtype
+        )  # Flax counts the pixels in JAX's default dtype, and float64 would win
 
 
 class Subsample(nnx.Module):
@@ -222,7 +242,9 @@ class Subsample(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x[:, :: self.op.stride, :: self.op.stride]
-        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (self.op.channels_before, self.op.channels_after)))
+        return jnp.pad(
+            x, ((0, 0), (0, 0), (0, 0), (self.op.channels_before, self.op.channels_after))
+        )
 
 
 class GlobalPool(nnx.Module):
@@ -236,7 +258,14 @@ class GlobalPool(nnx.Module):
 
 
 def Linear(op: ops.Linear, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.Linear:
-    return nnx.Linear(op.in_features, op.out_features, kernel_init=blank, dtype=dtype, param_dtype=dtype, rngs=rngs)
+    return nnx.Linear(
+        op.in_features,
+        op.out_features,
+        kernel_init=blank,
+        dtype=dtype,
+        param_dtype=dtype,
+        rngs=rngs,
+    )
 
 
 class Identity(nnx.Module):
@@ -261,7 +290,9 @@ class Projection(nnx.Module):
 
 
 def Shortcut(plan: p.Shortcut, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.Module:
-    """The path around a residual branch: a projection, a parameter-free subsampling, or the identity."""
+    """The path around a residual branch: a projection, a parameter-free subsampling, or the
+    identity.
+    """
     if plan.is_identity:
         return Identity()
     return Subsample(plan.subsample) if plan.subsample else Projection(plan, rngs=rngs, dtype=dtype)

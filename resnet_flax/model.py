@@ -1,7 +1,7 @@
 """ResNet V1 and V2 in Flax NNX.
 
 He et al. 2015 (arXiv:1512.03385) and 2016 (arXiv:1603.05027). Every number comes from the plan
-(`shared.plan`); attribute paths are the canonical layer names. Arrays are NHWC.
+(`shared.architecture.plan`); attribute paths are the canonical layer names. Arrays are NHWC.
 `resnet_torch/model.py` and `resnet_keras/model.py` say the same line by line.
 """
 
@@ -13,7 +13,7 @@ from jax.nn import relu
 
 from resnet_flax.ablation import AblationBlock
 from resnet_flax.layers import Conv, Dtype, GlobalPool, Linear, MaxPool, Norm, Shortcut
-from shared import plan as p
+from shared.architecture import plan as p
 
 
 class BasicBlock(nnx.Module):
@@ -128,7 +128,9 @@ class Stage(nnx.Module):
     """Residual blocks, one after the other."""
 
     def __init__(self, plan: p.Stage, *, rngs: nnx.Rngs, dtype: Dtype):
-        self.blocks = nnx.List([BLOCKS[block.kind](block, rngs=rngs, dtype=dtype) for block in plan])
+        self.blocks = nnx.List(
+            [BLOCKS[block.kind](block, rngs=rngs, dtype=dtype) for block in plan]
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for block in self.blocks:
@@ -137,12 +139,16 @@ class Stage(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """Images [N, H, W, C] to logits [N, classes]; without a classifier, to features or a feature map."""
+    """Images [N, H, W, C] to logits [N, classes]; without a classifier, to features or a feature
+    map.
+    """
 
     def __init__(self, plan: p.Plan, *, rngs: nnx.Rngs, dtype: Dtype = "float32"):
         self.spec = plan.spec
         self.stem = Stem(plan.stem, rngs=rngs, dtype=dtype)  # (N, 56, 56, 64) in a ResNet-50 at 224
-        self.stages = nnx.List([Stage(stage, rngs=rngs, dtype=dtype) for stage in plan.stages])  # (N, 7, 7, 2048)
+        self.stages = nnx.List(
+            [Stage(stage, rngs=rngs, dtype=dtype) for stage in plan.stages]
+        )  # (N, 7, 7, 2048)
         self.final_norm = Norm(plan.final_norm, rngs=rngs, dtype=dtype) if plan.final_norm else None
         self.final_act = plan.final_act
         self.pool = GlobalPool(plan.pool) if plan.pool else None  # (N, 2048)

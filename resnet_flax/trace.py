@@ -13,17 +13,17 @@ from resnet_flax.layers import get_layer, set_layer
 from resnet_flax.model import ResNet
 from resnet_flax.train import Trainer, in_evaluation, in_training, layer_by_layer
 from resnet_flax.weights import iter_weights, model_dtype, require_x64
-from shared.checks import EVAL, OUTPUT, TRAIN, Arrays, Recording, widened
-from shared.plan import Plan
-from shared.trace import Trace, provenance
-from shared.training import PROBE, Training, dropout_masks
+from shared.architecture.plan import Plan
+from shared.training.config import PROBE, Training, dropout_masks
+from shared.verification.recording import EVAL, OUTPUT, TRAIN, Arrays, Recording, widened
+from shared.verification.trace import Trace, provenance
 
 
 class Tap(nnx.Module):
     """A layer that hands its output on to `keep` as well.
 
-    `nnx.capture` collects outputs too, but not in the order in which the layers ran, and not those of
-    an inherited `__call__`.
+    `nnx.capture` collects outputs too, but not in the order in which the layers ran, and not those
+    of an inherited `__call__`.
     """
 
     def __init__(self, layer: nnx.Module, keep: Callable[[jax.Array], None]):
@@ -44,11 +44,12 @@ def trace(
     checks: tuple[str, ...] = (EVAL,),
     training: Training = PROBE,
 ) -> Trace:
-    """Run `images` [batch, height, width, channels] and record what `shared.checks` says of each of `checks`.
+    """Run `images` [batch, height, width, channels] and record what `shared.verification.recording`
+    says of each of `checks`.
 
-    `labels` are class numbers [batch], random ones where none are given. The model is left as it was: what runs are
-    copies, with variables of their own where a check changes them. Raises `FrameworkError` for a float64 model in a
-    process where JAX has float64 switched off.
+    `labels` are class numbers [batch], random ones where none are given. The model is left as it
+    was: what runs are copies, with variables of their own where a check changes them. Raises
+    `FrameworkError` for a float64 model in a process where JAX has float64 switched off.
     """
     recording = Recording.of(model.spec, images, labels, checks, training)
     dtype = model_dtype(model)

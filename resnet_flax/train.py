@@ -1,4 +1,4 @@
-"""Training with optax, whose pieces are put together to mean what `shared.training` says."""
+"""Training with optax, whose pieces are put together to mean what `shared.training.config` says."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from flax import nnx
 from resnet_flax.layers import get_layer, set_layer
 from resnet_flax.model import ResNet
 from resnet_flax.weights import export_weights, model_dtype, require_x64
-from shared.checks import Gradients, check_state
-from shared.plan import make_plan
-from shared.training import BUFFER, FIRST, SECOND, Optimizer, Training
-from shared.weights import Weights, cast_exactly, from_channels_last, to_channels_last
+from shared.architecture.plan import make_plan
+from shared.training.config import BUFFER, FIRST, SECOND, Optimizer, Training
+from shared.verification.recording import Gradients, check_state
+from shared.weights.canonical import Weights, cast_exactly, from_channels_last, to_channels_last
 
 Masks = Mapping[str, Any]  # arrays by the name of a dropout
 
@@ -34,9 +34,14 @@ LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float) -> jax.Array:
-    """The mean over the batch. Where the network returns an image, its channels averaged are the logits."""
+    """The mean over the batch.
+
+    Where the network returns an image, its channels averaged are the logits.
+    """
     logits = pooled(logits)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))  # of half precision, too few digits remain
+    logits = logits.astype(
+        jnp.promote_types(logits.dtype, jnp.float32)
+    )  # of half precision, too few digits remain
     targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing)).mean()
 
@@ -52,10 +57,14 @@ def make_optimizer(model: ResNet, optimizer: Optimizer, wrt: Any = nnx.Param) ->
     Each update takes its own learning rate: `update(model, gradients, learning_rate=...)`.
     """
     parameters = nnx.state(model, wrt)
-    decays = nnx.map_state(lambda path, p: optimizer.decay_of(canonical_name(path), p.ndim) > 0, parameters)
+    decays = nnx.map_state(
+        lambda path, p: optimizer.decay_of(canonical_name(path), p.ndim) > 0, parameters
+    )
     decay = optax.add_decayed_weights(optimizer.weight_decay, mask=decays)
     if optimizer.kind == "sgd":
-        momentum = [optax.trace(optimizer.momentum, optimizer.nesterov)] if optimizer.momentum else []
+        momentum = (
+            [optax.trace(optimizer.momentum, optimizer.nesterov)] if optimizer.momentum else []
+        )
         parts = [decay, *momentum]
     else:
         adam = scale_by_adam(*optimizer.betas, optimizer.eps)
@@ -83,24 +92,27 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
 
 
 def scale_by_learning_rate() -> optax.GradientTransformationExtraArgs:
-    """Minus the learning rate times the update, with a learning rate that is an argument of the update.
+    """Minus the learning rate times the update, with a learning rate that is an argument of the
+    update.
 
     Optax' own is a number or a schedule, part of the compiled step.
     """
 
-    def update(updates: Any, state: Any, params: Any = None, *, learning_rate: Any, **_: Any) -> tuple[Any, Any]:
+    def update(
+        updates: Any, state: Any, params: Any = None, *, learning_rate: Any, **_: Any
+    ) -> tuple[Any, Any]:
         return jax.tree.map(lambda u: -learning_rate * u, updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 class Trainer:
-    """Trains a model where it is, in its dtype; the protocol is in `shared.checks`.
+    """Trains a model where it is, in its dtype; the protocol is in `shared.verification.recording`.
 
-    A `compiled` step is one program for each shape of the batch, with the learning rate and the masks for arguments.
-    It takes over the memory of the model's arrays: a copy that shares them is gone. Without it each layer is a
-    program of its own, and equal layers are one: the quicker way to a few steps of a deep network, over which XLA
-    spends minutes as a whole.
+    A `compiled` step is one program for each shape of the batch, with the learning rate and the
+    masks for arguments. It takes over the memory of the model's arrays: a copy that shares them is
+    gone. Without it each layer is a program of its own, and equal layers are one: the quicker way
+    to a few steps of a deep network, over which XLA spends minutes as a whole.
 
     Raises `FrameworkError` for a float64 model in a process where JAX has float64 switched off.
     """
@@ -118,17 +130,29 @@ class Trainer:
             _commit(module)
         bind = _compile if compiled else partial
         layerwise = not compiled
-        self._step = bind(partial(_step, training=training, layerwise=layerwise), model, self.optimizer)
-        self._gradients = bind(partial(_gradients, wrt=wrt, training=training, layerwise=layerwise), model)
+        self._step = bind(
+            partial(_step, training=training, layerwise=layerwise), model, self.optimizer
+        )
+        self._gradients = bind(
+            partial(_gradients, wrt=wrt, training=training, layerwise=layerwise), model
+        )
         self._evaluate = bind(partial(_evaluate, layerwise=layerwise), model)
 
-    def gradients(self, images: np.ndarray, labels: np.ndarray, masks: Masks | None = None) -> Gradients:
+    def gradients(
+        self, images: np.ndarray, labels: np.ndarray, masks: Masks | None = None
+    ) -> Gradients:
         """Of the loss, in training mode. Running statistics move; parameters do not."""
         losses, (by_tensor, by_images) = self._gradients(*self._batch(images, labels, masks))
         loss, unsmoothed = map(float, losses)
         return Gradients(loss, unsmoothed, _canonical(by_tensor), np.array(by_images))
 
-    def step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float, masks: Masks | None = None) -> float:
+    def step(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        learning_rate: float,
+        masks: Masks | None = None,
+    ) -> float:
         """One step of the optimizer; the loss before it."""
         rate = jnp.asarray(learning_rate, jnp.promote_types(self.dtype, jnp.float32))
         loss, correct = self._step(*self._batch(images, labels, masks), rate)
@@ -145,15 +169,21 @@ class Trainer:
         return int(self.optimizer.step[...])
 
     def state(self) -> Weights:
-        """`<slot>/<tensor>` for each slot of the optimizer and trained tensor, in canonical layout."""
+        """`<slot>/<tensor>` for each slot of the optimizer and trained tensor, in
+        canonical layout.
+        """
         slots = {slot: _canonical(self._slot(slot)) for slot in self.training.optimizer.slots}
-        return {f"{slot}/{name}": array for slot, tensors in slots.items() for name, array in tensors.items()}
+        return {
+            f"{slot}/{name}": array
+            for slot, tensors in slots.items()
+            for name, array in tensors.items()
+        }
 
     def load_state(self, state: Mapping[str, np.ndarray], steps: int) -> None:
         """Go on with the `state()` that a trainer of the same kind had after `steps` steps.
 
-        Raises `CheckpointError` listing every tensor that is missing, extra, mis-shaped, not finite, or not exact in
-        the model's dtype; the optimizer is then as it was.
+        Raises `CheckpointError` listing every tensor that is missing, extra, mis-shaped, not
+        finite, or not exact in the model's dtype; the optimizer is then as it was.
         """
         check_state({name: array.shape for name, array in self.state().items()}, state)
         exact = cast_exactly(state, self.dtype)
@@ -190,13 +220,18 @@ class Trainer:
     def _pure(self) -> dict[str, Any]:
         """All arrays but the random streams': what is random comes in as masks."""
         modules = {"model": self.model, "optimizer": self.optimizer}
-        return {name: nnx.to_pure_dict(nnx.state(m, nnx.Not(nnx.RngState))) for name, m in modules.items()}
+        return {
+            name: nnx.to_pure_dict(nnx.state(m, nnx.Not(nnx.RngState)))
+            for name, m in modules.items()
+        }
 
     def evaluate(self, images: np.ndarray) -> np.ndarray:
         """What the network returns in evaluation mode, NHWC where it is an image."""
         return np.array(self._evaluate(jnp.asarray(images, self.dtype)))
 
-    def _batch(self, images: np.ndarray, labels: np.ndarray, masks: Masks | None) -> tuple[Any, ...]:
+    def _batch(
+        self, images: np.ndarray, labels: np.ndarray, masks: Masks | None
+    ) -> tuple[Any, ...]:
         kept = {name: jnp.asarray(mask) for name, mask in (masks or {}).items()}
         return jnp.asarray(images, self.dtype), jnp.asarray(labels), kept
 
@@ -210,7 +245,9 @@ def in_training(model: ResNet, training: Training, masks: Masks | None = None) -
     Where a dropout has a mask, it keeps what that says.
     """
     frozen = training.frozen_norms
-    copy = nnx.with_attributes(model, deterministic=False, use_running_average=frozen, raise_if_not_found=False)
+    copy = nnx.with_attributes(
+        model, deterministic=False, use_running_average=frozen, raise_if_not_found=False
+    )
     for name, mask in (masks or {}).items():
         get_layer(copy, name).mask = mask
     return copy
@@ -218,7 +255,9 @@ def in_training(model: ResNet, training: Training, masks: Masks | None = None) -
 
 def in_evaluation(model: ResNet) -> ResNet:
     """A copy that shares the model's variables, in evaluation mode."""
-    return nnx.with_attributes(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
+    return nnx.with_attributes(
+        model, deterministic=True, use_running_average=True, raise_if_not_found=False
+    )
 
 
 def _step(
@@ -239,28 +278,45 @@ def _step(
         correct = (pooled(logits).argmax(-1) == labels).sum()
         return cross_entropy(logits, labels, training.label_smoothing), correct
 
-    differentiate = nnx.value_and_grad(loss_of, argnums=nnx.DiffState(0, optimizer.wrt), has_aux=True)
+    differentiate = nnx.value_and_grad(
+        loss_of, argnums=nnx.DiffState(0, optimizer.wrt), has_aux=True
+    )
     (loss, correct), gradients = differentiate(model)
     _update(optimizer, model, gradients, learning_rate)
     return loss, correct
 
 
 @nnx.jit
-def _update(optimizer: nnx.Optimizer, model: ResNet, gradients: nnx.State, learning_rate: jax.Array) -> None:
-    """One program also where each layer is one: it takes less time to compile than each operation for each shape."""
+def _update(
+    optimizer: nnx.Optimizer, model: ResNet, gradients: nnx.State, learning_rate: jax.Array
+) -> None:
+    """One program also where each layer is one: it takes less time to compile than each operation
+    for each shape.
+    """
     optimizer.update(model, gradients, learning_rate=learning_rate)
 
 
 def _gradients(
-    model: ResNet, images: jax.Array, labels: jax.Array, masks: Masks, *, wrt: Any, training: Training, layerwise: bool
+    model: ResNet,
+    images: jax.Array,
+    labels: jax.Array,
+    masks: Masks,
+    *,
+    wrt: Any,
+    training: Training,
+    layerwise: bool,
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[nnx.State, jax.Array]]:
     """(loss, loss without label smoothing), gradients by (parameters, images)."""
 
     def loss_of(model: ResNet, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = layer_by_layer(in_training(model, training, masks), layerwise)(images)
-        return cross_entropy(logits, labels, training.label_smoothing), cross_entropy(logits, labels, 0.0)
+        return cross_entropy(logits, labels, training.label_smoothing), cross_entropy(
+            logits, labels, 0.0
+        )
 
-    return nnx.value_and_grad(loss_of, argnums=(nnx.DiffState(0, wrt), 1), has_aux=True)(model, images)
+    return nnx.value_and_grad(loss_of, argnums=(nnx.DiffState(0, wrt), 1), has_aux=True)(
+        model, images
+    )
 
 
 def _evaluate(model: ResNet, images: jax.Array, *, layerwise: bool) -> jax.Array:
@@ -270,17 +326,21 @@ def _evaluate(model: ResNet, images: jax.Array, *, layerwise: bool) -> jax.Array
 def _commit(module: nnx.Pytree) -> None:
     """Tie all arrays to the devices where they are.
 
-    What a program returns is tied to them as soon as one of its arguments is, as loaded weights are. A second step
-    whose arguments are others in that respect would be compiled again.
+    What a program returns is tied to them as soon as one of its arguments is, as loaded weights
+    are. A second step whose arguments are others in that respect would be compiled again.
     """
-    nnx.update(module, jax.tree.map(lambda array: jax.device_put(array, array.sharding), nnx.state(module)))
+    nnx.update(
+        module, jax.tree.map(lambda array: jax.device_put(array, array.sharding), nnx.state(module))
+    )
 
 
 def _compile(function: Any, *modules: nnx.Pytree) -> Any:
-    """`functools.partial`, compiled. The modules' arrays are donated, and their structure is looked at once: going
-    through it at each call takes longer than a step of a small network on a GPU.
+    """`functools.partial`, compiled. The modules' arrays are donated, and their structure is looked
+    at once: going through it at each call takes longer than a step of a small network on a GPU.
     """
-    return nnx.cached_partial(nnx.jit(function, donate_argnums=tuple(range(len(modules)))), *modules)
+    return nnx.cached_partial(
+        nnx.jit(function, donate_argnums=tuple(range(len(modules)))), *modules
+    )
 
 
 class CompiledLayer(nnx.Module):
@@ -299,7 +359,10 @@ def _run(layer: nnx.Module, x: jax.Array) -> jax.Array:
 
 
 def layer_by_layer(model: ResNet, wanted: bool = True) -> ResNet:
-    """The model, its layers replaced by `CompiledLayer`s if that is wanted. Equal layers are compiled once."""
+    """The model, its layers replaced by `CompiledLayer`s if that is wanted.
+
+    Equal layers are compiled once.
+    """
     plan = make_plan(model.spec)
     blocks = {name for name, _ in plan.blocks()}
     for row in plan.layers if wanted else ():
@@ -317,4 +380,7 @@ def canonical_name(path: tuple[Any, ...]) -> str:
 def _canonical(state: nnx.State) -> Weights:
     """Copies of parameters, or of what has their paths and layouts."""
     named = ((canonical_name(path), variable) for path, variable in nnx.to_flat_state(state))
-    return {name: np.array(from_channels_last(name, np.asarray(variable[...]))) for name, variable in named}
+    return {
+        name: np.array(from_channels_last(name, np.asarray(variable[...])))
+        for name, variable in named
+    }

@@ -12,10 +12,16 @@ from flax import nnx
 from resnet_flax.init import initialize
 from resnet_flax.layers import get_layer
 from resnet_flax.model import ResNet
+from shared.architecture.plan import make_plan
+from shared.architecture.spec import ResNetSpec
 from shared.errors import FrameworkError
-from shared.plan import make_plan
-from shared.spec import ResNetSpec
-from shared.weights import Weights, cast_exactly, check_weights, from_channels_last, to_channels_last
+from shared.weights.canonical import (
+    Weights,
+    cast_exactly,
+    check_weights,
+    from_channels_last,
+    to_channels_last,
+)
 
 # Canonical leaf -> NNX attribute, of layers with a kernel and of norms.
 KERNEL_LEAVES = {"weight": "kernel", "bias": "bias"}
@@ -70,8 +76,11 @@ def model_dtype(model: ResNet) -> str:
 def require_x64(dtype: str) -> None:
     """Raise `FrameworkError` where JAX would make float32 of `dtype` without a word."""
     if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
-        raise FrameworkError(f"JAX computes {dtype} as float32 in this process: set JAX_ENABLE_X64=1 before it starts, "
-                             "or call jax.config.update('jax_enable_x64', True)")  # fmt: skip
+        raise FrameworkError(
+            f"JAX computes {dtype} as float32 in this process: set JAX_ENABLE_X64=1 before it "
+            "starts, "
+            "or call jax.config.update('jax_enable_x64', True)"
+        )
 
 
 def _canonical_variables(model: ResNet) -> dict[str, nnx.Variable]:

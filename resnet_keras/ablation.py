@@ -16,9 +16,9 @@ from keras.saving import register_keras_serializable
 
 from resnet_keras.init import Scope, dropout_seed
 from resnet_keras.layers import Apply, Conv2D, Norm2D, ReLU, Shortcut
-from shared import ops
-from shared import plan as p
-from shared.ops import Shape
+from shared.architecture import ops
+from shared.architecture import plan as p
+from shared.architecture.ops import Shape
 
 
 @register_keras_serializable(package="resnet_rosetta")
@@ -37,7 +37,9 @@ class Join(keras.layers.Layer):
         shortcut, branch, *gate_logits = inputs
         if gate_logits:
             gate = kops.sigmoid(gate_logits[0])
-            return (1 - gate) * shortcut + (gate * branch if self.how == "exclusive_gate" else branch)
+            return (1 - gate) * shortcut + (
+                gate * branch if self.how == "exclusive_gate" else branch
+            )
         if self.how == "scale":
             return self.scales[0] * shortcut + self.scales[1] * branch
         return shortcut + branch
@@ -63,7 +65,8 @@ class MaskedDropout(keras.layers.Dropout):
 
 @contextmanager
 def keeping(model: keras.Model, masks: Mapping[str, Any]) -> Iterator[None]:
-    """Calls of `model` in training mode drop what `masks` have False: bool NHWC tensors by the layer's name.
+    """Calls of `model` in training mode drop what `masks` have False: bool NHWC tensors by the
+    layer's name.
 
     Dropouts without a mask draw their own.
     """
@@ -122,7 +125,9 @@ def AblationBlock(plan: p.Block, scope: Scope) -> Apply:
 
         activated = order in ("post", "norm_after_add")
         at = scope / "join" if activated else scope
-        x = Join(plan.join.how, plan.join.scales, name=at.name, dtype=at.dtype)([shortcut, x, *gate])
+        x = Join(plan.join.how, plan.join.scales, name=at.name, dtype=at.dtype)(
+            [shortcut, x, *gate]
+        )
         if order == "norm_after_add":
             x = norm(last)(x)
         return ReLU(scope)(x) if activated else x

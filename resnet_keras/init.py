@@ -16,9 +16,10 @@ import numpy as np
 from keras import initializers
 from keras.saving import register_keras_serializable
 
-from shared import ops
-from shared.spec import Init
-from shared.weights import float_dtype, named_rng
+from shared.architecture import ops
+from shared.architecture.spec import Init
+from shared.weights.canonical import float_dtype
+from shared.weights.random import named_rng
 
 
 class Scaling(NamedTuple):
@@ -73,17 +74,25 @@ DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.nda
 
 @register_keras_serializable(package="resnet_rosetta")
 class Draw(initializers.Initializer):
-    """Values of a given distribution and standard deviation, from a random stream named after the tensor.
+    """Values of a given distribution and standard deviation, from a random stream named after the
+    tensor.
 
     NumPy draws them, so they are the same on every backend. Keras' own initialisers draw with the
     backend, and JAX compiles its generator anew for each shape: 13 seconds for a ResNet-50.
     """
 
     def __init__(self, distribution: str, deviation: float, name: str, seed: int):
-        self.distribution, self.deviation, self.name, self.seed = distribution, deviation, name, seed
+        self.distribution, self.deviation, self.name, self.seed = (
+            distribution,
+            deviation,
+            name,
+            seed,
+        )
 
     def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
-        values = self.deviation * DISTRIBUTIONS[self.distribution](named_rng(self.name, self.seed), tuple(shape))
+        values = self.deviation * DISTRIBUTIONS[self.distribution](
+            named_rng(self.name, self.seed), tuple(shape)
+        )
         dtype = keras.backend.standardize_dtype(dtype)
         return keras.ops.convert_to_tensor(values.astype(float_dtype(dtype)), dtype)
 
@@ -98,7 +107,9 @@ class Draw(initializers.Initializer):
 
 def conv_initializers(op: ops.Conv, scope: Scope) -> dict[str, initializers.Initializer]:
     """The initialisers of a convolution, as its constructor takes them."""
-    fan_in, fan_out = (op.kernel_size**2 * n for n in (op.in_channels // op.groups, op.out_channels))
+    fan_in, fan_out = (
+        op.kernel_size**2 * n for n in (op.in_channels // op.groups, op.out_channels)
+    )
     return {
         "kernel_initializer": _scaled(CONV[scope.init.conv], fan_in, fan_out, scope),
         "bias_initializer": _bias(scope.init.conv, fan_in, scope),
@@ -125,7 +136,9 @@ def dropout_seed(scope: Scope) -> int:
 
 def _scaled(scaling: Scaling, fan_in: int, fan_out: int, scope: Scope) -> Draw:
     fan = {"in": fan_in, "out": fan_out, "mean": (fan_in + fan_out) / 2}[scaling.fan]
-    return Draw(scaling.distribution, math.sqrt(scaling.gain / fan), f"{scope.name}.weight", scope.seed)
+    return Draw(
+        scaling.distribution, math.sqrt(scaling.gain / fan), f"{scope.name}.weight", scope.seed
+    )
 
 
 def _bias(how: str, fan_in: int, scope: Scope) -> initializers.Initializer:

@@ -5,8 +5,8 @@ NHWC, stated wherever a layer could read it from the user's keras.json.
 
 On the JAX and PyTorch backends Keras promotes float64 to float32 (`keras.backend.result_type`), and
 so do the layers and operators that ask it: `BatchNormalization`, `GroupNormalization`,
-`GlobalAveragePooling2D`, `Dense`, `ops.mean`, `ops.var`. `ops.moments` and `ops.einsum` ask nobody and serve
-in their place.
+`GlobalAveragePooling2D`, `Dense`, `ops.mean`, `ops.var`. `ops.moments` and `ops.einsum` ask nobody
+and serve in their place.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from keras import ops as kops
 from keras.saving import register_keras_serializable
 
 from resnet_keras.init import Scope, conv_initializers, linear_initializers
-from shared import ops
-from shared import plan as p
-from shared.ops import Shape
+from shared.architecture import ops
+from shared.architecture import plan as p
+from shared.architecture.ops import Shape
 
 Apply = Callable[[Any], Any]  # a layer, or several in a row: symbolic tensor to symbolic tensor
 
@@ -45,8 +45,8 @@ def _mean_variance(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
 class DottedName:
     """A layer with variables and dots in its name.
 
-    Keras' PyTorch backend makes a variable's path the name of a `torch.nn.Parameter`, which may have
-    no dots: paths have underscores instead.
+    Keras' PyTorch backend makes a variable's path the name of a `torch.nn.Parameter`, which may
+    have no dots: paths have underscores instead.
     """
 
     name: str
@@ -63,13 +63,17 @@ class DottedName:
 class PlannedConv2D(DottedName, keras.layers.Conv2D):
     """`Conv2D` with two corrections: weight standardisation, and stride together with dilation.
 
-    Weight standardisation (Big Transfer) normalises each filter by its own mean and biased variance.
-    Keras refuses a dilated convolution that strides; `grid` = (stride, padding) picks the pixels of
-    such a one from the unstrided convolution.
+    Weight standardisation (Big Transfer) normalises each filter by its own mean and biased
+    variance. Keras refuses a dilated convolution that strides; `grid` = (stride, padding) picks the
+    pixels of such a one from the unstrided convolution.
     """
 
     def __init__(
-        self, *args: Any, weight_std_eps: float | None = None, grid: tuple[int, str] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        weight_std_eps: float | None = None,
+        grid: tuple[int, str] | None = None,
+        **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
         self.weight_std_eps = weight_std_eps
@@ -83,8 +87,11 @@ class PlannedConv2D(DottedName, keras.layers.Conv2D):
         if self.grid is None:
             return outputs
         stride, padding = self.grid
-        # SAME pads ((n - 1) mod stride) pixels less than symmetric padding, and half of those in front.
-        top, left = (((n - 1) % stride + 1) // 2 if padding == "same" else 0 for n in kops.shape(inputs)[1:3])
+        # SAME pads ((n - 1) mod stride) pixels less than symmetric padding, and half of those in
+        # front.
+        top, left = (
+            ((n - 1) % stride + 1) // 2 if padding == "same" else 0 for n in kops.shape(inputs)[1:3]
+        )
         return outputs[:, top::stride, left::stride, :]
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -96,7 +103,9 @@ class PlannedConv2D(DottedName, keras.layers.Conv2D):
 
 
 def Conv2D(op: ops.Conv, scope: Scope) -> Apply:
-    """SAME and symmetric padding are one at stride 1; symmetric padding at stride 2 is a layer in front."""
+    """SAME and symmetric padding are one at stride 1; symmetric padding at stride 2 is a layer in
+    front.
+    """
     dilated_stride = op.dilation > 1 and op.stride > 1
     stride = 1 if dilated_stride else op.stride
     symmetric = op.padding == "symmetric" and stride > 1
@@ -124,9 +133,9 @@ def Conv2D(op: ops.Conv, scope: Scope) -> Apply:
 class BatchNormalization(DottedName, keras.layers.BatchNormalization):
     """`BatchNormalization` over the last axis of images, with two corrections.
 
-    The running variance moves towards the unbiased variance of the batch, where the plan has it so; the stock
-    layer only knows the biased one. And in float64 the layer computes in float64; the stock layer does so in
-    float32 on the JAX and PyTorch backends.
+    The running variance moves towards the unbiased variance of the batch, where the plan has it so;
+    the stock layer only knows the biased one. And in float64 the layer computes in float64; the
+    stock layer does so in float32 on the JAX and PyTorch backends.
     """
 
     def __init__(self, *args: Any, unbiased: bool = False, **kwargs: Any):
@@ -139,7 +148,8 @@ class BatchNormalization(DottedName, keras.layers.BatchNormalization):
             return normalize(inputs, training=training, mask=mask)
         kept = kops.convert_to_tensor(self.moving_variance) * self.momentum
         outputs = normalize(inputs, training=training, mask=mask)
-        # What the batch added is (1 - momentum) times the biased variance of n values: 1 / (n - 1) of it is missing.
+        # What the batch added is (1 - momentum) times the biased variance of n values: 1 / (n - 1)
+        # of it is missing.
         moved = kops.convert_to_tensor(self.moving_variance)
         images, height, width, _ = kops.shape(inputs)
         others = kops.cast(kops.maximum(images * height * width - 1, 1), moved.dtype)
@@ -148,11 +158,18 @@ class BatchNormalization(DottedName, keras.layers.BatchNormalization):
 
     def _normalize(self, inputs: Any, training: bool | None, mask: Any) -> Any:
         """The stock layer's `call`, in the dtype of its inputs."""
-        mean, variance = kops.convert_to_tensor(self.moving_mean), kops.convert_to_tensor(self.moving_variance)
+        mean, variance = (
+            kops.convert_to_tensor(self.moving_mean),
+            kops.convert_to_tensor(self.moving_variance),
+        )
         if training and self.trainable:
-            batch_mean, batch_variance = (kops.squeeze(m, (0, 1, 2)) for m in _mean_variance(inputs, (0, 1, 2)))
+            batch_mean, batch_variance = (
+                kops.squeeze(m, (0, 1, 2)) for m in _mean_variance(inputs, (0, 1, 2))
+            )
             self.moving_mean.assign(mean * self.momentum + batch_mean * (1 - self.momentum))
-            self.moving_variance.assign(variance * self.momentum + batch_variance * (1 - self.momentum))
+            self.moving_variance.assign(
+                variance * self.momentum + batch_variance * (1 - self.momentum)
+            )
             mean, variance = batch_mean, batch_variance
         return (inputs - mean) * (self.gamma / kops.sqrt(variance + self.epsilon)) + self.beta
 
@@ -219,7 +236,9 @@ def MaxPool2D(op: ops.MaxPool, scope: Scope) -> Apply:
 
 
 def AvgPool2D(op: ops.AvgPool, scope: Scope) -> Apply:
-    """The stock layer on the SAME grid leaves padding out of the mean; zeros that count are put in front."""
+    """The stock layer on the SAME grid leaves padding out of the mean; zeros that count are put in
+    front.
+    """
     pool = keras.layers.AveragePooling2D(
         op.kernel_size,
         op.stride,
@@ -230,7 +249,9 @@ def AvgPool2D(op: ops.AvgPool, scope: Scope) -> Apply:
     )
     if not op.count_pad:
         return pool
-    pads = op.pads((op.stride, op.stride))  # at stride 1, where the plan counts, the same for every size
+    pads = op.pads(
+        (op.stride, op.stride)
+    )  # at stride 1, where the plan counts, the same for every size
     return _chain(_zero_padding(pads, scope), pool)
 
 
@@ -238,7 +259,9 @@ def AvgPool2D(op: ops.AvgPool, scope: Scope) -> Apply:
 class Subsample(keras.layers.Layer):
     """Every `stride`-th pixel, and zero channels before and after (option A)."""
 
-    def __init__(self, stride: int, channels_before: int = 0, channels_after: int = 0, **kwargs: Any):
+    def __init__(
+        self, stride: int, channels_before: int = 0, channels_after: int = 0, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         self.stride = stride
         self.channels = (channels_before, channels_after)
@@ -252,7 +275,12 @@ class Subsample(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         before, after = self.channels
-        return {**super().get_config(), "stride": self.stride, "channels_before": before, "channels_after": after}
+        return {
+            **super().get_config(),
+            "stride": self.stride,
+            "channels_before": before,
+            "channels_after": after,
+        }
 
 
 @register_keras_serializable(package="resnet_rosetta")
@@ -288,7 +316,9 @@ class Dense(DottedName, keras.layers.Dense):
 
 
 def Linear(op: ops.Linear, scope: Scope) -> keras.layers.Layer:
-    return Dense(op.out_features, name=scope.name, dtype=scope.dtype, **linear_initializers(op, scope))
+    return Dense(
+        op.out_features, name=scope.name, dtype=scope.dtype, **linear_initializers(op, scope)
+    )
 
 
 def ReLU(scope: Scope) -> keras.layers.Layer:
@@ -312,13 +342,17 @@ def Projection(plan: p.Shortcut, scope: Scope) -> Apply:
 
 
 def Shortcut(plan: p.Shortcut, scope: Scope) -> Apply:
-    """The path around a residual branch: a projection, a parameter-free subsampling, or the identity."""
+    """The path around a residual branch: a projection, a parameter-free subsampling, or the
+    identity.
+    """
     if plan.is_identity:
         return _chain()
     if plan.subsample is None:
         return Projection(plan, scope)
     op = plan.subsample
-    return Subsample(op.stride, op.channels_before, op.channels_after, name=scope.name, dtype=scope.dtype)
+    return Subsample(
+        op.stride, op.channels_before, op.channels_after, name=scope.name, dtype=scope.dtype
+    )
 
 
 def _chain(*layers: Apply) -> Apply:
@@ -332,8 +366,12 @@ def _chain(*layers: Apply) -> Apply:
     return apply
 
 
-def _zero_padding(pads: Any, scope: Scope, layer: Any = keras.layers.ZeroPadding2D) -> keras.layers.Layer:
-    """The padding in front of the layer at `scope`: pixels a side, or ((top, bottom), (left, right))."""
+def _zero_padding(
+    pads: Any, scope: Scope, layer: Any = keras.layers.ZeroPadding2D
+) -> keras.layers.Layer:
+    """The padding in front of the layer at `scope`: pixels a side, or ((top, bottom), (left,
+    right)).
+    """
     return layer(pads, data_format=CHANNELS_LAST, name=f"{scope.name}.pad", dtype=scope.dtype)
 
 

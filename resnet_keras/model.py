@@ -1,9 +1,9 @@
 """ResNet V1 and V2 in Keras 3, with the functional API.
 
 He et al. 2015 (arXiv:1512.03385) and 2016 (arXiv:1603.05027). Every number comes from the plan
-(`shared.plan`); layer names are the canonical ones. Tensors are NHWC. A block takes its plan and the
-scope that names its layers, and returns a function of a symbolic tensor. `resnet_torch/model.py` and
-`resnet_flax/model.py` say the same line by line.
+(`shared.architecture.plan`); layer names are the canonical ones. Tensors are NHWC. A block takes
+its plan and the scope that names its layers, and returns a function of a symbolic tensor.
+`resnet_torch/model.py` and `resnet_flax/model.py` say the same line by line.
 """
 
 from __future__ import annotations
@@ -18,10 +18,20 @@ from keras.saving import register_keras_serializable
 
 from resnet_keras.ablation import AblationBlock
 from resnet_keras.init import Scope
-from resnet_keras.layers import Add, Apply, Conv2D, GlobalPool2D, Linear, MaxPool2D, Norm2D, ReLU, Shortcut
-from shared import plan as p
-from shared.plan import make_plan
-from shared.spec import ResNetSpec
+from resnet_keras.layers import (
+    Add,
+    Apply,
+    Conv2D,
+    GlobalPool2D,
+    Linear,
+    MaxPool2D,
+    Norm2D,
+    ReLU,
+    Shortcut,
+)
+from shared.architecture import plan as p
+from shared.architecture.plan import make_plan
+from shared.architecture.spec import ResNetSpec
 
 
 def BasicBlock(plan: p.Block, scope: Scope) -> Apply:
@@ -67,7 +77,9 @@ def PreActBasicBlock(plan: p.Block, scope: Scope) -> Apply:
         if plan.preact:
             preact = Norm2D(plan.norm1, scope / "norm1")(x)
             preact = ReLU(scope / "relu1")(preact)
-        shortcut = Shortcut(plan.shortcut, scope / "shortcut")(preact if plan.shortcut_preact else x)
+        shortcut = Shortcut(plan.shortcut, scope / "shortcut")(
+            preact if plan.shortcut_preact else x
+        )
         x = Conv2D(plan.conv1, scope / "conv1")(preact)
         x = Norm2D(plan.norm2, scope / "norm2")(x)
         x = ReLU(scope / "relu2")(x)
@@ -85,7 +97,9 @@ def PreActBottleneck(plan: p.Block, scope: Scope) -> Apply:
         if plan.preact:
             preact = Norm2D(plan.norm1, scope / "norm1")(x)
             preact = ReLU(scope / "relu1")(preact)
-        shortcut = Shortcut(plan.shortcut, scope / "shortcut")(preact if plan.shortcut_preact else x)
+        shortcut = Shortcut(plan.shortcut, scope / "shortcut")(
+            preact if plan.shortcut_preact else x
+        )
         x = Conv2D(plan.conv1, scope / "conv1")(preact)
         x = Norm2D(plan.norm2, scope / "norm2")(x)
         x = ReLU(scope / "relu2")(x)
@@ -134,12 +148,22 @@ def Stage(plan: p.Stage, scope: Scope) -> Apply:
 
 @register_keras_serializable(package="resnet_rosetta")
 class ResNet(keras.Model):
-    """Images [N, H, W, C] to logits [N, classes]; without a classifier, to features or a feature map.
+    """Images [N, H, W, C] to logits [N, classes]; without a classifier, to features or a feature
+    map.
 
-    A functional model; its configuration is the spec, from which loading a `.keras` file builds it anew.
+    A functional model; its configuration is the spec, from which loading a `.keras` file builds it
+    anew.
     """
 
-    def __init__(self, plan: p.Plan, *, dtype: str = "float32", seed: int = 0, name: str = "resnet", **kwargs: Any):
+    def __init__(
+        self,
+        plan: p.Plan,
+        *,
+        dtype: str = "float32",
+        seed: int = 0,
+        name: str = "resnet",
+        **kwargs: Any,
+    ):
         scope = Scope("", dtype, plan.spec.init, seed)
         images = keras.Input((None, None, plan.spec.in_channels), dtype=dtype, name="images")
         x = Stem(plan.stem, scope / "stem")(images)  # (N, 56, 56, 64) in a ResNet-50 at 224

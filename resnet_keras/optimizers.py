@@ -1,12 +1,13 @@
 """SGD, Adam and AdamW with PyTorch's meaning, as Keras optimizers.
 
-Keras' own ones mean something else by the same names. Its SGD has the learning rate inside the velocity, so that a
-change of it takes effect only little by little; its weight decay is always decoupled from the gradient; and its
-Adam adds epsilon before the bias correction of the second average ("epsilon hat" of arXiv:1412.6980), and makes
-the corrections 1 - beta^t in float32 by a subtraction that cancels.
+Keras' own ones mean something else by the same names. Its SGD has the learning rate inside the
+velocity, so that a change of it takes effect only little by little; its weight decay is always
+decoupled from the gradient; and its Adam adds epsilon before the bias correction of the second
+average ("epsilon hat" of arXiv:1412.6980), and makes the corrections 1 - beta^t in float32 by a
+subtraction that cancels.
 
-Variables are read as the backend's own tensors and multiplied by Python's numbers: Keras' operators make float32
-tensors of such numbers on some backends, which a float64 model would feel.
+Variables are read as the backend's own tensors and multiplied by Python's numbers: Keras' operators
+make float32 tensors of such numbers on some backends, which a float64 model would feel.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from keras.saving import register_keras_serializable
 
 
 class _Decaying(keras.optimizers.Optimizer):
-    """A Keras optimizer with a weight decay of its own, on norms and biases (vectors) too if `decay_norms`."""
+    """A Keras optimizer with a weight decay of its own, on norms and biases (vectors) too if
+    `decay_norms`.
+    """
 
     def __init__(self, learning_rate: Any, decay: float, decay_norms: bool, **kwargs: Any):
         super().__init__(learning_rate, **kwargs)
@@ -47,7 +50,9 @@ class _Decaying(keras.optimizers.Optimizer):
 
 @register_keras_serializable(package="resnet_rosetta")
 class SGD(_Decaying):
-    """`torch.optim.SGD`: v = momentum v + g, w = w - lr v; Nesterov: w = w - lr (g + momentum v)."""
+    """`torch.optim.SGD`: v = momentum v + g, w = w - lr v; Nesterov: w = w - lr (g +
+    momentum v).
+    """
 
     def __init__(
         self,
@@ -64,7 +69,9 @@ class SGD(_Decaying):
 
     def build(self, variables: list[keras.Variable]) -> None:
         super().build(variables)
-        self.momentum_buffer = self.add_optimizer_variables(variables, "momentum_buffer") if self.momentum else []
+        self.momentum_buffer = (
+            self.add_optimizer_variables(variables, "momentum_buffer") if self.momentum else []
+        )
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         step = gradient = self.coupled(gradient, variable)
@@ -82,7 +89,9 @@ class SGD(_Decaying):
 
 @register_keras_serializable(package="resnet_rosetta")
 class Adam(_Decaying):
-    """`torch.optim.Adam`: w = w - lr m' / (sqrt(v') + eps) with the bias-corrected averages m' and v'."""
+    """`torch.optim.Adam`: w = w - lr m' / (sqrt(v') + eps) with the bias-corrected averages m' and
+    v'.
+    """
 
     def __init__(
         self,
@@ -99,20 +108,27 @@ class Adam(_Decaying):
 
     def build(self, variables: list[keras.Variable]) -> None:
         super().build(variables)
-        self.exp_avg, self.exp_avg_sq = self.add_optimizer_variables(variables, ["exp_avg", "exp_avg_sq"])
+        self.exp_avg, self.exp_avg_sq = self.add_optimizer_variables(
+            variables, ["exp_avg", "exp_avg_sq"]
+        )
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        self._adam(self.coupled(gradient, variable), variable, kops.cast(learning_rate, variable.dtype))
+        self._adam(
+            self.coupled(gradient, variable), variable, kops.cast(learning_rate, variable.dtype)
+        )
 
     def _adam(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         index = self._get_variable_index(variable)
         averages = []
         steps = kops.cast(kops.convert_to_tensor(self.iterations) + 1, variable.dtype)
         values = (gradient, kops.square(gradient))
-        for slot, beta, value in zip((self.exp_avg, self.exp_avg_sq), self.betas, values, strict=True):
+        for slot, beta, value in zip(
+            (self.exp_avg, self.exp_avg_sq), self.betas, values, strict=True
+        ):
             average = beta * kops.convert_to_tensor(slot[index]) + (1 - beta) * value
             self.assign(slot[index], average)
-            # 1 - beta^steps: with beta = 0.999 the subtraction would cost float32 four of its seven digits.
+            # 1 - beta^steps: with beta = 0.999 the subtraction would cost float32 four of its seven
+            # digits.
             averages.append(average / -kops.expm1(steps * math.log(beta)) if beta else average)
         first, second = averages
         self.assign_sub(variable, learning_rate * first / (kops.sqrt(second) + self.eps))

@@ -1,4 +1,6 @@
-"""What the network computes, layer by layer, through a model of all its layers' outputs; and how it trains."""
+"""What the network computes, layer by layer, through a model of all its layers' outputs; and how it
+trains.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,10 @@ from resnet_keras.ablation import keeping
 from resnet_keras.model import ResNet
 from resnet_keras.train import Trainer
 from resnet_keras.weights import build, export_weights, iter_weights, load_weights
-from shared.checks import EVAL, OUTPUT, TRAIN, Arrays, Recording, widened
-from shared.plan import Plan
-from shared.trace import Trace, provenance
-from shared.training import PROBE, Training, dropout_masks
+from shared.architecture.plan import Plan
+from shared.training.config import PROBE, Training, dropout_masks
+from shared.verification.recording import EVAL, OUTPUT, TRAIN, Arrays, Recording, widened
+from shared.verification.trace import Trace, provenance
 
 
 def trace(
@@ -23,7 +25,8 @@ def trace(
     checks: tuple[str, ...] = (EVAL,),
     training: Training = PROBE,
 ) -> Trace:
-    """Run `images` [batch, height, width, channels] and keep what `shared.checks` says of each check.
+    """Run `images` [batch, height, width, channels] and keep what `shared.verification.recording`
+    says of each check.
 
     `labels` are class numbers [batch], drawn where none are given. The model is left as it was.
     """
@@ -38,7 +41,9 @@ def trace(
 
         def trainer() -> Trainer:
             load_weights(copy, weights)  # each check starts from the model's own
-            return Trainer(copy, training, compiled=False)  # compiling takes minutes for the deepest networks
+            return Trainer(
+                copy, training, compiled=False
+            )  # compiling takes minutes for the deepest networks
 
         if TRAIN in recording.checks:
             model_in_training = trainer().model  # with the norms frozen that are to be
@@ -51,7 +56,9 @@ def _record_train(model: ResNet, images: np.ndarray, plan: Plan) -> Arrays:
     """Trains nothing, but moves the running statistics."""
     with keeping(model, dropout_masks(plan, len(images), 0)):
         arrays = _record_layers(model, images, plan, TRAIN)
-    return arrays | {f"stats/{name}": array for name, array in iter_weights(model) if ".running_" in name}
+    return arrays | {
+        f"stats/{name}": array for name, array in iter_weights(model) if ".running_" in name
+    }
 
 
 def _record_layers(model: ResNet, images: np.ndarray, plan: Plan, check: str) -> Arrays:
@@ -61,7 +68,9 @@ def _record_layers(model: ResNet, images: np.ndarray, plan: Plan, check: str) ->
     # In the order of computation, which also spares Keras a recursion as deep as the network.
     probe = keras.Model(model.inputs, list(outputs.values()))
     # Called and not `predict`ed: nothing is compiled for this one run, and float64 images stay so.
-    values = probe(keras.ops.convert_to_tensor(images, model.inputs[0].dtype), training=check == TRAIN)
+    values = probe(
+        keras.ops.convert_to_tensor(images, model.inputs[0].dtype), training=check == TRAIN
+    )
     arrays = {}
     for name in outputs:
         # Freed one by one: a copy of all would double the peak.

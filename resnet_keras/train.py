@@ -1,10 +1,10 @@
 """Training: the loss, the optimizer, and one step after the other.
 
-`Trainer` is for who has batches, learning rates or dropout masks of their own. The model and `make_optimizer`'s
-optimizers are Keras' own kind too, for `model.compile` and `model.fit`.
+`Trainer` is for who has batches, learning rates or dropout masks of their own. The model and
+`make_optimizer`'s optimizers are Keras' own kind too, for `model.compile` and `model.fit`.
 
-No code here is of one backend. `train_on_batch` is what all three compile and differentiate in their own ways, and
-gradients come out of it, too, by an optimizer that keeps them.
+No code here is of one backend. `train_on_batch` is what all three compile and differentiate in
+their own ways, and gradients come out of it, too, by an optimizer that keeps them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from resnet_keras.layers import average
 from resnet_keras.model import ResNet
 from resnet_keras.optimizers import SGD, Adam, AdamW, KeepGradients
 from resnet_keras.weights import canonical_variables, export_weights
-from shared.checks import Gradients, check_state
-from shared.plan import make_plan
-from shared.training import Optimizer, Training, norm_layers
-from shared.weights import (
+from shared.architecture.plan import make_plan
+from shared.training.config import Optimizer, Training, norm_layers
+from shared.verification.recording import Gradients, check_state
+from shared.weights.canonical import (
     Weights,
     cast_exactly,
     float_dtype,
@@ -42,10 +42,16 @@ MODEL, OPTIMIZER = "model.weights.h5", "optimizer.h5"
 
 
 def cross_entropy(logits: Any, labels: Any, label_smoothing: float) -> Any:
-    """The mean over the batch. Where the network returns an image, its channels averaged are the logits."""
+    """The mean over the batch.
+
+    Where the network returns an image, its channels averaged are the logits.
+    """
     logits = pooled(logits)
     classes = logits.shape[-1]
-    targets = kops.one_hot(labels, classes, dtype=logits.dtype) * (1 - label_smoothing) + label_smoothing / classes
+    targets = (
+        kops.one_hot(labels, classes, dtype=logits.dtype) * (1 - label_smoothing)
+        + label_smoothing / classes
+    )
     # The losses of `keras.losses` cast to floatx.
     losses = kops.categorical_crossentropy(targets, logits, from_logits=True)
     return kops.squeeze(average(losses, (0,)), 0)
@@ -57,7 +63,10 @@ def pooled(logits: Any) -> Any:
 
 
 def make_optimizer(model: ResNet, optimizer: Optimizer) -> keras.optimizers.Optimizer:
-    """The optimizer, built for what is trainable in the model. Its learning rate is 0 until one is assigned."""
+    """The optimizer, built for what is trainable in the model.
+
+    Its learning rate is 0 until one is assigned.
+    """
     common: dict[str, Any] = {"decay": optimizer.weight_decay, "decay_norms": optimizer.decay_norms}
     made: keras.optimizers.Optimizer
     with floatx(model.inputs[0].dtype):  # of the learning rate; slots have their variables'
@@ -71,20 +80,26 @@ def make_optimizer(model: ResNet, optimizer: Optimizer) -> keras.optimizers.Opti
 
 
 class Objective(keras.Model):
-    """The network with its loss, as `train_on_batch` takes them: {"images": NHWC, "keep": dropout masks} and labels.
+    """The network with its loss, as `train_on_batch` takes them: {"images": NHWC, "keep": dropout
+    masks} and labels.
 
-    `record` holds the losses of the last batch with and without label smoothing, and how many of its labels the
-    network named, in the model's dtype: Keras' own records are metrics, in floatx. With `image_shape` there is a
-    trainable `shift` of the images, which is zero: its gradient is that of the images.
+    `record` holds the losses of the last batch with and without label smoothing, and how many of
+    its labels the network named, in the model's dtype: Keras' own records are metrics, in floatx.
+    With `image_shape` there is a trainable `shift` of the images, which is zero: its gradient is
+    that of the images.
     """
 
-    def __init__(self, network: ResNet, label_smoothing: float, image_shape: tuple[int, ...] | None = None):
+    def __init__(
+        self, network: ResNet, label_smoothing: float, image_shape: tuple[int, ...] | None = None
+    ):
         dtype = network.inputs[0].dtype
         super().__init__(dtype=dtype, name="objective")
         self.network = network
         self.label_smoothing = label_smoothing
         self.record = self.add_weight((3,), "zeros", dtype, trainable=False, name="record")
-        self.shift = self.add_weight(image_shape, "zeros", dtype, name="shift") if image_shape else None
+        self.shift = (
+            self.add_weight(image_shape, "zeros", dtype, name="shift") if image_shape else None
+        )
         self.built = True
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
@@ -95,7 +110,12 @@ class Objective(keras.Model):
             return self.network(images, training=training)
 
     def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
     ) -> Any:
         loss = cross_entropy(y_pred, y, self.label_smoothing)
         unsmoothed = cross_entropy(y_pred, y, 0.0) if self.label_smoothing else loss
@@ -106,11 +126,13 @@ class Objective(keras.Model):
 
 
 class Trainer:
-    """A model and its optimizer; implements `shared.checks.Trainer`. The model is trained in place.
+    """A model and its optimizer; implements `shared.verification.recording.Trainer`. The model is
+    trained in place.
 
-    `compiled` steps are Keras' usual ones: a graph in TensorFlow, compiled by XLA in JAX, eager in PyTorch. They are
-    compiled at the first step and for each new shape of the batch; the learning rate and the masks are their
-    arguments. Without it all steps are eager: the quicker way to a few steps of a deep network.
+    `compiled` steps are Keras' usual ones: a graph in TensorFlow, compiled by XLA in JAX, eager in
+    PyTorch. They are compiled at the first step and for each new shape of the batch; the learning
+    rate and the masks are their arguments. Without it all steps are eager: the quicker way to a few
+    steps of a deep network.
     """
 
     def __init__(self, model: ResNet, training: Training, *, compiled: bool = True):
@@ -122,7 +144,8 @@ class Trainer:
         self._plan = make_plan(model.spec)
         frozen = norm_layers(self._plan) if training.frozen_norms else frozenset()
         for layer in model.layers:
-            # An untrainable norm in Keras is just what is wanted: it uses its running statistics and keeps them, too.
+            # An untrainable norm in Keras is just what is wanted: it uses its running statistics
+            # and keeps them, too.
             layer.trainable = layer.name not in frozen
         variables = canonical_variables(model)
         self._trained = {name: variables[name] for name in training.trainable(self._plan)}
@@ -131,15 +154,27 @@ class Trainer:
         self._objective.compile(self.optimizer, run_eagerly=self._eager)
         self._probe: Any = None  # an `Objective` for gradients, made when it is first needed
 
-    def gradients(self, images: np.ndarray, labels: np.ndarray, masks: Masks | None = None) -> Gradients:
+    def gradients(
+        self, images: np.ndarray, labels: np.ndarray, masks: Masks | None = None
+    ) -> Gradients:
         """Of the loss, in training mode. Running statistics move; parameters do not."""
         probe, keeper = self._gradient_probe(images.shape)
         probe.train_on_batch(self._inputs(images, masks), labels)
         loss, unsmoothed, _ = self._to_numpy(probe.record)
-        tensors = {name: self._canonical(name, keeper.gradient_of(v)) for name, v in self._trained.items()}
-        return Gradients(float(loss), float(unsmoothed), tensors, self._to_numpy(keeper.gradient_of(probe.shift)))
+        tensors = {
+            name: self._canonical(name, keeper.gradient_of(v)) for name, v in self._trained.items()
+        }
+        return Gradients(
+            float(loss), float(unsmoothed), tensors, self._to_numpy(keeper.gradient_of(probe.shift))
+        )
 
-    def step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float, masks: Masks | None = None) -> float:
+    def step(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        learning_rate: float,
+        masks: Masks | None = None,
+    ) -> float:
         """One step of the optimizer; the loss before it."""
         self.optimizer.learning_rate = learning_rate
         self._objective.train_on_batch(self._inputs(images, masks), labels)
@@ -152,7 +187,9 @@ class Trainer:
         return export_weights(self.model)
 
     def state(self) -> Weights:
-        """`<slot>/<tensor>` for each slot of the optimizer and trained tensor, in canonical layout."""
+        """`<slot>/<tensor>` for each slot of the optimizer and trained tensor, in
+        canonical layout.
+        """
         return {key: self._canonical(key, variable) for key, variable in self._slots().items()}
 
     @property
@@ -163,8 +200,8 @@ class Trainer:
     def load_state(self, state: Mapping[str, np.ndarray], steps: int) -> None:
         """Go on from the `state()` that an equal trainer had after `steps` steps.
 
-        Raises `CheckpointError` listing every tensor that is missing, extra, mis-shaped, not finite, or not exact in
-        the model's dtype; the optimizer is then as it was.
+        Raises `CheckpointError` listing every tensor that is missing, extra, mis-shaped, not
+        finite, or not exact in the model's dtype; the optimizer is then as it was.
         """
         slots = self._slots()
         check_state({key: self._plan.tensors[key.partition("/")[2]] for key in slots}, state)
@@ -175,7 +212,9 @@ class Trainer:
         self.optimizer.iterations.assign(steps)
 
     def save(self, folder: Path) -> None:
-        """The model as `.weights.h5`, and the optimizer's variables as Keras stores them in HDF5."""
+        """The model as `.weights.h5`, and the optimizer's variables as Keras stores
+        them in HDF5.
+        """
         self.model.save_weights(folder / MODEL)
         with h5py.File(folder / OPTIMIZER, "w") as file:
             self.optimizer.save_own_variables(file)

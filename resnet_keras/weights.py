@@ -8,10 +8,17 @@ import keras
 import numpy as np
 
 from resnet_keras.model import ResNet
+from shared.architecture.plan import make_plan
+from shared.architecture.spec import ResNetSpec
 from shared.errors import FrameworkError
-from shared.plan import make_plan
-from shared.spec import ResNetSpec
-from shared.weights import Weights, cast_exactly, check_weights, float_dtype, from_channels_last, to_channels_last
+from shared.weights.canonical import (
+    Weights,
+    cast_exactly,
+    check_weights,
+    float_dtype,
+    from_channels_last,
+    to_channels_last,
+)
 
 # Keras' name of a variable -> the canonical leaf.
 LEAVES = {
@@ -33,8 +40,10 @@ def build(spec: ResNetSpec, *, seed: int = 0, dtype: str = "float32") -> ResNet:
     model = ResNet(make_plan(spec), dtype=dtype, seed=seed)
     found = keras.backend.standardize_dtype(model.variables[0].value.dtype)
     if found != dtype:
-        raise FrameworkError(f"asked for {dtype}, but Keras' {keras.backend.backend()} backend made {found}; "
-                             "set the environment variable JAX_ENABLE_X64=1")  # fmt: skip
+        raise FrameworkError(
+            f"asked for {dtype}, but Keras' {keras.backend.backend()} backend made {found}; "
+            "set the environment variable JAX_ENABLE_X64=1"
+        )
     return model
 
 
@@ -65,7 +74,10 @@ def iter_weights(model: ResNet) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def canonical_variables(model: ResNet) -> dict[str, keras.Variable]:
-    """Canonical name -> the model's own variable, in the plan's order. Dropout has a seed as well."""
+    """Canonical name -> the model's own variable, in the plan's order.
+
+    Dropout has a seed as well.
+    """
     found = {
         f"{layer.name}.{LEAVES[variable.name]}": variable
         for layer in model.layers

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_torch.layers import Conv2d, Dropout, Norm2d, Shortcut
-from shared import ops
-from shared import plan as p
+from shared.architecture import ops
+from shared.architecture import plan as p
 
 
 class Join(nn.Module):
@@ -25,7 +25,9 @@ class Join(nn.Module):
     def forward(self, shortcut: Tensor, branch: Tensor, gate_logits: Tensor | None) -> Tensor:
         if gate_logits is not None:
             gate = torch.sigmoid(gate_logits)
-            return (1 - gate) * shortcut + (gate * branch if self.op.how == "exclusive_gate" else branch)
+            return (1 - gate) * shortcut + (
+                gate * branch if self.op.how == "exclusive_gate" else branch
+            )
         if self.op.how == "scale":
             return self.op.scales[0] * shortcut + self.op.scales[1] * branch
         return shortcut + branch

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from resnet_torch.model import ResNet
-from shared.plan import make_plan
+from shared.architecture.plan import make_plan
 
 Initializer = Callable[[torch.Tensor], object]
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared import ops
-from shared import plan as p
-from shared.ops import Pads
+from shared.architecture import ops
+from shared.architecture import plan as p
+from shared.architecture.ops import Pads
 
 
 def _pad(x: Tensor, pads: Pads, value: float = 0.0) -> Tensor:
@@ -22,8 +22,8 @@ def _pad(x: Tensor, pads: Pads, value: float = 0.0) -> Tensor:
 class PlannedConv2d(nn.Conv2d):
     """`nn.Conv2d` with two corrections: TensorFlow's SAME padding, and weight standardisation.
 
-    PyTorch pads symmetrically; SAME at stride 2 does not, and depends on the image's size.
-    Weight standardisation (Big Transfer) normalises each filter by its own mean and biased variance.
+    PyTorch pads symmetrically; SAME at stride 2 does not, and depends on the image's size. Weight
+    standardisation (Big Transfer) normalises each filter by its own mean and biased variance.
     """
 
     def __init__(self, op: ops.Conv):
@@ -52,7 +52,9 @@ class PlannedConv2d(nn.Conv2d):
 def Conv2d(op: ops.Conv) -> nn.Conv2d:
     """The stock layer wherever it says what the plan says."""
     # SAME and symmetric padding are one at stride 1.
-    if op.weight_std_eps is not None or (op.padding == "same" and op.stride > 1 and op.kernel_size > 1):
+    if op.weight_std_eps is not None or (
+        op.padding == "same" and op.stride > 1 and op.kernel_size > 1
+    ):
         return PlannedConv2d(op)
     return nn.Conv2d(
         op.in_channels,
@@ -69,7 +71,8 @@ def Conv2d(op: ops.Conv) -> nn.Conv2d:
 class BiasedBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` whose running variance is an average of biased variances (Keras 3, Flax).
 
-    PyTorch stores n / (n - 1) times the variance that it normalises by, with n the values of a channel.
+    PyTorch stores n / (n - 1) times the variance that it normalises by, with n the values of a
+    channel.
     """
 
     # Never None here, as they may be in other batch norms.
@@ -82,17 +85,22 @@ class BiasedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         self._check_input_dim(x)
         self.num_batches_tracked.add_(1)
-        # The kernel adds its new term, momentum * n / (n - 1) * variance, to zeros instead of the running variance:
-        # alone, it is corrected without a second pass over the activations.
+        # The kernel adds its new term, momentum * n / (n - 1) * variance, to zeros instead of the
+        # running variance: alone, it is corrected without a second pass over the activations.
         term = torch.zeros_like(self.running_var)
-        y = F.batch_norm(x, self.running_mean, term, self.weight, self.bias, True, self.momentum, self.eps)
+        y = F.batch_norm(
+            x, self.running_mean, term, self.weight, self.bias, True, self.momentum, self.eps
+        )
         n = x.numel() // x.shape[1]
         self.running_var.mul_(1 - self.momentum).add_(term, alpha=(n - 1) / n)
         return y
 
 
 def Norm2d(op: ops.Norm) -> nn.Module:
-    """Batch or group norm. PyTorch's momentum is the weight of the new value, the plan's of the old."""
+    """Batch or group norm.
+
+    PyTorch's momentum is the weight of the new value, the plan's of the old.
+    """
     if isinstance(op, ops.GroupNorm):
         return nn.GroupNorm(op.groups, op.channels, eps=op.eps)
     layer = nn.BatchNorm2d if op.unbiased else BiasedBatchNorm2d
@@ -102,8 +110,8 @@ def Norm2d(op: ops.Norm) -> nn.Module:
 class Dropout(nn.Dropout):
     """`nn.Dropout`, which can be told what to keep.
 
-    `mask` is None, and the layer PyTorch's own, or a bool tensor [batch, height, width, channels]: in training the
-    layer then returns x * mask / (1 - rate), the same values in every framework.
+    `mask` is None, and the layer PyTorch's own, or a bool tensor [batch, height, width, channels]:
+    in training the layer then returns x * mask / (1 - rate), the same values in every framework.
     """
 
     mask: Tensor | None
@@ -166,7 +174,9 @@ class Subsample(nn.Module):
         return F.pad(x, (0, 0, 0, 0, self.op.channels_before, self.op.channels_after))
 
     def extra_repr(self) -> str:
-        return f"stride={self.op.stride}, zeros=({self.op.channels_before}, {self.op.channels_after})"
+        return (
+            f"stride={self.op.stride}, zeros=({self.op.channels_before}, {self.op.channels_after})"
+        )
 
 
 class GlobalPool2d(nn.Module):
@@ -199,7 +209,9 @@ class Projection(nn.Sequential):
 
 
 def Shortcut(plan: p.Shortcut) -> nn.Module:
-    """The path around a residual branch: a projection, a parameter-free subsampling, or the identity."""
+    """The path around a residual branch: a projection, a parameter-free subsampling, or the
+    identity.
+    """
     if plan.is_identity:
         return nn.Identity()
     return Subsample(plan.subsample) if plan.subsample else Projection(plan)

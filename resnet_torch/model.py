@@ -1,9 +1,9 @@
 """ResNet V1 and V2 in PyTorch.
 
 He et al. 2015 (arXiv:1512.03385) and 2016 (arXiv:1603.05027). Every number comes from the plan
-(`shared.plan`); attribute paths are the canonical layer names. Tensors are NCHW, in PyTorch's
-channels_last memory format where the model is. `resnet_keras/model.py` and `resnet_flax/model.py`
-say the same line by line.
+(`shared.architecture.plan`); attribute paths are the canonical layer names. Tensors are NCHW, in
+PyTorch's channels_last memory format where the model is. `resnet_keras/model.py` and
+`resnet_flax/model.py` say the same line by line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from resnet_torch.ablation import AblationBlock
 from resnet_torch.layers import Conv2d, GlobalPool2d, Linear, MaxPool2d, Norm2d, Shortcut
-from shared import plan as p
+from shared.architecture import plan as p
 
 
 class BasicBlock(nn.Module):
@@ -61,7 +61,9 @@ class PreActBasicBlock(nn.Module):
     def __init__(self, plan: p.Block):
         super().__init__()
         self.shortcut_preact = plan.shortcut_preact
-        self.norm1 = Norm2d(plan.norm1) if plan.preact else None  # None: the stem has activated already
+        self.norm1 = (
+            Norm2d(plan.norm1) if plan.preact else None
+        )  # None: the stem has activated already
         self.shortcut = Shortcut(plan.shortcut)
         self.conv1 = Conv2d(plan.conv1)
         self.norm2 = Norm2d(plan.norm2)
@@ -81,7 +83,9 @@ class PreActBottleneck(nn.Module):
     def __init__(self, plan: p.Block):
         super().__init__()
         self.shortcut_preact = plan.shortcut_preact
-        self.norm1 = Norm2d(plan.norm1) if plan.preact else None  # None: the stem has activated already
+        self.norm1 = (
+            Norm2d(plan.norm1) if plan.preact else None
+        )  # None: the stem has activated already
         self.shortcut = Shortcut(plan.shortcut)
         self.conv1 = Conv2d(plan.conv1)
         self.norm2 = Norm2d(plan.norm2)
@@ -139,7 +143,9 @@ class Stage(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images [N, C, H, W] to logits [N, classes]; without a classifier, to features or a feature map."""
+    """Images [N, C, H, W] to logits [N, classes]; without a classifier, to features or a feature
+    map.
+    """
 
     def __init__(self, plan: p.Plan):
         super().__init__()

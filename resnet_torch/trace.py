@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from resnet_torch.model import ResNet
 from resnet_torch.train import Trainer, forward, to_nhwc, to_tensor
 from resnet_torch.weights import iter_weights
-from shared.checks import EVAL, OUTPUT, TRAIN, Arrays, Recording, widened
-from shared.plan import Plan
-from shared.trace import Trace, provenance
-from shared.training import PROBE, Training, dropout_masks
+from shared.architecture.plan import Plan
+from shared.training.config import PROBE, Training, dropout_masks
+from shared.verification.recording import EVAL, OUTPUT, TRAIN, Arrays, Recording, widened
+from shared.verification.trace import Trace, provenance
 
 
 def trace(
@@ -27,10 +27,11 @@ def trace(
     checks: tuple[str, ...] = (EVAL,),
     training: Training = PROBE,
 ) -> Trace:
-    """Run `images` [batch, height, width, channels] and record what `shared.checks` says of each of `checks`.
+    """Run `images` [batch, height, width, channels] and record what `shared.verification.recording`
+    says of each of `checks`.
 
-    `labels` are class numbers [batch], random ones where none are given. The model is left as it was: each check that
-    would change it trains a copy.
+    `labels` are class numbers [batch], random ones where none are given. The model is left as it
+    was: each check that would change it trains a copy.
     """
     recording = Recording.of(model.spec, images, labels, checks, training)
     about = provenance(iter_weights(model), images, "torch") | recording.about
@@ -70,7 +71,10 @@ def _record_layers(
     def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         arrays[f"{check}/{name}"] = to_nhwc(output)  # a copy: what follows may work in place
 
-    hooks = [model.get_submodule(row.name).register_forward_hook(partial(keep, row.name)) for row in plan.layers]
+    hooks = [
+        model.get_submodule(row.name).register_forward_hook(partial(keep, row.name))
+        for row in plan.layers
+    ]
     try:
         with torch.inference_mode():
             arrays[f"{check}/{OUTPUT}"] = to_nhwc(run(to_tensor(images, model)))

@@ -1,4 +1,7 @@
-"""Building the network, and canonical weights in and out of it. `state_dict` is canonical already."""
+"""Building the network, and canonical weights in and out of it.
+
+`state_dict` is canonical already.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ import torch
 
 from resnet_torch.init import initialize
 from resnet_torch.model import ResNet
-from shared.plan import make_plan
-from shared.spec import ResNetSpec
-from shared.weights import Weights, cast_exactly, check_weights, float_dtype
+from shared.architecture.plan import make_plan
+from shared.architecture.spec import ResNetSpec
+from shared.weights.canonical import Weights, cast_exactly, check_weights, float_dtype
 
 
 def build(spec: ResNetSpec, *, seed: int = 0, dtype: str = "float32") -> ResNet:

@@ -7,43 +7,45 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shared.comparison import Comparison, compare
+    from shared.architecture.plan import Plan, make_plan
+    from shared.architecture.presets import get_spec, list_presets, miniature
+    from shared.architecture.spec import ResNetSpec
     from shared.errors import CheckpointError, FrameworkError, RosettaError, SpecError
-    from shared.plan import Plan, make_plan
-    from shared.presets import get_spec, list_presets, miniature
-    from shared.spec import ResNetSpec
-    from shared.trace import Trace
-    from shared.weights import check_weights, probe_images, probe_weights, read_weights, save_weights
+    from shared.verification.comparison import Comparison, compare
+    from shared.verification.trace import Trace
+    from shared.weights.canonical import check_weights, read_weights, save_weights
+    from shared.weights.probe import probe_images, probe_weights
 
-__all__ = [
-    "CheckpointError",
-    "Comparison",
-    "FrameworkError",
-    "Plan",
-    "ResNetSpec",
-    "RosettaError",
-    "SpecError",
-    "Trace",
-    "check_weights",
-    "compare",
-    "get_spec",
-    "list_presets",
-    "make_plan",
-    "miniature",
-    "probe_images",
-    "probe_weights",
-    "read_weights",
-    "save_weights",
-]
+_MODULES = {
+    "CheckpointError": "errors",
+    "Comparison": "verification.comparison",
+    "FrameworkError": "errors",
+    "Plan": "architecture.plan",
+    "ResNetSpec": "architecture.spec",
+    "RosettaError": "errors",
+    "SpecError": "errors",
+    "Trace": "verification.trace",
+    "check_weights": "weights.canonical",
+    "compare": "verification.comparison",
+    "get_spec": "architecture.presets",
+    "list_presets": "architecture.presets",
+    "make_plan": "architecture.plan",
+    "miniature": "architecture.presets",
+    "probe_images": "weights.probe",
+    "probe_weights": "weights.probe",
+    "read_weights": "weights.canonical",
+    "save_weights": "weights.canonical",
+}
 
-_MODULES = ("errors", "spec", "plan", "presets", "weights", "trace", "comparison")
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        for module in _MODULES:
-            found = vars(import_module(f"shared.{module}")).get(name)
-            if found is not None:
-                globals()[name] = found
-                return found
-    raise AttributeError(f"module 'shared' has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'shared' has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"shared.{_MODULES[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(globals() | _MODULES)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from shared import cli
+from shared.cli import main as cli
 
 
 class Result(NamedTuple):
@@ -26,7 +26,9 @@ class Result(NamedTuple):
         return json.loads(self.out)
 
     def refused(self, *said: str) -> None:
-        """Assert that it could not run, and said why in one line that holds every word of `said`."""
+        """Assert that it could not run, and said why in one line that holds every word
+        of `said`.
+        """
         assert self.code == 2, self
         assert self.out == ""
         assert self.err.startswith("rosetta: ")
@@ -54,22 +56,36 @@ class Rosetta:
 
 
 def listening(*arguments: object) -> list[str]:
-    """`rosetta` as a program that hears interrupts: who runs the tests in a shell's background has them ignored, and
-    their children, too."""
+    """`rosetta` as a program that hears interrupts: who runs the tests in a shell's background has
+    them ignored, and their children, too."""
     setup = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    return [sys.executable, "-c", f"{setup}; from shared.cli import main; main()", *map(str, arguments)]
+    return [
+        sys.executable,
+        "-c",
+        f"{setup}; from shared.cli.main import main; main()",
+        *map(str, arguments),
+    ]
 
 
-def run_program(*arguments: object, env: Mapping[str, str] | None = None, module: str = "shared.cli") -> Result:
+def run_program(
+    *arguments: object, env: Mapping[str, str] | None = None, module: str = "shared.cli.main"
+) -> Result:
     """`rosetta` as a process, seen as a program sees it."""
     done = subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
-        env={**os.environ, **(env or {})}, capture_output=True, text=True, encoding="utf-8", timeout=120, check=False,
-    )  # fmt: skip
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
     return Result(done.returncode, done.stdout, done.stderr)
 
 
 def run_python(code: str) -> str:
     """What a fresh interpreter prints for `code`."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     return done.stdout.strip()

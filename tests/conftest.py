@@ -14,8 +14,9 @@ import pytest
 if TYPE_CHECKING:
     from tests.cli_runner import Rosetta
 
-# XLA's programs, for all test processes and the processes that they start: most of the time of a Flax trace of a
-# small network is their compilation. The first process makes the folder, the others inherit its name.
+# XLA's programs, for all test processes and the processes that they start: most of the time of a
+# Flax trace of a small network is their compilation. The first process makes the folder, the others
+# inherit its name.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jax-cache-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

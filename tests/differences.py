@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from shared.weights import named_rng
+from shared.weights.random import named_rng
 
-STEP = 1e-6  # of a finite difference of an operator: its rounding is about 1e-10, its curvature 1e-12
+STEP = (
+    1e-6  # of a finite difference of an operator: its rounding is about 1e-10, its curvature 1e-12
+)
 AUTOGRAD_LIMIT = 1e-13  # float64 against float64, sums in another order. Measured at most 8e-16
 
 

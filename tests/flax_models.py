@@ -7,10 +7,14 @@ from typing import Any
 import resnet_flax
 from resnet_flax.model import ResNet
 from shared import ResNetSpec, get_spec, probe_weights
-from shared.presets import miniature
-from shared.training import Optimizer, Training
+from shared.architecture.presets import miniature
+from shared.training.config import Optimizer, Training
 
-BIASED, UNBIASED, DROPOUT = "keras/resnet50v2", "torchvision/resnet18", "ablation/resnet110_dropout_shortcut"
+BIASED, UNBIASED, DROPOUT = (
+    "keras/resnet50v2",
+    "torchvision/resnet18",
+    "ablation/resnet110_dropout_shortcut",
+)
 FROZEN = Training(optimizer=Optimizer(kind="adam", decay_norms=False), frozen_norms=True)
 
 

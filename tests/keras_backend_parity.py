@@ -1,7 +1,8 @@
-"""Run by `test_keras.py` and `test_keras_training.py` in a process of its own, for Keras has one backend a process.
+"""Run by `test_keras.py` and `test_keras_training.py` in a process of its own, for Keras has one
+backend a process.
 
-Prints as JSON each network's worst error, and what changed in the process's global state since before the import.
-Given a file, trains instead, and writes what the traces of that hold.
+Prints as JSON each network's worst error, and what changed in the process's global state since
+before the import. Given a file, trains instead, and writes what the traces of that hold.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ def global_state() -> dict[str, str]:
 
 BEFORE = global_state()
 
-import resnet_keras  # noqa: E402
-from shared import FrameworkError, ResNetSpec, Trace, get_spec, probe_images, probe_weights  # noqa: E402
-from shared.checks import GRADIENTS, STEP, TRAIN  # noqa: E402
-from shared.presets import miniature  # noqa: E402
-from tests.probes import images_for, reference_trace, worst_layer  # noqa: E402
+import resnet_keras
+from shared import FrameworkError, ResNetSpec, Trace, get_spec, probe_images, probe_weights
+from shared.architecture.presets import miniature
+from shared.verification.recording import GRADIENTS, STEP, TRAIN
+from tests.probes import images_for, reference_trace, worst_layer
 
-# Between them every kind of layer; two stages of one block, because the JAX backend compiles every shape.
+# Between them every kind of layer; two stages of one block, because the JAX backend compiles every
+# shape.
 NETWORKS = (
     "torchvision/resnext50_32x4d",  # grouped convolutions, symmetric padding
     "timm/resnet50d",  # average pool on the shortcut
@@ -53,14 +55,18 @@ def small(name: str, depths: tuple[int, ...] = (1, 1), **changes: Any) -> ResNet
 
 
 def worst_error(spec: ResNetSpec, size: tuple[int, int]) -> float:
-    """Of all layers, against the NumPy reference, in float64 with probe weights that come back bit for bit."""
+    """Of all layers, against the NumPy reference, in float64 with probe weights that come back bit
+    for bit.
+    """
     weights = probe_weights(spec, dtype="float64")
     model = resnet_keras.build(spec, dtype="float64")
     resnet_keras.load_weights(model, weights)
     exported = resnet_keras.export_weights(model)
     assert list(exported) == list(weights)
     assert all(np.array_equal(exported[name], weights[name]) for name in weights)
-    return worst_layer(resnet_keras.trace(model, images_for(spec, size)), reference_trace(spec, size))[0]
+    return worst_layer(
+        resnet_keras.trace(model, images_for(spec, size)), reference_trace(spec, size)
+    )[0]
 
 
 def training_trace(preset: str) -> Trace:
@@ -68,7 +74,9 @@ def training_trace(preset: str) -> Trace:
     spec = small(preset)
     model = resnet_keras.build(spec, dtype="float64")
     resnet_keras.load_weights(model, probe_weights(spec, dtype="float64"))
-    return resnet_keras.trace(model, probe_images((4, 32, 32, 3), dtype="float64"), checks=(TRAIN, GRADIENTS, STEP))
+    return resnet_keras.trace(
+        model, probe_images((4, 32, 32, 3), dtype="float64"), checks=(TRAIN, GRADIENTS, STEP)
+    )
 
 
 def refuses_float64_without_x64() -> bool:
@@ -85,7 +93,9 @@ def refuses_float64_without_x64() -> bool:
 
 def train(path: str) -> None:
     traces = {preset: training_trace(preset) for preset in TRAINED}
-    np.savez(path, **{f"{preset}/{name}": t[name] for preset, t in traces.items() for name in t.names})
+    np.savez(
+        path, **{f"{preset}/{name}": t[name] for preset, t in traces.items() for name in t.names}
+    )
     after = global_state()
     print(json.dumps({"changed": [name for name in after if after[name] != BEFORE[name]]}))
 

@@ -1,10 +1,12 @@
-"""What the loss and the optimizers mean, in plain NumPy: the oracle of every framework's training."""
+"""What the loss and the optimizers mean, in plain NumPy: the oracle of every
+framework's training.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from shared.training import Optimizer
+from shared.training.config import Optimizer
 
 OPTIMIZERS = {
     "sgd": Optimizer(momentum=0.0, weight_decay=0.0),
@@ -16,12 +18,16 @@ OPTIMIZERS = {
     "adam": Optimizer(kind="adam", betas=(0.7, 0.9), eps=1e-3, weight_decay=0.0),
     "adam-decay": Optimizer(kind="adam", betas=(0.7, 0.9), eps=1e-3, weight_decay=0.1),
     "adamw": Optimizer(kind="adamw", betas=(0.7, 0.9), eps=1e-3, weight_decay=0.1),
-    "adamw-kernels": Optimizer(kind="adamw", betas=(0.7, 0.9), eps=1e-3, weight_decay=0.1, decay_norms=False),
+    "adamw-kernels": Optimizer(
+        kind="adamw", betas=(0.7, 0.9), eps=1e-3, weight_decay=0.1, decay_norms=False
+    ),
 }
 RATES = (0.01, 0.03, 0.002, 0.02)  # another learning rate at every step
 
 
-def numpy_step(o: Optimizer, w: np.ndarray, g: np.ndarray, slots: dict, t: int, rate: float) -> np.ndarray:
+def numpy_step(
+    o: Optimizer, w: np.ndarray, g: np.ndarray, slots: dict, t: int, rate: float
+) -> np.ndarray:
     """One tensor's step; `slots` are changed in place."""
     decay = o.weight_decay if o.decay_norms or w.ndim > 1 else 0.0
     if o.kind == "adamw":
@@ -32,7 +38,10 @@ def numpy_step(o: Optimizer, w: np.ndarray, g: np.ndarray, slots: dict, t: int, 
         v = slots["momentum_buffer"] = o.momentum * slots.get("momentum_buffer", 0.0) + g
         return w - rate * (g + o.momentum * v if o.nesterov else v)
     (b1, b2), first, second = o.betas, slots.get("exp_avg", 0.0), slots.get("exp_avg_sq", 0.0)
-    m, v = slots["exp_avg"], slots["exp_avg_sq"] = b1 * first + (1 - b1) * g, b2 * second + (1 - b2) * g**2
+    m, v = slots["exp_avg"], slots["exp_avg_sq"] = (
+        b1 * first + (1 - b1) * g,
+        b2 * second + (1 - b2) * g**2,
+    )
     return w - rate * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + o.eps)
 
 

@@ -21,7 +21,9 @@ _libraries: list[object] = []
 
 
 def import_torchvision() -> ModuleType:
-    """`torchvision`, also where its C extension does not fit the installed torch; skips where it is missing."""
+    """`torchvision`, also where its C extension does not fit the installed torch; skips where it is
+    missing.
+    """
     pytest.importorskip("torch")
     try:
         return importlib.import_module("torchvision")

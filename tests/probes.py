@@ -1,4 +1,6 @@
-"""What the tests share: every preset's name, probe inputs, reference traces and the one error measure."""
+"""What the tests share: every preset's name, probe inputs, reference traces and the one error
+measure.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,10 @@ import functools
 
 import numpy as np
 
-from shared import ResNetSpec, Trace, list_presets, probe_images, reference
-from shared.spec import Init
-from shared.weights import Weights
+from shared import ResNetSpec, Trace, list_presets, probe_images
+from shared.architecture.spec import Init
+from shared.frameworks import reference
+from shared.weights.canonical import Weights
 
 PRESETS = list_presets()
 FAMILIES = sorted({name.partition("/")[0] for name in PRESETS})
@@ -18,17 +21,23 @@ BATCH = 2
 
 
 def function_of(spec: ResNetSpec) -> ResNetSpec:
-    """`spec` without what does not change the function it computes: equal nets become equal specs."""
+    """`spec` without what does not change the function it computes: equal nets become
+    equal specs.
+    """
     return spec.replace(name="any", image_size=224, init=Init())
 
 
-def images_for(spec: ResNetSpec, size: tuple[int, int] = SIZE, dtype: str = "float64") -> np.ndarray:
+def images_for(
+    spec: ResNetSpec, size: tuple[int, int] = SIZE, dtype: str = "float64"
+) -> np.ndarray:
     """Random images [batch, height, width, channels] that fit `spec`."""
     return probe_images((BATCH, *size, spec.in_channels), dtype=dtype)
 
 
 def reference_trace(spec: ResNetSpec, size: tuple[int, int] = SIZE) -> Trace:
-    """The float64 reference trace of `spec` under probe weights; nets that are one function are run once."""
+    """The float64 reference trace of `spec` under probe weights; nets that are one function are run
+    once.
+    """
     return _reference_trace(function_of(spec), size)
 
 
@@ -38,7 +47,9 @@ def _reference_trace(spec: ResNetSpec, size: tuple[int, int]) -> Trace:
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """Largest absolute difference over the largest absolute value of `expected`; infinite for another shape."""
+    """Largest absolute difference over the largest absolute value of `expected`; infinite for
+    another shape.
+    """
     if found.shape != expected.shape:
         return float("inf")
     return float(np.abs(found - expected).max() / np.abs(expected).max())

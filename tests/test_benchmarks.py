@@ -1,4 +1,6 @@
-"""The benchmarks compare like with like: the peers are as large as ours, and learn; the loop's clock adds up."""
+"""The benchmarks compare like with like: the peers are as large as ours, and learn; the loop's
+clock adds up.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,10 @@ import pytest
 from benchmarks.loop_speed import Length, Meter, Result, Seconds, measure
 from benchmarks.timing import race
 from benchmarks.train_speed import PEERS, nets
+from shared.architecture.plan import make_plan
 from shared.datasets import Batch
-from shared.frameworks import FRAMEWORKS
-from shared.plan import make_plan
-from shared.training import Optimizer
+from shared.frameworks.registry import FRAMEWORKS
+from shared.training.config import Optimizer
 
 SGD = Optimizer(momentum=0.9, weight_decay=1e-4)
 
@@ -71,7 +73,12 @@ def test_peers_learn(framework: str) -> None:
 
 def test_nets_are_those_of_the_recipe() -> None:
     deep, small = nets("torch")
-    assert (deep.batch, deep.image, small.batch, small.image) == (8, (224, 224, 3), 128, (28, 28, 1))
+    assert (deep.batch, deep.image, small.batch, small.image) == (
+        8,
+        (224, 224, 3),
+        128,
+        (28, 28, 1),
+    )
 
 
 def test_race_takes_the_best_and_warms_up() -> None:
@@ -81,7 +88,14 @@ def test_race_takes_the_best_and_warms_up() -> None:
         calls[who] += 1
         time.sleep(seconds)
 
-    result = race("a step", "a peer", lambda: call("ours", 0.01), lambda: call("theirs", 0.03), rounds=3, warmups=2)
+    result = race(
+        "a step",
+        "a peer",
+        lambda: call("ours", 0.01),
+        lambda: call("theirs", 0.03),
+        rounds=3,
+        warmups=2,
+    )
     assert calls == {"ours": 5, "theirs": 5}
     assert 10 <= result.ours_ms <= result.peer_ms
     assert result.speedup > 1
@@ -104,7 +118,12 @@ def test_meter_tells_the_loop_from_its_steps() -> None:
         time.sleep(0.005)  # what is around the step
     assert done == {"step": 9, "bare": 6}
     (taken,) = found
-    assert [len(part) for part in (taken.loop, taken.inside, taken.bare, taken.pipeline)] == [2, 2, 2, 2]
+    assert [len(part) for part in (taken.loop, taken.inside, taken.bare, taken.pipeline)] == [
+        2,
+        2,
+        2,
+        2,
+    ]
     for loop, inside in zip(taken.loop, taken.inside, strict=True):
         assert inside >= 0.03
         assert loop - inside >= 0.015
@@ -112,7 +131,9 @@ def test_meter_tells_the_loop_from_its_steps() -> None:
 
 def test_result_of_a_loop() -> None:
     length = Length(rounds=3, steps=2, batches=4, warmup=0)
-    taken = Seconds(loop=[1.0, 1.1, 2.0], inside=[0.9, 1.0, 1.9], bare=[1.0, 1.0, 4.0], pipeline=[0.1, 0.1, 0.1])
+    taken = Seconds(
+        loop=[1.0, 1.1, 2.0], inside=[0.9, 1.0, 1.9], bare=[1.0, 1.0, 4.0], pipeline=[0.1, 0.1, 0.1]
+    )
     result = Result.of("torch", False, 10, length, taken)
     assert (result.step, result.pipeline, result.ratio) == (20.0, 400.0, 20.0)
     assert result.added == pytest.approx(4.1 / 3.8 - 1)
@@ -130,6 +151,8 @@ def test_the_real_loop_is_measured() -> None:
 
 
 def test_unknown_kinds_are_refused() -> None:
-    done = subprocess.run([sys.executable, "-m", "benchmarks", "trian"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "trian"], capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert "unknown: trian" in done.stderr

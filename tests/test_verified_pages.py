@@ -1,6 +1,7 @@
 """`docs/verify-*.md` and what README says of them still speak of the networks that there are today.
 
-Running them again takes hours; that a preset, a field or a parameter has changed since can be seen in a second.
+Running them again takes hours; that a preset, a field or a parameter has changed since can be seen
+in a second.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import NamedTuple
 import pytest
 
 from shared import get_spec, list_presets, miniature
-from shared.plan import make_plan
-from shared.spec import ResNetSpec
-from shared.verify import count_networks
+from shared.architecture.plan import make_plan
+from shared.architecture.spec import ResNetSpec
+from shared.frameworks.verify import count_networks
 
 ROOT = Path(__file__).parents[1]
 ROW = re.compile(r"^\| \S+/\S+ \|.*\|$", re.MULTILINE)
@@ -48,7 +49,9 @@ def row(line: str) -> Row:
     )
     same_as = nearest.removeprefix("= ") if nearest.startswith("= ") else None
     number = int(params.replace(",", ""))
-    return Row(preset, number, int(pairs), int(tensors), same_as, float(error), float(limit), verdict)
+    return Row(
+        preset, number, int(pairs), int(tensors), same_as, float(error), float(limit), verdict
+    )
 
 
 def spec_of(page: str, preset: str) -> ResNetSpec:
@@ -73,7 +76,9 @@ def test_rows_are_of_todays_networks(page: str) -> None:
     for r in table:
         if r.same_as is not None:
             assert r.same_as in measured
-            assert count_networks([spec_of(page, r.preset), spec_of(page, r.same_as)]) == 1, r.preset
+            assert count_networks([spec_of(page, r.preset), spec_of(page, r.same_as)]) == 1, (
+                r.preset
+            )
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -91,4 +96,6 @@ def test_totals_are_those_of_the_rows(page: str) -> None:
 def test_readme_counts_the_networks() -> None:
     presets = list_presets()
     networks = count_networks([get_spec(preset) for preset in presets])
-    assert f"All {len(presets)} presets ({networks} different networks)" in (ROOT / "README.md").read_text("utf-8")
+    assert f"All {len(presets)} presets ({networks} different networks)" in (
+        ROOT / "README.md"
+    ).read_text("utf-8")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import resnet_torch
 from resnet_torch.model import ResNet
 from shared import get_spec
-from shared.presets import miniature
-from shared.training import Training
-from shared.weights import probe_weights
+from shared.architecture.presets import miniature
+from shared.training.config import Training
+from shared.weights.probe import probe_weights
 
 SAMPLES = [
     "torchvision/resnet18",
@@ -21,7 +21,11 @@ SAMPLES = [
     "ablation/resnet110_norm_after_add",
     "ablation/resnet110_act_before_add",
 ]
-BIASED, UNBIASED, DROPOUT = "keras/resnet50", "torchvision/resnet18", "ablation/resnet110_dropout_shortcut"
+BIASED, UNBIASED, DROPOUT = (
+    "keras/resnet50",
+    "torchvision/resnet18",
+    "ablation/resnet110_dropout_shortcut",
+)
 FROZEN = Training(frozen_norms=True, label_smoothing=0.1)
 
 

@@ -1,4 +1,6 @@
-"""What the tests of training share: a batch and its masks, what a trace records, and states that are refused."""
+"""What the tests of training share: a batch and its masks, what a trace records, and states that
+are refused.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from shared import ResNetSpec, make_plan, probe_images
-from shared.checks import expected_shapes
-from shared.training import Training, dropout_masks, num_outputs, probe_labels
+from shared.training.config import Training, dropout_masks, num_outputs, probe_labels
+from shared.verification.recording import expected_shapes
 
 BATCH, SIDE = 4, 32
 
@@ -23,10 +25,14 @@ def masks_for(spec: ResNetSpec, step: int = 0) -> dict[str, np.ndarray]:
     return dropout_masks(make_plan(spec, SIDE), BATCH, step)
 
 
-def expected_arrays(spec: ResNetSpec, checks: Sequence[str], training: Training) -> list[tuple[str, tuple[int, ...]]]:
+def expected_arrays(
+    spec: ResNetSpec, checks: Sequence[str], training: Training
+) -> list[tuple[str, tuple[int, ...]]]:
     """Name and shape of what a trace of a batch records, in order."""
     plan = make_plan(spec, SIDE)
-    return [item for check in checks for item in expected_shapes(check, plan, BATCH, training).items()]
+    return [
+        item for check in checks for item in expected_shapes(check, plan, BATCH, training).items()
+    ]
 
 
 # What a name says is done to a state of Adam in float32.
@@ -35,7 +41,11 @@ REFUSED_STATES = {
     "unexpected": lambda s: s.update({"exp_avg/head.scale": s["exp_avg/head.bias"]}),
     "another-slot": lambda s: s.update({"momentum_buffer/head.bias": s["exp_avg/head.bias"]}),
     "mis-shaped": lambda s: s.update({"exp_avg/head.bias": s["exp_avg/head.bias"][:-1]}),
-    "not-finite": lambda s: s.update({"exp_avg/head.bias": np.full_like(s["exp_avg/head.bias"], np.inf)}),
+    "not-finite": lambda s: s.update(
+        {"exp_avg/head.bias": np.full_like(s["exp_avg/head.bias"], np.inf)}
+    ),
     "integer": lambda s: s.update({"exp_avg/head.bias": s["exp_avg/head.bias"].astype(int)}),
-    "not-exact": lambda s: s.update({"exp_avg/head.bias": s["exp_avg/head.bias"].astype(np.float64) + 1e-12}),
+    "not-exact": lambda s: s.update(
+        {"exp_avg/head.bias": s["exp_avg/head.bias"].astype(np.float64) + 1e-12}
+    ),
 }

@@ -1,7 +1,9 @@
-"""CIFAR-10 in its published layouts: binary or pickled batches, in a folder or in the archive as it was downloaded.
+"""CIFAR-10 in its published layouts: binary or pickled batches, in a folder or in the archive as it
+was downloaded.
 
-cs.toronto.edu/~kriz/cifar.html. A picture is its red, its green and its blue values, each row by row; in the binary
-files the label stands in front. Archives are read in place, and nothing of them is ever written to the disk.
+cs.toronto.edu/~kriz/cifar.html. A picture is its red, its green and its blue values, each row by
+row; in the binary files the label stands in front. Archives are read in place, and nothing of them
+is ever written to the disk.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 from shared.datasets.catalogue import DATASETS, Split
 from shared.datasets.cifar_pickle import read_batch
 from shared.errors import DatasetError
-from shared.formats.pickle_values import PickleRefused
+from shared.formats.containers.pickle_values import PickleRefused
 
 DATASET = DATASETS["cifar10"]
 SIDE, CHANNELS = 32, 3
@@ -48,9 +50,15 @@ def has_batches(folder: Path) -> bool:
 
 
 def read_cifar(path: Path, split: Split) -> Pictures:
-    """A split from a folder of batches, or from an archive. Raises `DatasetError` for anything that is not one."""
+    """A split from a folder of batches, or from an archive.
+
+    Raises `DatasetError` for anything that is not one.
+    """
     batches = _of_folder(path, split) if path.is_dir() else _of_archive(path, split)
-    parts = [_parse(f"{path}/{name}" if path.is_dir() else f"{path}: {name}", name, batches[name]) for name in batches]
+    parts = [
+        _parse(f"{path}/{name}" if path.is_dir() else f"{path}: {name}", name, batches[name])
+        for name in batches
+    ]
     images = np.concatenate([pixels for pixels, _ in parts]).reshape(-1, CHANNELS, SIDE, SIDE)
     labels = np.concatenate([labels for _, labels in parts])
     published = all(DATASET.is_published(name, data) for name, data in batches.items())
@@ -62,7 +70,8 @@ def _parse(where: str, name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
     if name.endswith(".bin"):
         if not data or len(data) % (1 + WIDTH):
             raise DatasetError(
-                f"{where}: not a binary batch; expected a multiple of {1 + WIDTH} bytes, found {len(data):,}"
+                f"{where}: not a binary batch; expected a multiple of {1 + WIDTH} bytes, found "
+                f"{len(data):,}"
             )
         records = np.frombuffer(data, np.uint8).reshape(-1, 1 + WIDTH)
         pixels, labels = records[:, 1:], records[:, 0]
@@ -70,7 +79,9 @@ def _parse(where: str, name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
         try:
             pixels, labels = read_batch(data, WIDTH)
         except PickleRefused as refused:
-            raise DatasetError(f"{where}: {refused}; expected a batch of CIFAR-10's Python version") from None
+            raise DatasetError(
+                f"{where}: {refused}; expected a batch of CIFAR-10's Python version"
+            ) from None
         if not len(labels):
             raise DatasetError(f"{where}: has no pictures")
     if labels.max() >= 10:
@@ -83,7 +94,9 @@ def _of_folder(folder: Path, split: Split) -> dict[str, bytes]:
         names = [f"{name}{ending}" for name in _BATCHES[split]]
         if all((folder / name).is_file() for name in names):
             return {name: _read_file(folder / name) for name in names}
-    raise DatasetError(f"{folder}: has not all of {', '.join(_BATCHES[split])}, with or without .bin")
+    raise DatasetError(
+        f"{folder}: has not all of {', '.join(_BATCHES[split])}, with or without .bin"
+    )
 
 
 def _read_file(path: Path) -> bytes:
@@ -93,12 +106,16 @@ def _read_file(path: Path) -> bytes:
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from None
     if len(data) > MAX_BATCH:
-        raise DatasetError(f"{path}: larger than {MAX_BATCH >> 20} MiB, which no batch of CIFAR-10 is")
+        raise DatasetError(
+            f"{path}: larger than {MAX_BATCH >> 20} MiB, which no batch of CIFAR-10 is"
+        )
     return data
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that refuses to give more than so many bytes: what is packed may be a thousand times the file."""
+    """A stream that refuses to give more than so many bytes: what is packed may be a thousand times
+    the file.
+    """
 
     def __init__(self, stream: gzip.GzipFile, limit: int):
         super().__init__()
@@ -113,13 +130,17 @@ class _Bounded(io.RawIOBase):
 
 
 def _of_archive(path: Path, split: Split) -> Mapping[str, bytes]:
-    """The batches of a split, in their order, out of a .tar.gz that is read from its start to the last of them."""
+    """The batches of a split, in their order, out of a .tar.gz that is read from its start to the
+    last of them.
+    """
     wanted = {f"{name}{ending}" for name in _BATCHES[split] for ending in _ENDINGS}
     found: dict[str, bytes] = {}
     try:
         with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) as unpacked:
             bounded = cast(io.BufferedIOBase, _Bounded(unpacked, MAX_ARCHIVE))
-            with tarfile.open(fileobj=bounded, mode="r|") as archive:  # "|": it never seeks, whatever a header says
+            with tarfile.open(
+                fileobj=bounded, mode="r|"
+            ) as archive:  # "|": it never seeks, whatever a header says
                 for member in archive:
                     place = PurePosixPath(member.name)
                     if place.name in wanted and place.parent.name in FOLDERS:
@@ -131,18 +152,30 @@ def _of_archive(path: Path, split: Split) -> Mapping[str, bytes]:
     except Exception as error:  # noqa: BLE001 - tarfile and zlib may raise anything for a damaged file
         if isinstance(error, OSError) and error.strerror:
             raise DatasetError(f"{path}: cannot be read ({error.strerror})") from None
-        raise DatasetError(f"{path}: a damaged archive ({type(error).__name__}: {error}); fetch it again") from None
+        raise DatasetError(
+            f"{path}: a damaged archive ({type(error).__name__}: {error}); fetch it again"
+        ) from None
     for ending in _ENDINGS:
         names = [f"{name}{ending}" for name in _BATCHES[split]]
         if all(name in found for name in names):
             return {name: found[name] for name in names}
-    raise DatasetError(f"{path}: has not all of {', '.join(_BATCHES[split])} in a folder {' or '.join(FOLDERS)}")
+    raise DatasetError(
+        f"{path}: has not all of {', '.join(_BATCHES[split])} in a folder {' or '.join(FOLDERS)}"
+    )
 
 
-def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, found: Mapping[str, bytes]) -> bytes:
+def _read_member(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, found: Mapping[str, bytes]
+) -> bytes:
     name = PurePosixPath(member.name).name
-    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.size > MAX_BATCH or name in found:
-        raise DatasetError(f"{name} is there twice, not a plain file, or larger than {MAX_BATCH >> 20} MiB")
+    if (
+        member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE)
+        or member.size > MAX_BATCH
+        or name in found
+    ):
+        raise DatasetError(
+            f"{name} is there twice, not a plain file, or larger than {MAX_BATCH >> 20} MiB"
+        )
     file = archive.extractfile(member)
     data = file.read() if file else b""
     if len(data) != member.size:

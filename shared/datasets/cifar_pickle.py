@@ -1,8 +1,8 @@
 """The batches of `cifar-10-batches-py`, which are pickles of Python 2, without Python's unpickler.
 
-A batch is a dict with `data`, a uint8 array [n, 3072], and `labels`, a list of n integers. The project's own machine
-reads it, with fewer opcodes than it knows, and four globals, none of which is ever imported or called: what can come
-out is inert.
+A batch is a dict with `data`, a uint8 array [n, 3072], and `labels`, a list of n integers. The
+project's own machine reads it, with fewer opcodes than it knows, and four globals, none of which is
+ever imported or called: what can come out is inert.
 """
 
 from __future__ import annotations
@@ -11,8 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from shared.formats.pickle_machine import BY_CODE, Machine
-from shared.formats.pickle_values import GLOBALS, Budget, Constructor, NumpyDtype, PickleRefused
+from shared.formats.containers.pickle_machine import BY_CODE, Machine
+from shared.formats.containers.pickle_values import (
+    GLOBALS,
+    Budget,
+    Constructor,
+    NumpyDtype,
+    PickleRefused,
+)
 
 _STOP, _BUILD = b".b"
 # NEWOBJ, persistent references and floats, among others, are missing: no batch has them.
@@ -58,7 +64,9 @@ class _BatchMachine(Machine):
             elif code in _OPCODES:
                 BY_CODE[code](self)
             else:
-                raise PickleRefused(f"its pickle has the opcode 0x{code:02x}, which no batch needs; nothing was run")
+                raise PickleRefused(
+                    f"its pickle has the opcode 0x{code:02x}, which no batch needs; nothing was run"
+                )
         if len(self._stack) != 1 or self._marks:
             raise PickleRefused("its pickle does not end with exactly one value")
         return self._stack[0]
@@ -66,7 +74,8 @@ class _BatchMachine(Machine):
     def _global(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str or (module, name) not in _GLOBALS:
             raise PickleRefused(
-                f"its pickle names {ascii(f'{module}.{name}')[:80]}, which no batch needs; nothing was run"
+                f"its pickle names {ascii(f'{module}.{name}')[:80]}, which no batch needs; "
+                "nothing was run"
             )
         self._push(_GLOBALS[module, name])
 
@@ -77,17 +86,31 @@ class _BatchMachine(Machine):
             self._build()
             return
         match state:
-            case (int(), (int() as rows, int() as columns), NumpyDtype(code="u1"), 0, bytes() | str() as raw):
+            case (
+                int(),
+                (int() as rows, int() as columns),
+                NumpyDtype(code="u1"),
+                0,
+                bytes() | str() as raw,
+            ):
                 # 0: rows first, not columns. Of Python 2, a text is bytes that happen to be UTF-8.
                 data = raw.encode(errors="surrogatepass") if isinstance(raw, str) else raw
-                if type(target) is _Array and rows >= 0 and columns >= 0 and rows * columns == len(data):
+                if (
+                    type(target) is _Array
+                    and rows >= 0
+                    and columns >= 0
+                    and rows * columns == len(data)
+                ):
                     target.value = np.frombuffer(data, np.uint8).reshape(rows, columns)
                     return
         raise PickleRefused("its pickle has an array that is not one of bytes with two dimensions")
 
 
 def read_batch(data: bytes, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels, uint8 [n, width], and labels, uint8 [n]. Raises `PickleRefused`, whatever the bytes are."""
+    """Pixels, uint8 [n, width], and labels, uint8 [n].
+
+    Raises `PickleRefused`, whatever the bytes are.
+    """
     batch = _BatchMachine(data).load()
     if type(batch) is not dict:
         raise PickleRefused("its pickle is not a dict")

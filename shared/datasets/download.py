@@ -1,4 +1,6 @@
-"""Published files fetched: to a temporary sibling first, kept only if the size and the SHA-256 are right."""
+"""Published files fetched: to a temporary sibling first, kept only if the size and the SHA-256 are
+right.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from typing import IO
 
 from shared.datasets.catalogue import Dataset, RemoteFile
 from shared.errors import CheckpointError, DatasetError
-from shared.files import replacing
+from shared.weights.files import replacing
 
 Progress = Callable[[str, int, int], None]  # the file's name, bytes so far, bytes in all
 
@@ -20,10 +22,12 @@ _CHUNK = 1 << 16
 
 
 def download_dataset(dataset: Dataset, folder: Path, progress: Progress | None = None) -> Path:
-    """All files of the dataset in `folder`; those that lie there already are left alone. Gives the folder.
+    """All files of the dataset in `folder`; those that lie there already are left alone. Gives the
+    folder.
 
-    `progress` is told after every chunk; None draws a bar on standard error where that is a terminal. Raises
-    `DatasetError` in one line when there is no network, and when what comes is not what was published.
+    `progress` is told after every chunk; None draws a bar on standard error where that is a
+    terminal. Raises `DatasetError` in one line when there is no network, and when what comes is not
+    what was published.
     """
     missing = [file for file in dataset.files if not (folder / file.name).is_file()]
     try:
@@ -49,12 +53,15 @@ def _fetch(file: RemoteFile, target: Path, tell: Progress | None, hint: str) -> 
         except CheckpointError as error:  # the disk: another address would not help
             raise DatasetError(str(error)) from None
     others = f", nor from {len(failures) - 1} more" if len(failures) > 1 else ""
-    raise DatasetError(f"{failures[0]}{others}; files that are elsewhere already can be given by their folder"
-                       + (f"; {hint}" if hint else ""))  # fmt: skip
+    raise DatasetError(
+        f"{failures[0]}{others}; files that are elsewhere already can be given by their folder"
+        + (f"; {hint}" if hint else "")
+    )
 
 
 def _receive(url: str, file: RemoteFile, stream: IO[bytes], tell: Progress | None) -> None:
-    import http.client  # with TLS and all, which takes time to import that nobody pays who has the data
+    # with TLS and all, which takes time to import that nobody pays who has the data
+    import http.client
     import urllib.request
 
     found, size = hashlib.sha256(), 0
@@ -68,14 +75,20 @@ def _receive(url: str, file: RemoteFile, stream: IO[bytes], tell: Progress | Non
                     tell(file.name, min(size, file.size), file.size)
     except (OSError, http.client.HTTPException, ValueError) as error:
         said = " ".join(str(error).split())[:200]
-        raise DatasetError(f"{url}: cannot be fetched ({said or type(error).__name__}); is there a network?") from None
+        raise DatasetError(
+            f"{url}: cannot be fetched ({said or type(error).__name__}); is there a network?"
+        ) from None
     if size != file.size:
         more = "more than " if size > file.size else ""
-        raise DatasetError(f"{url}: is not the file that was published; expected {file.size:,} bytes, found "
-                           f"{more}{min(size, file.size):,}")  # fmt: skip
+        raise DatasetError(
+            f"{url}: is not the file that was published; expected {file.size:,} bytes, found "
+            f"{more}{min(size, file.size):,}"
+        )
     if found.hexdigest() != file.sha256:
-        raise DatasetError(f"{url}: is not the file that was published; expected SHA-256 {file.sha256}, found "
-                           f"{found.hexdigest()}")  # fmt: skip
+        raise DatasetError(
+            f"{url}: is not the file that was published; expected SHA-256 {file.sha256}, found "
+            f"{found.hexdigest()}"
+        )
 
 
 @contextlib.contextmanager
@@ -85,7 +98,14 @@ def _bar(files: list[RemoteFile]) -> Iterator[Progress | None]:
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
@@ -95,7 +115,9 @@ def _bar(files: list[RemoteFile]) -> Iterator[Progress | None]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks = {file.name: bars.add_task(file.name, total=file.size, start=False) for file in files}
+        tasks = {
+            file.name: bars.add_task(file.name, total=file.size, start=False) for file in files
+        }
 
         def tell(name: str, done: int, total: int) -> None:
             bars.start_task(tasks[name])

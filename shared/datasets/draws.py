@@ -1,8 +1,9 @@
-"""Random numbers that are a function of (seed, epoch, example) and of nothing else, for whole batches at once.
+"""Random numbers that are a function of (seed, epoch, example) and of nothing else, for whole
+batches at once.
 
-Philox-4x32-10 of Salmon, Moraes, Dror and Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3"; the known answers
-of their library Random123 are in the tests. What an example gets does not depend on its batch, on the step that
-training resumed at, on the shard or on the thread.
+Philox-4x32-10 of Salmon, Moraes, Dror and Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3";
+the known answers of their library Random123 are in the tests. What an example gets does not depend
+on its batch, on the step that training resumed at, on the shard or on the thread.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ ORDER, CROP, NOISE, PLACE, BOX = range(5)
 
 
 def philox(counter: tuple[np.ndarray, ...], key: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """Four words of 32 bits, as uint64 arrays, for every counter of four words (uint64 arrays of one shape)."""
+    """Four words of 32 bits, as uint64 arrays, for every counter of four words (uint64 arrays of
+    one shape).
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
@@ -31,7 +34,9 @@ def philox(counter: tuple[np.ndarray, ...], key: tuple[int, int]) -> tuple[np.nd
     return c0, c1, c2, c3
 
 
-def draw(seed: int, epoch: int, examples: np.ndarray, purpose: int, attempt: int = 0) -> tuple[np.ndarray, ...]:
+def draw(
+    seed: int, epoch: int, examples: np.ndarray, purpose: int, attempt: int = 0
+) -> tuple[np.ndarray, ...]:
     """Four words for every example [n], each below 2**32, as uint64 [n]. `seed` is below 2**64."""
     example = examples.astype(np.uint64)
     others = (np.full_like(example, n) for n in (epoch, purpose, attempt))
@@ -55,10 +60,12 @@ def normal(words: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order of an epoch: the examples 0 to count - 1, sorted by 64 random bits each; int64 [count].
+    """The order of an epoch: the examples 0 to count - 1, sorted by 64 random bits each; int64
+    [count].
 
-    Grain's own shuffle takes Python through every single example, 15 µs each, which would be most of the pipeline's
-    time; and its order may change with its version, where a run that resumes has to find the old one.
+    Grain's own shuffle takes Python through every single example, 15 µs each, which would be most
+    of the pipeline's time; and its order may change with its version, where a run that resumes has
+    to find the old one.
     """
     high, low, *_ = draw(seed, epoch, np.arange(count), ORDER)
     return np.argsort((high << _HALF) | low, kind="stable")

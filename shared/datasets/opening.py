@@ -12,15 +12,21 @@ from shared.datasets.sources import ArraySource, FolderSource, Source
 from shared.errors import DatasetError
 
 _IDX_SPLITS: dict[Split, str] = {"train": "train", "test": "t10k"}
-COME_ALONG: dict[tuple[str, Split], Path] = {("fashion-mnist", "test"): Path(__file__).parent / "fashion_mnist"}
+COME_ALONG: dict[tuple[str, Split], Path] = {
+    ("fashion-mnist", "test"): Path(__file__).parent / "fashion_mnist"
+}
 
 
-def open_split(name: str, split: Split, folder: Path | None = None, *, download: bool = True) -> Source:
-    """The training or the test split; ImageNet's `val/` is its test split. `find_dataset` says where it is looked for.
+def open_split(
+    name: str, split: Split, folder: Path | None = None, *, download: bool = True
+) -> Source:
+    """The training or the test split; ImageNet's `val/` is its test split. `find_dataset` says
+    where it is looked for.
 
-    Fashion-MNIST's test split comes along, for machines that have no other. What is found in a cache has to be what
-    was published, as far as hashes are known; what is given, by `folder` or `$ROSETTA_DATA`, may be data of your own in
-    the same format: `Source.published` tells. Raises `DatasetError`.
+    Fashion-MNIST's test split comes along, for machines that have no other. What is found in a
+    cache has to be what was published, as far as hashes are known; what is given, by `folder` or
+    `$ROSETTA_DATA`, may be data of your own in the same format: `Source.published` tells. Raises
+    `DatasetError`.
     """
     dataset = get_dataset(name)
     if split not in SPLITS:
@@ -31,11 +37,18 @@ def open_split(name: str, split: Split, folder: Path | None = None, *, download:
     read = _read_idx_pair if dataset.name == "fashion-mnist" else read_cifar
     pictures = read(place.path, split)
     if not pictures.published and not place.given:
-        raise DatasetError(f"{place.path}: its {split} split is not the {dataset.title} that was published; remove it, "
-                           "or give this folder by name if you want it as it is")  # fmt: skip
-    training = None if split == "train" else (lambda: open_split(name, "train", folder, download=download))
+        raise DatasetError(
+            f"{place.path}: its {split} split is not the {dataset.title} that was published; "
+            "remove it, "
+            "or give this folder by name if you want it as it is"
+        )
+    training = (
+        None if split == "train" else (lambda: open_split(name, "train", folder, download=download))
+    )
     classes = dataset.num_classes or 0
-    return ArraySource(pictures.images, pictures.labels, classes, published=pictures.published, training=training)
+    return ArraySource(
+        pictures.images, pictures.labels, classes, published=pictures.published, training=training
+    )
 
 
 def _find(name: str, split: Split, folder: Path | None, *, download: bool) -> Place:
@@ -51,8 +64,11 @@ def _find(name: str, split: Split, folder: Path | None, *, download: bool) -> Pl
 def _open_folder(dataset: Dataset, place: Place, split: Split) -> FolderSource:
     source = FolderSource(place.path, split)
     if dataset.num_classes not in (None, source.num_classes):
-        raise DatasetError(f"{place.path}: has {source.num_classes} classes; expected the {dataset.num_classes} of "
-                           f"{dataset.title}; parts of it, and other images, are the dataset `folder`")  # fmt: skip
+        raise DatasetError(
+            f"{place.path}: has {source.num_classes} classes; expected the {dataset.num_classes} "
+            "of "
+            f"{dataset.title}; parts of it, and other images, are the dataset `folder`"
+        )
     return source
 
 
@@ -61,14 +77,26 @@ def _read_idx_pair(folder: Path, split: Split) -> Pictures:
     dataset = get_dataset("fashion-mnist")
     names = (f"{_IDX_SPLITS[split]}-images-idx3-ubyte", f"{_IDX_SPLITS[split]}-labels-idx1-ubyte")
     paths = [idx_file(folder, name) or folder / name for name in names]
-    images, labels = (read_idx(path, dimensions) for path, dimensions in zip(paths, (3, 1), strict=True))
+    images, labels = (
+        read_idx(path, dimensions) for path, dimensions in zip(paths, (3, 1), strict=True)
+    )
     if dataset.image_shape is None or images.array.shape[1:] != dataset.image_shape[:2]:
-        raise DatasetError(f"{paths[0]}: images of {images.array.shape[1:]} pixels; expected 28 x 28")
+        raise DatasetError(
+            f"{paths[0]}: images of {images.array.shape[1:]} pixels; expected 28 x 28"
+        )
     if len(images.array) != len(labels.array):
-        raise DatasetError(f"{folder}: {paths[0].name} has {len(images.array):,} images, and {paths[1].name} has "
-                           f"{len(labels.array):,} labels")  # fmt: skip
+        raise DatasetError(
+            f"{folder}: {paths[0].name} has {len(images.array):,} images, and {paths[1].name} has "
+            f"{len(labels.array):,} labels"
+        )
     if not len(labels.array) or labels.array.max() >= 10:
-        found = f"a label is {labels.array.max()}; expected 0 to 9" if len(labels.array) else "has no labels"
+        found = (
+            f"a label is {labels.array.max()}; expected 0 to 9"
+            if len(labels.array)
+            else "has no labels"
+        )
         raise DatasetError(f"{paths[1]}: {found}")
-    published = all(dataset.is_published(n, f.content) for n, f in zip(names, (images, labels), strict=True))
+    published = all(
+        dataset.is_published(n, f.content) for n, f in zip(names, (images, labels), strict=True)
+    )
     return Pictures(images.array[..., None], labels.array, published)

@@ -1,4 +1,6 @@
-"""Images one by one, with Pillow: files opened, and brought to their size as torchvision's transforms do it."""
+"""Images one by one, with Pillow: files opened, and brought to their size as torchvision's
+transforms do it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import numpy as np
 from shared.datasets import draws
 from shared.datasets.augmentation import Augmentation
 from shared.errors import DatasetError
-from shared.images import opened, upright
+from shared.images.photographs import opened, upright
 
 if TYPE_CHECKING:
     from PIL import Image as PIL
@@ -22,15 +24,23 @@ _SCALE, _LOG_RATIO, _ATTEMPTS = (0.08, 1.0), (math.log(3 / 4), math.log(4 / 3)),
 
 
 def read_photograph(path: Path) -> np.ndarray:
-    """RGB, uint8 [height, width, 3]; upright, and without its transparency. Raises `DatasetError`."""
+    """RGB, uint8 [height, width, 3]; upright, and without its transparency. Raises
+    `DatasetError`.
+    """
     with opened(path, DatasetError) as image:
         if image.width * image.height > MAX_PIXELS:
-            raise DatasetError(f"{path}: {image.width} x {image.height} pixels; expected at most {MAX_PIXELS:,}")
+            raise DatasetError(
+                f"{path}: {image.width} x {image.height} pixels; expected at most {MAX_PIXELS:,}"
+            )
         return np.asarray(upright(image).convert("RGB"))
 
 
-def for_training(image: np.ndarray, how: Augmentation, seed: int, epoch: int, example: int) -> np.ndarray:
-    """The image at the size it is trained at, uint8 [height, width, channels]; what it shows is drawn."""
+def for_training(
+    image: np.ndarray, how: Augmentation, seed: int, epoch: int, example: int
+) -> np.ndarray:
+    """The image at the size it is trained at, uint8 [height, width, channels]; what it shows is
+    drawn.
+    """
     if how.random_resized_crop is not None:
         left, top, width, height = _inception_box(image.shape, seed, epoch, example)
         box = image[top : top + height, left : left + width]
@@ -41,7 +51,10 @@ def for_training(image: np.ndarray, how: Augmentation, seed: int, epoch: int, ex
         shorter = smallest + int(draws.below(words[0], largest - smallest + 1)[0])
         scaled = _shorter_side(image, shorter)
         crop = how.center_crop
-        top, left = (int(draws.below(w, n - crop + 1)[0]) for w, n in zip(words[1:3], scaled.shape[:2], strict=True))
+        top, left = (
+            int(draws.below(w, n - crop + 1)[0])
+            for w, n in zip(words[1:3], scaled.shape[:2], strict=True)
+        )
         return scaled[top : top + crop, left : left + crop]
     return image if how.resize is None else _resized(image, how.resize, how.resize)
 
@@ -55,8 +68,12 @@ def for_evaluation(image: np.ndarray, how: Augmentation) -> np.ndarray:
     return image if how.resize is None else _resized(image, how.resize, how.resize)
 
 
-def _inception_box(shape: tuple[int, ...], seed: int, epoch: int, example: int) -> tuple[int, int, int, int]:
-    """left, top, width, height: as `torchvision.transforms.RandomResizedCrop.get_params` finds them."""
+def _inception_box(
+    shape: tuple[int, ...], seed: int, epoch: int, example: int
+) -> tuple[int, int, int, int]:
+    """left, top, width, height: as `torchvision.transforms.RandomResizedCrop.get_params` finds
+    them.
+    """
     height, width = shape[:2]
     one = np.array([example])
     for attempt in range(_ATTEMPTS):
@@ -67,7 +84,8 @@ def _inception_box(shape: tuple[int, ...], seed: int, epoch: int, example: int) 
         w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
         if 0 < w <= width and 0 < h <= height:
             top, left = (
-                int(draws.below(word, n)[0]) for word, n in ((words[2], height - h + 1), (words[3], width - w + 1))
+                int(draws.below(word, n)[0])
+                for word, n in ((words[2], height - h + 1), (words[3], width - w + 1))
             )
             return left, top, w, h
     # None fitted, as in a very long image: the middle of it, at the nearest ratio that is allowed.

@@ -1,8 +1,9 @@
-"""`Pipeline`: batches of a source, in an order and with an augmentation that depend on the seed and the step alone.
+"""`Pipeline`: batches of a source, in an order and with an augmentation that depend on the seed and
+the step alone.
 
-Every batch is a function of its step, `Pipeline.batch_at`. Grain steps through them, and makes them ahead of time in
-threads where that is wanted: NumPy and Pillow let other threads work. So resuming is starting at another step, and the
-number of threads changes no byte.
+Every batch is a function of its step, `Pipeline.batch_at`. Grain steps through them, and makes them
+ahead of time in threads where that is wanted: NumPy and Pillow let other threads work. So resuming
+is starting at another step, and the number of threads changes no byte.
 """
 
 from __future__ import annotations
@@ -39,15 +40,17 @@ class Batch:
 class Pipeline:
     """Batches of `source`, by iterating; each iteration begins at `start_step`.
 
-    Training shuffles anew in every epoch, augments, goes on for ever unless `epochs` are given, and leaves out what
-    does not fill the last batch. Evaluation gives every example once, in order, the last batch being short.
+    Training shuffles anew in every epoch, augments, goes on for ever unless `epochs` are given, and
+    leaves out what does not fill the last batch. Evaluation gives every example once, in order, the
+    last batch being short.
 
-    Shard (i, n) gets the i-th of n contiguous parts of every batch: the parts in order are the unsharded batch. In
-    training `batch`, which counts all shards, must be a multiple of n. Of a short last batch the first shards get one
-    more, and some may get none: every shard has the same number of steps.
+    Shard (i, n) gets the i-th of n contiguous parts of every batch: the parts in order are the
+    unsharded batch. In training `batch`, which counts all shards, must be a multiple of n. Of a
+    short last batch the first shards get one more, and some may get none: every shard has the same
+    number of steps.
 
-    `workers` threads make batches ahead; with 0 each is made when it is asked for. Raises `DatasetError` for what
-    cannot be done.
+    `workers` threads make batches ahead; with 0 each is made when it is asked for. Raises
+    `DatasetError` for what cannot be done.
     """
 
     def __init__(
@@ -73,15 +76,23 @@ class Pipeline:
         whole, rest = divmod(len(source), batch)
         self.steps_per_epoch = whole if self.drop_remainder or not rest else whole + 1
         if not self.steps_per_epoch:
-            raise DatasetError(f"batch = {batch}: the split has only {len(source)} examples, and what does not fill a "
-                               "batch is left out; take a smaller batch")  # fmt: skip
+            raise DatasetError(
+                f"batch = {batch}: the split has only {len(source)} examples, and what does not "
+                "fill a "
+                "batch is left out; take a smaller batch"
+            )
         self.total_steps = None if self.epochs is None else self.epochs * self.steps_per_epoch
         if self.total_steps is not None and start_step > self.total_steps:
-            raise DatasetError(f"start_step = {start_step}: expected at most the {self.total_steps} steps there are")
+            raise DatasetError(
+                f"start_step = {start_step}: expected at most the {self.total_steps} steps there "
+                "are"
+            )
         self._one_by_one = self._check_geometry()
         self._mean, self._std = self._statistics()
         # Two epochs at a time, as threads may be at work on both sides of the boundary.
-        self._order = functools.lru_cache(maxsize=2)(functools.partial(draws.permutation, seed, count=len(source)))
+        self._order = functools.lru_cache(maxsize=2)(
+            functools.partial(draws.permutation, seed, count=len(source))
+        )
 
     def __len__(self) -> int:
         """All steps of all epochs, those before `start_step` too."""
@@ -91,8 +102,12 @@ class Pipeline:
 
     def __iter__(self) -> Iterator[Batch]:
         grain = _import_grain()
-        steps = grain.MapDataset.range(sys.maxsize if self.total_steps is None else self.total_steps).map(self._attempt)
-        options = grain.ReadOptions(num_threads=self.workers, prefetch_buffer_size=BUFFERED * self.workers)
+        steps = grain.MapDataset.range(
+            sys.maxsize if self.total_steps is None else self.total_steps
+        ).map(self._attempt)
+        options = grain.ReadOptions(
+            num_threads=self.workers, prefetch_buffer_size=BUFFERED * self.workers
+        )
         batches = iter(steps.to_iter_dataset(options))
         batches.set_state({"next_index": self.start_step})
         try:
@@ -104,7 +119,9 @@ class Pipeline:
             batches.close()
 
     def _attempt(self, step: int) -> Batch | RosettaError:
-        """The batch, or what is wrong with it: Grain would add lines to the message of what is raised below it."""
+        """The batch, or what is wrong with it: Grain would add lines to the message of what is
+        raised below it.
+        """
         try:
             return self.batch_at(step)
         except RosettaError as error:
@@ -127,8 +144,12 @@ class Pipeline:
         pixels, labels = self._pixels(examples, epoch)
         shifts = None
         if self.training:
-            pixels = random_crop_and_flip(pixels, how.pad_crop, how.flip, self.seed, epoch, examples)
-            shifts = pca_shifts(how.pca_noise, self.seed, epoch, examples) if how.pca_noise else None
+            pixels = random_crop_and_flip(
+                pixels, how.pad_crop, how.flip, self.seed, epoch, examples
+            )
+            shifts = (
+                pca_shifts(how.pca_noise, self.seed, epoch, examples) if how.pca_noise else None
+            )
         return Batch(normalise(pixels, self._mean, self._std, shifts), labels, epoch, step)
 
     @property
@@ -137,7 +158,9 @@ class Pipeline:
         how = self.augmentation
         if self.training and how.random_resized_crop is not None:
             side: int | None = how.random_resized_crop
-        elif (self.training and how.scale_crop is not None) or (not self.training and how.eval_resize is not None):
+        elif (self.training and how.scale_crop is not None) or (
+            not self.training and how.eval_resize is not None
+        ):
             side = how.center_crop
         else:
             side = how.resize
@@ -159,7 +182,9 @@ class Pipeline:
         for i, example in enumerate(examples.tolist()):
             image, labels[i] = self.source[example]
             if self.training:
-                images[i] = photographs.for_training(image, self.augmentation, self.seed, epoch, example)
+                images[i] = photographs.for_training(
+                    image, self.augmentation, self.seed, epoch, example
+                )
             else:
                 images[i] = photographs.for_evaluation(image, self.augmentation)
         return images, labels
@@ -168,19 +193,31 @@ class Pipeline:
         index, count = self.shard
         _require(self.batch >= 1, "batch", self.batch, "must be at least 1")
         _require(0 <= self.seed < 1 << 64, "seed", self.seed, "must be from 0 to 2**64 - 1")
-        _require(self.epochs is None or self.epochs >= 1, "epochs", self.epochs, "must be at least 1")
+        _require(
+            self.epochs is None or self.epochs >= 1, "epochs", self.epochs, "must be at least 1"
+        )
         _require(0 <= index < count, "shard", self.shard, "must be (i, n) with i from 0 to n - 1")
         _require(self.start_step >= 0, "start_step", self.start_step, "must not be negative")
         _require(self.workers >= 0, "workers", self.workers, "must not be negative")
         if self.training:
-            _require(self.batch % count == 0, "batch", self.batch, f"must be a multiple of the {count} shards")
+            _require(
+                self.batch % count == 0,
+                "batch",
+                self.batch,
+                f"must be a multiple of the {count} shards",
+            )
 
     def _check_geometry(self) -> bool:
-        """Whether images have to be brought to their size one by one; raises where they would have none."""
+        """Whether images have to be brought to their size one by one; raises where they would have
+        none.
+        """
         how = self.augmentation
         _ = self.image_shape
         if how.pca_noise and self.source.channels != 3:
-            raise DatasetError(f"pca_noise = {how.pca_noise}: needs images of 3 channels, found {self.source.channels}")
+            raise DatasetError(
+                f"pca_noise = {how.pca_noise}: needs images of 3 channels, found "
+                f"{self.source.channels}"
+            )
         shape = self.source.image_shape
         if shape is None or (how.resize is not None and shape[0] != shape[1]):
             return True
@@ -191,15 +228,27 @@ class Pipeline:
     def _statistics(self) -> tuple[np.ndarray | None, np.ndarray | None]:
         how = self.augmentation
         for name, values in (("mean", how.mean), ("std", how.std)):
-            _require(len(values) in (0, self.source.channels), name, values,
-                     f"needs a number for each of the {self.source.channels} channels")  # fmt: skip
-        mean = self.source.mean_image() if how.per_pixel_mean else np.array(how.mean, np.float32) if how.mean else None
+            _require(
+                len(values) in (0, self.source.channels),
+                name,
+                values,
+                f"needs a number for each of the {self.source.channels} channels",
+            )
+        mean = (
+            self.source.mean_image()
+            if how.per_pixel_mean
+            else np.array(how.mean, np.float32)
+            if how.mean
+            else None
+        )
         return mean, np.array(how.std, np.float32) if how.std else None
 
 
 _NO_SIZE = {
-    True: "the images have sizes of their own: training needs random_resized_crop, scale_crop or resize",
-    False: "the images have sizes of their own: evaluation needs resize, or eval_resize and center_crop",
+    True: "the images have sizes of their own: training needs random_resized_crop, scale_crop or "
+    "resize",
+    False: "the images have sizes of their own: evaluation needs resize, or eval_resize and "
+    "center_crop",
 }
 
 
@@ -212,5 +261,7 @@ def _import_grain() -> ModuleType:
     try:
         return importlib.import_module("grain")
     except ImportError:
-        raise FrameworkError("the input pipeline needs grain, which is not installed; "
-                             "pip install 'resnet-rosetta[train]'") from None  # fmt: skip
+        raise FrameworkError(
+            "the input pipeline needs grain, which is not installed; "
+            "pip install 'resnet-rosetta[train]'"
+        ) from None

@@ -1,4 +1,6 @@
-"""Where datasets lie: the folder given, `ROSETTA_DATA`, and the usual caches; or where they are downloaded to."""
+"""Where datasets lie: the folder given, `ROSETTA_DATA`, and the usual caches; or where they are
+downloaded to.
+"""
 
 from __future__ import annotations
 
@@ -16,42 +18,61 @@ from shared.errors import DatasetError
 VARIABLE = "ROSETTA_DATA"
 SYSTEM = Path("/usr/share/datasets")  # of Debian's packages
 
-# What a dataset's folder is called below a folder of datasets, by us and Debian, by torchvision, by Keras, by others.
+# What a dataset's folder is called below a folder of datasets, by us and Debian, by torchvision, by
+# Keras, by others.
 _NAMES = {
     "fashion-mnist": ("fashion-mnist", "FashionMNIST/raw", "fashion_mnist", "."),
     "cifar10": ("cifar10", "cifar-10", "CIFAR10", ".", "cifar-10-batches-py-target"),
     "imagenet": ("imagenet", "ImageNet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "."),
     "folder": (".",),
 }
-# Their files are called as those of other datasets are (MNIST): without a folder's name, a cache is not believed.
+# Their files are called as those of other datasets are (MNIST): without a folder's name, a cache is
+# not believed.
 _AMBIGUOUS = ("fashion-mnist", "imagenet")
-IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+IDX_NAMES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 
 
 class Place(NamedTuple):
     path: Path
-    given: bool  # by a person, as opposed to found: may hold data of their own in the dataset's format
+    given: (
+        bool  # by a person, as opposed to found: may hold data of their own in the dataset's format
+    )
 
 
 def find_dataset(
-    name: str, folder: Path | None = None, *, download: bool = True, progress: Progress | None = None
+    name: str,
+    folder: Path | None = None,
+    *,
+    download: bool = True,
+    progress: Progress | None = None,
 ) -> Path:
-    """Where the dataset lies: a folder of IDX files, a folder or an archive of batches, or a folder with `train/`.
+    """Where the dataset lies: a folder of IDX files, a folder or an archive of batches, or a folder
+    with `train/`.
 
-    With `folder` it must lie there, under any of its usual names. Otherwise the first of `$ROSETTA_DATA`, Debian's
-    datasets, Keras' cache, `./data`, `~/data` and our own cache that has it; and if none has, it is downloaded to
-    `$ROSETTA_DATA`, if that is set, or to our cache, `~/.cache/resnet-rosetta/datasets`. Raises `DatasetError`.
+    With `folder` it must lie there, under any of its usual names. Otherwise the first of
+    `$ROSETTA_DATA`, Debian's datasets, Keras' cache, `./data`, `~/data` and our own cache that has
+    it; and if none has, it is downloaded to `$ROSETTA_DATA`, if that is set, or to our cache,
+    `~/.cache/resnet-rosetta/datasets`. Raises `DatasetError`.
     """
     return locate(name, folder, download=download, progress=progress).path
 
 
-def locate(name: str, folder: Path | None, *, download: bool, progress: Progress | None = None) -> Place:
+def locate(
+    name: str, folder: Path | None, *, download: bool, progress: Progress | None = None
+) -> Place:
     dataset = get_dataset(name)
     if folder is not None:
         if found := _below(dataset, folder):
             return Place(found, True)
         reason = "" if folder.is_dir() else ", which is no folder"
-        raise DatasetError(f"{folder}{reason}: holds no {dataset.title}; expected {_expected(dataset)}")
+        raise DatasetError(
+            f"{folder}{reason}: holds no {dataset.title}; expected {_expected(dataset)}"
+        )
     if name == "folder":
         raise DatasetError("a folder of images is nowhere in particular; " + dataset.hint)
     variable = os.environ.get(VARIABLE)
@@ -61,14 +82,19 @@ def locate(name: str, folder: Path | None, *, download: bool, progress: Progress
         if found := _below(dataset, root, itself=name not in _AMBIGUOUS):
             return Place(found, False)
     if not download or not dataset.files:
-        raise DatasetError(f"{dataset.title} is not on this machine; expected {_expected(dataset)} in a folder that is "
-                           f"given, in ${VARIABLE} or in one of {', '.join(map(str, _caches()))}"
-                           + (f"; {dataset.hint}" if dataset.hint else ""))  # fmt: skip
+        raise DatasetError(
+            f"{dataset.title} is not on this machine; expected {_expected(dataset)} in a folder "
+            "that is "
+            f"given, in ${VARIABLE} or in one of {', '.join(map(str, _caches()))}"
+            + (f"; {dataset.hint}" if dataset.hint else "")
+        )
     target = (Path(variable).expanduser() if variable else our_cache()) / name
     download_dataset(dataset, target, progress)
     place = _in(dataset, target)
     if place is None:
-        raise DatasetError(f"{target}: was downloaded, and is gone again; is another program at work there?")
+        raise DatasetError(
+            f"{target}: was downloaded, and is gone again; is another program at work there?"
+        )
     return Place(place, False)
 
 
@@ -109,7 +135,9 @@ def _cifar_places(folder: Path) -> Iterator[Path]:
         if cifar.has_batches(place):
             yield place
     archives = (folder, *(folder / name for name in cifar.ARCHIVES))
-    yield from (path for path in archives if path.is_file() and path.name.endswith((".tar.gz", ".tgz")))
+    yield from (
+        path for path in archives if path.is_file() and path.name.endswith((".tar.gz", ".tgz"))
+    )
 
 
 def idx_file(folder: Path, name: str) -> Path | None:

@@ -1,8 +1,9 @@
 """Whole batches resized at once, byte for byte as Pillow's bilinear filter resizes each image.
 
-Pillow's `Resample.c`: antialiased (the filter grows with the scale when an image shrinks), first along the rows,
-rounded to bytes, then along the columns; weights are integers of 22 fractional bits. Pillow 13 takes the columns first
-where the height shrinks more than the width, older ones never: for square images all agree.
+Pillow's `Resample.c`: antialiased (the filter grows with the scale when an image shrinks), first
+along the rows, rounded to bytes, then along the columns; weights are integers of 22 fractional
+bits. Pillow 13 takes the columns first where the height shrinks more than the width, older ones
+never: for square images all agree.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import math
 import numpy as np
 
 _BITS = 32 - 8 - 2
-_CACHED = 1 << 18  # values at a time: three times as fast as all at once, which would not stay in the cache
+_CACHED = (
+    1 << 18
+)  # values at a time: three times as fast as all at once, which would not stay in the cache
 
 
 @functools.lru_cache(maxsize=16)
@@ -51,8 +54,11 @@ def _along(images: np.ndarray, axis: int, target: int) -> np.ndarray:
     shape = [1] * images.ndim
     shape[axis] = target
     wide = images.astype(np.int32)
-    # The weights sum to 2**22, give or take a few: with half for rounding, 255 of them fit in 31 bits and stay 255.
-    total = np.full((*images.shape[:axis], target, *images.shape[axis + 1 :]), 1 << (_BITS - 1), np.int32)
+    # The weights sum to 2**22, give or take a few: with half for rounding, 255 of them fit in 31
+    # bits and stay 255.
+    total = np.full(
+        (*images.shape[:axis], target, *images.shape[axis + 1 :]), 1 << (_BITS - 1), np.int32
+    )
     for places, weights in _weights(images.shape[axis], target):
         tap = wide.take(places, axis)
         tap *= weights.reshape(shape)

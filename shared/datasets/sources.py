@@ -1,4 +1,7 @@
-"""`Source`: the examples of one split, by number. In memory, or as files in a folder for each class."""
+"""`Source`: the examples of one split, by number.
+
+In memory, or as files in a folder for each class.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ _CHUNK = 4096  # images
 class Source(ABC):
     """Examples by number, from 0: an image, uint8 [height, width, channels], and its class.
 
-    `published`: whether this is the very data that the dataset's authors published; None where nobody knows.
+    `published`: whether this is the very data that the dataset's authors published; None where
+    nobody knows.
     """
 
     num_classes: int
@@ -44,9 +48,14 @@ class Source(ABC):
         """SHA-256, hexadecimal, of what tells this split from another."""
 
     def mean_image(self) -> np.ndarray:
-        """The mean of the training split, float32 [height, width, channels], of values in [0, 1]."""
-        raise DatasetError("per_pixel_mean needs images of one size in memory, and these are files of any size; give a "
-                           "mean per channel")  # fmt: skip
+        """The mean of the training split, float32 [height, width, channels], of values
+        in [0, 1].
+        """
+        raise DatasetError(
+            "per_pixel_mean needs images of one size in memory, and these are files of any size; "
+            "give a "
+            "mean per channel"
+        )
 
 
 class ArraySource(Source):
@@ -65,14 +74,22 @@ class ArraySource(Source):
         training: Callable[[], Source] | None = None,
     ):
         if images.dtype != np.uint8 or images.ndim != 4:
-            raise DatasetError(f"images are {images.dtype} of shape {images.shape}; expected uint8 [n, height, width, "
-                               "channels]")  # fmt: skip
+            raise DatasetError(
+                f"images are {images.dtype} of shape {images.shape}; expected uint8 [n, height, "
+                "width, "
+                "channels]"
+            )
         if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-            raise DatasetError(f"labels are {labels.dtype} of shape {labels.shape}; expected integers [{len(images)}]")
+            raise DatasetError(
+                f"labels are {labels.dtype} of shape {labels.shape}; expected integers "
+                f"[{len(images)}]"
+            )
         if not len(images):
             raise DatasetError("there are no images")
         if labels.min() < 0 or labels.max() >= num_classes:
-            raise DatasetError(f"labels go from {labels.min()} to {labels.max()}; expected 0 to {num_classes - 1}")
+            raise DatasetError(
+                f"labels go from {labels.min()} to {labels.max()}; expected 0 to {num_classes - 1}"
+            )
         self.images = np.ascontiguousarray(images)
         self.labels = labels.astype(np.int64)
         self.num_classes, self.published = num_classes, published
@@ -105,10 +122,11 @@ class ArraySource(Source):
 
 
 class FolderSource(Source):
-    """The images below `root/<split>/<class>/`, as RGB, turned as their EXIF says, in the order of their paths.
+    """The images below `root/<split>/<class>/`, as RGB, turned as their EXIF says, in the order of
+    their paths.
 
-    Classes are the folders of the training split, sorted by name, whichever split this is; folders and files whose
-    names begin with a dot are left out.
+    Classes are the folders of the training split, sorted by name, whichever split this is; folders
+    and files whose names begin with a dot are left out.
     """
 
     channels = 3
@@ -118,14 +136,18 @@ class FolderSource(Source):
         training = split_folder(root, "train")
         self.classes = _classes(training)
         if not self.classes:
-            raise DatasetError(f"{training}: has no folders of classes; expected {training.name}/<class>/*.jpg")
+            raise DatasetError(
+                f"{training}: has no folders of classes; expected {training.name}/<class>/*.jpg"
+            )
         found = self.classes if split == "train" else _classes(folder)
         strange = sorted(set(found) - set(self.classes))
         if strange:
             raise DatasetError(f"{folder}: has a class {strange[0]!r} that {training} has not")
         if not found:
-            raise DatasetError(f"{folder}: has no folders of classes; its images have to be sorted into "
-                               f"{folder.name}/<class>/ as those of {training.name}/ are")  # fmt: skip
+            raise DatasetError(
+                f"{folder}: has no folders of classes; its images have to be sorted into "
+                f"{folder.name}/<class>/ as those of {training.name}/ are"
+            )
         self.num_classes = len(self.classes)
         number = {name: i for i, name in enumerate(self.classes)}
         self.folder = folder
@@ -136,7 +158,9 @@ class FolderSource(Source):
             self.paths += paths
             labels += [number[name]] * len(paths)
         if not self.paths:
-            raise DatasetError(f"{folder}: has no images ({', '.join(SUFFIXES)}) in its folders of classes")
+            raise DatasetError(
+                f"{folder}: has no images ({', '.join(SUFFIXES)}) in its folders of classes"
+            )
         self.labels = np.array(labels, np.int64)
 
     def __len__(self) -> int:
@@ -149,7 +173,9 @@ class FolderSource(Source):
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of the names of the classes and of the paths and sizes of the images, not of what the images show."""
+        """Of the names of the classes and of the paths and sizes of the images, not of what the
+        images show.
+        """
         found = hashlib.sha256()
         for name in self.classes:
             found.update(f"{name}\n".encode(errors="surrogateescape"))
@@ -171,13 +197,17 @@ def split_folder(root: Path, split: Split) -> Path:
 def _classes(folder: Path) -> tuple[str, ...]:
     try:
         with os.scandir(folder) as entries:
-            return tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
+            return tuple(
+                sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+            )
     except OSError as error:
         raise DatasetError(f"{folder}: cannot be read ({error.strerror or error})") from None
 
 
 def _images(folder: Path, name: str) -> Iterable[str]:
-    """The paths of the images of a class, at any depth; linked folders below it are not followed."""
+    """The paths of the images of a class, at any depth; linked folders below it are not
+    followed.
+    """
     for place, folders, files in os.walk(folder / name):
         folders[:] = [f for f in folders if not f.startswith(".")]
         below = Path(place).relative_to(folder).as_posix()

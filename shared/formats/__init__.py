@@ -1,1 +1,3 @@
-"""Checkpoints of other projects: containers (bytes to named tensors) and schemes (their names to ours)."""
+"""Checkpoints of other projects: containers (bytes to named tensors) and schemes (their names to
+ours).
+"""

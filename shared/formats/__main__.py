@@ -1,4 +1,6 @@
-"""`python -m shared.formats > docs/formats.md`: every format, from the tables that the code reads and writes by."""
+"""`python -m shared.formats > docs/formats.md`: every format, from the tables that the code reads
+and writes by.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +9,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from shared.formats.archive import MAX_DIMENSIONS, MAX_ELEMENTS
+from shared.architecture.plan import make_plan
+from shared.architecture.presets import get_spec, list_presets
 from shared.formats.checkpoint import MAX_NAME, MAX_NAMES
-from shared.formats.containers import CONTAINERS
+from shared.formats.containers.archive import MAX_DIMENSIONS, MAX_ELEMENTS
+from shared.formats.containers.registry import CONTAINERS
 from shared.formats.convert import USUAL
-from shared.formats.infer import MAX_BLOCKS, UNTOLD, untold
-from shared.formats.naming import foreign_names
+from shared.formats.naming.infer import MAX_BLOCKS, UNTOLD, untold
+from shared.formats.naming.names import foreign_names
+from shared.formats.naming.schemes import FORMATS, Format, Scheme
 from shared.formats.render import COUNTED, expressing
-from shared.formats.schemes import FORMATS, Format, Scheme
-from shared.plan import make_plan
-from shared.presets import get_spec, list_presets
 
 # Where the names are defined.
 PROJECTS = {
-    "canonical": "this project's exchange format, `shared/weights.py`",
+    "canonical": "this project's exchange format, `shared/weights/canonical.py`",
     "torchvision": "pytorch/vision, `torchvision/models/resnet.py`",
     "timm": "huggingface/pytorch-image-models, `timm/models/resnet.py` and `resnetv2.py`",
     "huggingface": "`ResNetForImageClassification` and `ResNetModel`",
@@ -41,8 +43,11 @@ PROJECTS = {
 # Where a file of one of our own formats says which network it is.
 SPEC_KEPT = ("safetensors", "keras-weights", "keras", "hdf5")
 EXAMPLES = (
-    "stem.conv1.weight", "stages.1.blocks.0.conv2.weight", "stages.1.blocks.0.norm2.weight", "head.weight",
-)  # fmt: skip
+    "stem.conv1.weight",
+    "stages.1.blocks.0.conv2.weight",
+    "stages.1.blocks.0.norm2.weight",
+    "head.weight",
+)
 
 START = """# Checkpoint formats
 
@@ -64,7 +69,7 @@ and written as 0 where a format's own files have it. Optimizers and whatever els
 **What no tensor tells**, such as an epsilon, a padding, or which convolution has the stride, is taken from whoever
 defined the format: it is *assumed* below, and said by `rosetta inspect`. `--preset` and `--set` overrule it. What is
 *free* is what the format's code lets one choose (of `stem.convs` the widths, of `strides` the first stage's).
-`shared/spec.py` says what the fields mean.
+`shared/architecture/spec.py` says what the fields mean.
 
 **Converting** puts a target in its place only if
 
@@ -94,11 +99,21 @@ def page() -> str:
     """The page, in Markdown."""
     found = {name: presets_of(f) for name, f in FORMATS.items()}
     summary = [
-        (f"[`{name}`](#{name})", f.title, ", ".join(_suffixes(c)[0] for c in f.containers),
-         "yes" if _is_written(f) else "no", _count(len(found[name])))
+        (
+            f"[`{name}`](#{name})",
+            f.title,
+            ", ".join(_suffixes(c)[0] for c in f.containers),
+            "yes" if _is_written(f) else "no",
+            _count(len(found[name])),
+        )
         for name, f in FORMATS.items()
-    ]  # fmt: skip
-    parts = [START, *_table(("format", "names of", "files", "written", "presets"), summary), GUARANTEES, *_containers()]
+    ]
+    parts = [
+        START,
+        *_table(("format", "names of", "files", "written", "presets"), summary),
+        GUARANTEES,
+        *_containers(),
+    ]
     for f in FORMATS.values():
         parts += _section(f, found[f.name])
     return "".join(parts)
@@ -111,16 +126,25 @@ def presets_of(f: Format) -> list[str]:
 
 def _containers() -> Iterator[str]:
     yield "\n## Containers\n\n"
-    yield "What a file is follows from its first bytes and its name, which must not contradict each other.\n\n"
+    yield (
+        "What a file is follows from its first bytes and its name, which must not contradict "
+        "each other.\n\n"
+    )
     usual = {container: f"`{form}`" for container, form in USUAL.items()}
-    yield from _table(("container", "files", "numbers that are written", "`--to`, unless given"), (
-        (c.title, ", ".join(_suffixes(c.name)), ", ".join(c.dtypes), usual.get(c.name, "")) for c in CONTAINERS.values()
-    ))  # fmt: skip
+    yield from _table(
+        ("container", "files", "numbers that are written", "`--to`, unless given"),
+        (
+            (c.title, ", ".join(_suffixes(c.name)), ", ".join(c.dtypes), usual.get(c.name, ""))
+            for c in CONTAINERS.values()
+        ),
+    )
 
 
 def _section(f: Format, presets: Sequence[str]) -> Iterator[str]:
     yield f"\n## {f.name}\n\n{f.title} ({PROJECTS[f.name]}).\n\n"
-    files = "; ".join(f"{CONTAINERS[name].title}, {' '.join(_suffixes(name))}" for name in f.containers)
+    files = "; ".join(
+        f"{CONTAINERS[name].title}, {' '.join(_suffixes(name))}" for name in f.containers
+    )
     yield f"* Files: {files}.{'' if _is_written(f) else ' Read, and not written.'}\n"
     last, conv = f.schemes[0].channels_last, f.schemes[0].head_is_conv
     layout = "HWIO kernels, [in, out] matrices" if last else "OIHW kernels, [out, in] matrices"
@@ -141,8 +165,11 @@ def _our_own(f: Format) -> Iterator[str]:
     yield f"; {', '.join(bare)} has no place for it.\n" if bare else ".\n"
     if f.name == "canonical":
         named = ", ".join(f"`{scheme.convention}`" for scheme in f.schemes)
-        yield f"* Assumed without metadata: as in the first of these whose family has this very network, or else in " \
-              f"one that fits: {named}.\n\n"  # fmt: skip
+        yield (
+            "* Assumed without metadata: as in the first of these whose family has this very "
+            "network, or else in "
+            f"one that fits: {named}.\n\n"
+        )
     else:
         yield "* Assumed without metadata: as in [`canonical`](#canonical).\n\n"
     yield from _names(f.schemes[:1])
@@ -150,15 +177,32 @@ def _our_own(f: Format) -> Iterator[str]:
 
 def _conventions(f: Format) -> Iterator[str]:
     """What each variant takes for granted, and what it lets one choose."""
-    told = [{name: _show(value) for name, value in untold(_convention(scheme)).items()} for scheme in f.schemes]
-    common = {name: value for name, value in told[0].items() if all(other.get(name) == value for other in told)}
-    whose = f" as in {_called(f.schemes[0])}" if len({_called(scheme) for scheme in f.schemes}) == 1 else ""
+    told = [
+        {name: _show(value) for name, value in untold(_convention(scheme)).items()}
+        for scheme in f.schemes
+    ]
+    common = {
+        name: value
+        for name, value in told[0].items()
+        if all(other.get(name) == value for other in told)
+    }
+    whose = (
+        f" as in {_called(f.schemes[0])}"
+        if len({_called(scheme) for scheme in f.schemes}) == 1
+        else ""
+    )
     yield f"* Assumed{whose}: {_fields(common)}.\n"
     for free, schemes in _by_freedom(f.schemes):
-        which = "" if len(schemes) == len(f.schemes) else f" as {', '.join(_called(s) for s in schemes)}"
+        which = (
+            ""
+            if len(schemes) == len(f.schemes)
+            else f" as {', '.join(_called(s) for s in schemes)}"
+        )
         yield f"* Free{which}: {_fields(free)}.{_told_by(f, free)}\n"
     yield "\n"
-    yield from _names(f.schemes, [{n: v for n, v in own.items() if n not in common} for own in told])
+    yield from _names(
+        f.schemes, [{n: v for n, v in own.items() if n not in common} for own in told]
+    )
 
 
 def _told_by(f: Format, free: Sequence[str]) -> str:

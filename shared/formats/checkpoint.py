@@ -1,4 +1,6 @@
-"""`Checkpoint`: a file of somebody's with every tensor accounted for, under canonical names. Nothing is built."""
+"""`Checkpoint`: a file of somebody's with every tensor accounted for, under canonical names.
+Nothing is built.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +13,28 @@ from typing import Any
 
 import numpy as np
 
+from shared.architecture.ops import Shape
+from shared.architecture.preprocessing import PREPROCESSING
+from shared.architecture.presets import get_preset, get_spec
+from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, RosettaError, SpecError, nearest
-from shared.formats.ahead import Watched
-from shared.formats.archive import Archive, Entry
-from shared.formats.containers import read_archive
-from shared.formats.infer import candidates, check_blocks, find_preset, infer_spec
-from shared.formats.naming import COUNTER, canonical_names, foreign_names, plan_of, stem_name, to_canonical
-from shared.formats.nearest_preset import Nearest, by_names, by_shapes, first
-from shared.formats.schemes import FORMATS, Format, Scheme
-from shared.formats.spans import shown
-from shared.images import PREPROCESSING
-from shared.ops import Shape
-from shared.presets import get_preset, get_spec
-from shared.spec import ResNetSpec
-from shared.weights import Weights, is_float, raise_problems, sha256_of
+from shared.formats.containers.ahead import Watched
+from shared.formats.containers.archive import Archive, Entry
+from shared.formats.containers.registry import read_archive
+from shared.formats.containers.spans import shown
+from shared.formats.naming.infer import candidates, check_blocks, find_preset, infer_spec
+from shared.formats.naming.names import (
+    COUNTER,
+    canonical_names,
+    foreign_names,
+    plan_of,
+    stem_name,
+    to_canonical,
+)
+from shared.formats.naming.nearest_preset import Nearest, by_names, by_shapes, first
+from shared.formats.naming.schemes import FORMATS, Format, Scheme
+from shared.weights.canonical import Weights, is_float, raise_problems
+from shared.weights.digests import sha256_of
 
 MANY = 1 << 30
 MAX_NAMES = 1 << 14  # ResNet-1202 has 8,000 with its counters
@@ -42,13 +52,17 @@ class Wanted:
 
     format: str | None = None
     preset: str | None = None
-    changes: Mapping[str, Any] = field(default_factory=dict)  # of the spec, as `ResNetSpec.replace` takes them
+    changes: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # of the spec, as `ResNetSpec.replace` takes them
     spec: ResNetSpec | None = None  # all of it
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file is: its format, its network, and its tensors in canonical layout, in the plan's order."""
+    """What a file is: its format, its network, and its tensors in canonical layout, in the plan's
+    order.
+    """
 
     path: Path
     format: Format
@@ -59,7 +73,8 @@ class Checkpoint:
     entries: Mapping[str, Entry]
     names: Mapping[str, str]  # canonical -> the file's
     ignored: tuple[str, ...]  # tensors that are no weights: PyTorch's batch counters
-    told_by: str  # what said which network it is: "metadata", "preset", "tensors", or the caller's "spec"
+    # what said which network it is: "metadata", "preset", "tensors", or the caller's "spec"
+    told_by: str
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -72,9 +87,15 @@ class Checkpoint:
 
     @property
     def preprocessing(self) -> str:
-        """What the pictures need that the weights were trained on; a key of `shared.images.PREPROCESSING`."""
+        """What the pictures need that the weights were trained on; a key of
+        `shared.images.photographs.PREPROCESSING`.
+        """
         told = self.archive.metadata.get("preprocessing", "")
-        return told if told in PREPROCESSING else get_preset(self.preset or self.scheme.convention).preprocessing
+        return (
+            told
+            if told in PREPROCESSING
+            else get_preset(self.preset or self.scheme.convention).preprocessing
+        )
 
     def candidates(self) -> list[str]:
         """Every preset with the same tensors."""
@@ -82,13 +103,15 @@ class Checkpoint:
 
     def nearest(self) -> Nearest | None:
         """The preset that has most of these tensors, for a network that is none."""
-        return by_names(self.scheme, self.names, {name: entry.shape for name, entry in self.entries.items()})
+        return by_names(
+            self.scheme, self.names, {name: entry.shape for name, entry in self.entries.items()}
+        )
 
     def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         """(canonical name, values), one at a time.
 
-        Raises `CheckpointError` at the end, naming every tensor that is not finite, a variance below zero, or not
-        what the SHA-256 in the file's metadata says.
+        Raises `CheckpointError` at the end, naming every tensor that is not finite, a variance
+        below zero, or not what the SHA-256 in the file's metadata says.
         """
         digests, problems = self._digests(), []
         for name, entry in self.entries.items():
@@ -98,7 +121,9 @@ class Checkpoint:
         self._raise(problems)
 
     def watched(self) -> Watched[list[tuple[str, str]]]:
-        """The entries, whose values are checked when they are loaded; what is found is for `raise_found`."""
+        """The entries, whose values are checked when they are loaded; what is found is for
+        `raise_found`.
+        """
         digests = self._digests()
         return Watched(self.entries, lambda name, array: self._problems(name, array, digests))
 
@@ -106,20 +131,31 @@ class Checkpoint:
         """Raise what `arrays` would."""
         self._raise([problem for problems in found.values() for problem in problems])
 
-    def _problems(self, name: str, array: np.ndarray, digests: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    def _problems(
+        self, name: str, array: np.ndarray, digests: Mapping[str, Any] | None
+    ) -> list[tuple[str, str]]:
         """(kind, what) of all that is wrong with the values."""
         found = []
         if digests is not None and digests.get(name) != sha256_of(array):
             found.append(("damaged", f"{name} does not match its SHA-256"))
         if not np.isfinite(array).all():
-            found.append(("not finite", f"{self.names[name]} has {int((~np.isfinite(array)).sum())} such values"))
+            found.append(
+                (
+                    "not finite",
+                    f"{self.names[name]} has {int((~np.isfinite(array)).sum())} such values",
+                )
+            )
         elif name.endswith("running_var") and (array < 0).any():
-            found.append(("negative", f"{self.names[name]} has {int((array < 0).sum())} negative variances"))
+            found.append(
+                ("negative", f"{self.names[name]} has {int((array < 0).sum())} negative variances")
+            )
         return found
 
     def _raise(self, problems: Sequence[tuple[str, str]]) -> None:
         kinds = ("damaged", "not finite", "negative")
-        raise_problems(str(self.path), {kind: [what for k, what in problems if k == kind] for kind in kinds})
+        raise_problems(
+            str(self.path), {kind: [what for k, what in problems if k == kind] for kind in kinds}
+        )
 
     def _digests(self) -> dict[str, Any] | None:
         """The SHA-256 of each tensor, where the file tells them."""
@@ -149,12 +185,12 @@ def open_checkpoint(
     Args:
         path: a file or folder of any format in `FORMATS`.
         format: a key of `FORMATS`; found out when None.
-        preset: which network it is, when its metadata or tensors should not decide; a classifier of another
-            size, or none, is taken as it is.
+        preset: which network it is, when its metadata or tensors should not decide; a classifier of
+            another size, or none, is taken as it is.
         changes: fields of the spec that are known better, as `ResNetSpec.replace` takes them.
 
-    Raises `CheckpointError` listing every tensor that is missing, unexpected or mis-shaped, with the nearest
-    expected name, or saying what the file is when it holds no network of ours.
+    Raises `CheckpointError` listing every tensor that is missing, unexpected or mis-shaped, with
+    the nearest expected name, or saying what the file is when it holds no network of ours.
     """
     path = Path(path)
     return identify(path, read_archive(path), Wanted(format, preset, changes or {}))
@@ -163,7 +199,9 @@ def open_checkpoint(
 def get_format(name: str) -> Format:
     """The format of a name. Raises `SpecError` with the nearest ones."""
     if name not in FORMATS:
-        raise SpecError(f"unknown format {name!r}{nearest(name, FORMATS)}; known are {', '.join(FORMATS)}")
+        raise SpecError(
+            f"unknown format {name!r}{nearest(name, FORMATS)}; known are {', '.join(FORMATS)}"
+        )
     return FORMATS[name]
 
 
@@ -178,9 +216,13 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
     if not names:
         raise CheckpointError(f"{path}: holds no tensors")
     if odd := [name for name in names if len(name) > MAX_NAME or not name.isprintable()]:
-        raise CheckpointError(f"{path}: no ResNet that is known: it has a tensor named {shown(odd[0])}")
+        raise CheckpointError(
+            f"{path}: no ResNet that is known: it has a tensor named {shown(odd[0])}"
+        )
     if len(names) > MAX_NAMES:
-        raise CheckpointError(f"{path}: no ResNet that is known: it has {len(names)} tensors, more than {MAX_NAMES}")
+        raise CheckpointError(
+            f"{path}: no ResNet that is known: it has {len(names)} tensors, more than {MAX_NAMES}"
+        )
     read = [reading for reading in _readings(formats, archive, names) if reading.known]
     if not read:
         raise _no_resnet(path, archive, names, formats)
@@ -200,13 +242,15 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
             whole.append(attempt)
     if whole:
         return next((checkpoint for checkpoint in whole if checkpoint.preset), whole[0])
-    error, reading = min(failures, key=lambda failure: len(getattr(failure[0], "problems", ())) or MANY)
+    error, reading = min(
+        failures, key=lambda failure: len(getattr(failure[0], "problems", ())) or MANY
+    )
     again = _attempt(path, archive, reading, wanted, hints=True)
     raise again if isinstance(again, RosettaError) else error
 
 
-# Containers that are another one with something beside it, or laid out in another way: timm's repositories on the
-# hub are folders with a config.json, too, and HDF5 has two layouts.
+# Containers that are another one with something beside it, or laid out in another way: timm's
+# repositories on the hub are folders with a config.json, too, and HDF5 has two layouts.
 _KIN = {"huggingface": ("safetensors", "torch"), "hdf5": ("keras-weights",)}
 
 
@@ -229,7 +273,8 @@ class _Reading:
 
 
 def _readings(formats: list[Format], archive: Archive, names: list[str]) -> Iterator[_Reading]:
-    """The names as the schemes read them: those whose first convolution is there, or all when it is nowhere.
+    """The names as the schemes read them: those whose first convolution is there, or all when it is
+    nowhere.
 
     Schemes that differ in their conventions alone read the names once.
     """
@@ -259,7 +304,10 @@ def _configured(f: Format, scheme: Scheme, archive: Archive) -> Scheme:
         return scheme
     config = json.loads(archive.metadata["config"])
     changes: dict[str, Any] = {}
-    if config.get("downsample_in_bottleneck") is True and config.get("layer_type", "bottleneck") == "bottleneck":
+    if (
+        config.get("downsample_in_bottleneck") is True
+        and config.get("layer_type", "bottleneck") == "bottleneck"
+    ):
         changes["block.stride_conv"] = 1
     if config.get("downsample_in_first_stage") is True:
         changes["strides"] = (2, 2, 2, 2)
@@ -279,7 +327,9 @@ def _clash(config: str, spec: ResNetSpec) -> str | None:
 def _attempt(
     path: Path, archive: Archive, reading: _Reading, wanted: Wanted, *, hints: bool = False
 ) -> Checkpoint | RosettaError:
-    """The checkpoint as this scheme reads it, or why it is not one; `hints`: with the nearest names and preset."""
+    """The checkpoint as this scheme reads it, or why it is not one; `hints`: with the nearest names
+    and preset.
+    """
     scheme = reading.scheme
     entries: dict[str, Entry] = {}
     names: dict[str, str] = {}
@@ -294,9 +344,13 @@ def _attempt(
         spec, told_by = _resolve(archive, scheme, shapes, wanted)
     except RosettaError as error:
         near = by_names(scheme, names, shapes, reading.strangers) if hints else None
-        return type(error)(f"{path}: as {reading.format.title}: {str(error)[:MAX_SAID]}{_near(near)}")
+        return type(error)(
+            f"{path}: as {reading.format.title}: {str(error)[:MAX_SAID]}{_near(near)}"
+        )
     plan = plan_of(spec)
-    if reading.format.name == "huggingface" and (clash := _clash(archive.metadata.get("config", "{}"), spec)):
+    if reading.format.name == "huggingface" and (
+        clash := _clash(archive.metadata.get("config", "{}"), spec)
+    ):
         return CheckpointError(f"{path}: its config.json is not that of its tensors: {clash}")
     expected, homeless = foreign_names(scheme, plan)
     problems = _problems(archive, plan.tensors, expected, names, shapes)
@@ -317,13 +371,19 @@ def _attempt(
     found = get_preset(wanted.preset).name if wanted.preset and not wanted.changes else None
     found = found or find_preset(spec, scheme.families)
     if found and told_by == "tensors":
-        spec = spec.replace(name=found, image_size=get_spec(found).image_size, init=get_spec(found).init)
+        spec = spec.replace(
+            name=found, image_size=get_spec(found).image_size, init=get_spec(found).init
+        )
     ordered = {name: entries[name] for name in plan.tensors}
     ignored = tuple(name for name in archive.entries if name.endswith(f".{COUNTER}"))
-    return Checkpoint(path, reading.format, scheme, archive, spec, found, ordered, names, ignored, told_by)
+    return Checkpoint(
+        path, reading.format, scheme, archive, spec, found, ordered, names, ignored, told_by
+    )
 
 
-def _resolve(archive: Archive, scheme: Scheme, shapes: Mapping[str, Shape], wanted: Wanted) -> tuple[ResNetSpec, str]:
+def _resolve(
+    archive: Archive, scheme: Scheme, shapes: Mapping[str, Shape], wanted: Wanted
+) -> tuple[ResNetSpec, str]:
     """Which network it is, and who says so."""
     if wanted.spec is not None:
         return wanted.spec, "spec"
@@ -340,7 +400,9 @@ def _resolve(archive: Archive, scheme: Scheme, shapes: Mapping[str, Shape], want
 def _told_spec(text: str, tensors: int) -> ResNetSpec:
     """The spec in a file's metadata, which may ask for anything."""
     if len(text) > MAX_SPEC:
-        raise SpecError(f"the spec in its metadata has {len(text)} characters; {MAX_SPEC} at most are read")
+        raise SpecError(
+            f"the spec in its metadata has {len(text)} characters; {MAX_SPEC} at most are read"
+        )
     spec = ResNetSpec.from_json(text)
     if not spec.name.isprintable():
         raise SpecError(f"name = {spec.name!a}: must be printable, on one line")
@@ -355,13 +417,18 @@ def _problems(
     names: Mapping[str, str],
     shapes: Mapping[str, Shape],
 ) -> dict[str, list[str]]:
-    """Every tensor that is missing, unexpected, mis-shaped or not of a float type, in the file's own names."""
-    missing = [f"{expected[name]} {list(shape)}" for name, shape in tensors.items()
-               if name in expected and name not in shapes]  # fmt: skip
+    """Every tensor that is missing, unexpected, mis-shaped or not of a float type, in the file's
+    own names.
+    """
+    missing = [
+        f"{expected[name]} {list(shape)}"
+        for name, shape in tensors.items()
+        if name in expected and name not in shapes
+    ]
     extra = [names[name] for name in shapes if name not in tensors]
     misshaped = [
-        f"{names[name]} has shape {list(archive.entries[names[name]].shape)}, expected {list(shape)}"
-        + (f" for {name}" if names[name] != name else "")
+        f"{names[name]} has shape {list(archive.entries[names[name]].shape)}, expected "
+        f"{list(shape)}" + (f" for {name}" if names[name] != name else "")
         for name, shape in tensors.items()
         if name in shapes and tuple(shapes[name]) != tuple(shape)
     ]
@@ -370,28 +437,47 @@ def _problems(
         for name in shapes
         if not is_float(archive.entries[names[name]].dtype)
     ]
-    return {"missing": missing, "unexpected": extra, "of another shape": misshaped, "not float": wrong}
+    return {
+        "missing": missing,
+        "unexpected": extra,
+        "of another shape": misshaped,
+        "not float": wrong,
+    }
 
 
-def _no_resnet(path: Path, archive: Archive, names: list[str], formats: list[Format]) -> CheckpointError:
-    """No network of ours: the nearest format, the first names that are not its, and the nearest preset."""
-    best = max(((f, s) for f in formats for s in f.schemes),
-               key=lambda pair: len(_read_names(pair[1], names)[0]), default=None)  # fmt: skip
+def _no_resnet(
+    path: Path, archive: Archive, names: list[str], formats: list[Format]
+) -> CheckpointError:
+    """No network of ours: the nearest format, the first names that are not its, and the nearest
+    preset.
+    """
+    best = max(
+        ((f, s) for f in formats for s in f.schemes),
+        key=lambda pair: len(_read_names(pair[1], names)[0]),
+        default=None,
+    )
     if best is None:
         return CheckpointError(f"{path}: no known format comes in this kind of file")
     f, scheme = best
     known, strangers = _read_names(scheme, names)
     near = None
     if known:
-        said = (f"the nearest format is {f.title}, which has {len(known)} of its {len(names)} names, but not "
-                f"{first(strangers, 5)}")  # fmt: skip
-        entries = {own: to_canonical(scheme, own, archive.entries[name]) for name, own in known.items()}
+        said = (
+            f"the nearest format is {f.title}, which has {len(known)} of its {len(names)} names, "
+            "but not "
+            f"{first(strangers, 5)}"
+        )
+        entries = {
+            own: to_canonical(scheme, own, archive.entries[name]) for name, own in known.items()
+        }
         shapes = {own: entry.shape for own, entry in entries.items()}
         near = by_names(scheme, {own: name for name, own in known.items()}, shapes, strangers)
     else:
         said = f"no format has any of its {len(names)} names: {first(strangers, 5)}"
     near = near or by_shapes({name: archive.entries[name].shape for name in names})
-    return CheckpointError(f"{path}: no ResNet that is known; {said}{_near(near)}", sorted(strangers))
+    return CheckpointError(
+        f"{path}: no ResNet that is known; {said}{_near(near)}", sorted(strangers)
+    )
 
 
 def _near(found: Nearest | None) -> str:

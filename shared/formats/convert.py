@@ -1,4 +1,6 @@
-"""From any checkpoint format to any other: rendered, written in one step, read back and compared bit by bit."""
+"""From any checkpoint format to any other: rendered, written in one step, read back and compared
+bit by bit.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +19,31 @@ from typing import Any
 
 import numpy as np
 
+from shared.architecture.presets import get_spec
+from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, SpecError
-from shared.files import flush_folder, replacing, write_tensors
-from shared.formats import safetensors_file
-from shared.formats.ahead import Watched, each
-from shared.formats.archive import Archive, Entry
 from shared.formats.checkpoint import Checkpoint, Wanted, get_format, identify
-from shared.formats.containers import CONTAINERS, Container, by_suffix
-from shared.formats.infer import same_function
+from shared.formats.containers import safetensors_file
+from shared.formats.containers.ahead import Watched, each
+from shared.formats.containers.archive import Archive, Entry
+from shared.formats.containers.registry import CONTAINERS, Container, by_suffix
+from shared.formats.naming.infer import same_function
+from shared.formats.naming.schemes import Format, Scheme
 from shared.formats.render import choose_scheme, fold_bias, fold_eps, render
-from shared.formats.schemes import Format, Scheme
-from shared.presets import get_spec
-from shared.spec import ResNetSpec
-from shared.weights import FORMAT, float_dtype, sha256_of
+from shared.weights.canonical import FORMAT, float_dtype
+from shared.weights.digests import sha256_of
+from shared.weights.files import flush_folder, replacing, write_tensors
 
 # What a file is taken to be when `--to` does not say.
-USUAL = {"safetensors": "canonical", "torch": "torchvision", "keras-weights": "keras", "keras": "keras",
-         "hdf5": "keras-applications", "msgpack": "linen", "npz": "bit"}  # fmt: skip
+USUAL = {
+    "safetensors": "canonical",
+    "torch": "torchvision",
+    "keras-weights": "keras",
+    "keras": "keras",
+    "hdf5": "keras-applications",
+    "msgpack": "linen",
+    "npz": "bit",
+}
 
 WINDOW = 16 << 20  # bytes of a file that are mapped at once
 NO_DIGEST = "0" * 64  # as long as a SHA-256
@@ -50,7 +60,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did. `target` is what was read back; `open_target` opens the file where it is now.
+    """What a conversion did. `target` is what was read back; `open_target` opens the file where it
+    is now.
 
     `sha256` is that of the written file, or of the files of a folder, one after the other by name.
     """
@@ -63,7 +74,9 @@ class Report:
     def open_target(self) -> Checkpoint:
         """The target, to read its tensors."""
         archive = CONTAINERS[self.target.archive.container].read(self.target.path)
-        return identify(self.target.path, archive, Wanted(self.target.format.name, spec=self.target.spec))
+        return identify(
+            self.target.path, archive, Wanted(self.target.format.name, spec=self.target.spec)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         def end(c: Checkpoint) -> dict[str, str]:
@@ -90,7 +103,9 @@ class _Cargo:
     notes: list[str] = field(default_factory=list)
 
 
-def convert(source: Checkpoint, output: str | Path, to: str | None = None, options: Options | None = None) -> Report:
+def convert(
+    source: Checkpoint, output: str | Path, to: str | None = None, options: Options | None = None
+) -> Report:
     """Write `source` to `output`, read it back, and compare every tensor bit by bit.
 
     Args:
@@ -99,12 +114,12 @@ def convert(source: Checkpoint, output: str | Path, to: str | None = None, optio
         to: a key of `FORMATS`; what files called like `output` usually are when None.
         options: folding and rounding, neither of which happens unasked.
 
-    Raises `CheckpointError` for a target that cannot express the network, naming every field that stands in
-    the way, for values that are not finite, and for a file that cannot be written; an old target then stands
-    untouched.
+    Raises `CheckpointError` for a target that cannot express the network, naming every field that
+    stands in the way, for values that are not finite, and for a file that cannot be written; an old
+    target then stands untouched.
 
-    The source is read twice: values are checked, and hashed for a canonical file, on their way to a temporary file,
-    and loaded anew to be compared with what was read back from it.
+    The source is read twice: values are checked, and hashed for a canonical file, on their way to a
+    temporary file, and loaded anew to be compared with what was read back from it.
     """
     output, options = Path(output), options or Options()
     target, container = find_target(output, to)
@@ -112,12 +127,18 @@ def convert(source: Checkpoint, output: str | Path, to: str | None = None, optio
     cargo = _Cargo(source.spec, values.entries)
     _cast(cargo, container, options)
     scheme = _fit(cargo, target, options)
-    digests = Watched(cargo.entries, lambda name, array: sha256_of(array)) if target.name == "canonical" else None
+    digests = (
+        Watched(cargo.entries, lambda name, array: sha256_of(array))
+        if target.name == "canonical"
+        else None
+    )
     if digests:
         cargo.entries = digests.entries
     archive = render(cargo.spec, cargo.entries, target, scheme, container.name)
     if "spec" in archive.metadata:  # a format of our own has room for what else is known
-        archive = replace(archive, metadata={**archive.metadata, "preprocessing": source.preprocessing})
+        archive = replace(
+            archive, metadata={**archive.metadata, "preprocessing": source.preprocessing}
+        )
     if digests:
         archive = _sealed(archive, dict.fromkeys(cargo.entries, NO_DIGEST))
     with _replacing(output, container) as temporary:
@@ -132,7 +153,9 @@ def convert(source: Checkpoint, output: str | Path, to: str | None = None, optio
 
 def _sealed(archive: Archive, digests: Mapping[str, str]) -> Archive:
     """A canonical archive with the SHA-256 of each tensor in its metadata."""
-    return replace(archive, metadata={"format": FORMAT, **archive.metadata, "sha256": json.dumps(digests)})
+    return replace(
+        archive, metadata={"format": FORMAT, **archive.metadata, "sha256": json.dumps(digests)}
+    )
 
 
 def _read_back(
@@ -162,14 +185,20 @@ def _flush(path: Path) -> None:
 
 def write_canonical(checkpoint: Checkpoint, output: Path, dtype: str | None = None) -> Path:
     """A canonical file for a framework to read, rounded to `dtype`; not made to last."""
-    arrays = {n: a if dtype is None else a.astype(float_dtype(dtype), copy=False) for n, a in checkpoint.arrays()}
+    arrays = {
+        n: a if dtype is None else a.astype(float_dtype(dtype), copy=False)
+        for n, a in checkpoint.arrays()
+    }
     metadata = {"format": FORMAT, "spec": checkpoint.spec.to_json()}
     write_tensors(output, arrays, metadata, durable=False)
     return output
 
 
 def find_target(output: Path, to: str | None) -> tuple[Format, Container]:
-    """The format and container that `output` shall be. Raises `SpecError` when they do not go together."""
+    """The format and container that `output` shall be.
+
+    Raises `SpecError` when they do not go together.
+    """
     named = by_suffix(output)
     if to is None:
         if named is None:
@@ -185,8 +214,12 @@ def find_target(output: Path, to: str | None) -> tuple[Format, Container]:
             return target, folders[0]
     elif named.name in writable:
         return target, named
-    suffixes = [s for name in writable for s in (CONTAINERS[name].suffixes or ("a folder (no suffix)",))]
-    raise SpecError(f"{output}: {target.title} is not kept in such a file; call it {', '.join(suffixes)}")
+    suffixes = [
+        s for name in writable for s in (CONTAINERS[name].suffixes or ("a folder (no suffix)",))
+    ]
+    raise SpecError(
+        f"{output}: {target.title} is not kept in such a file; call it {', '.join(suffixes)}"
+    )
 
 
 def _cast(cargo: _Cargo, container: Container, options: Options) -> None:
@@ -196,13 +229,21 @@ def _cast(cargo: _Cargo, container: Container, options: Options) -> None:
         dtype = float_dtype(options.dtype) if options.dtype else entry.dtype
         if dtype.name not in container.dtypes:
             if dtype.itemsize > 4:
-                raise CheckpointError(f"{container.title} holds {', '.join(container.dtypes)}, and {name} is "
-                                      f"{dtype}; --dtype float32 rounds")  # fmt: skip
+                raise CheckpointError(
+                    f"{container.title} holds {', '.join(container.dtypes)}, and {name} is "
+                    f"{dtype}; --dtype float32 rounds"
+                )
             dtype = np.dtype(np.float32)
         entries[name] = entry if dtype == entry.dtype else _as(entry, dtype)
-    changed = {f"{cargo.entries[n].dtype} to {entries[n].dtype}" for n in entries if entries[n] is not cargo.entries[n]}
+    changed = {
+        f"{cargo.entries[n].dtype} to {entries[n].dtype}"
+        for n in entries
+        if entries[n] is not cargo.entries[n]
+    }
     if changed:
-        how = "rounded" if options.dtype else "widened, exactly, because the target has no such type"
+        how = (
+            "rounded" if options.dtype else "widened, exactly, because the target has no such type"
+        )
         cargo.notes.append(f"{', '.join(sorted(changed))}: {how}")
         cargo.entries = entries
 
@@ -218,7 +259,9 @@ def _fit(cargo: _Cargo, target: Format, options: Options) -> Scheme:
     if options.fold_bias:
         before = len(cargo.entries)
         cargo.spec, cargo.entries = fold_bias(cargo.spec, cargo.entries)
-        cargo.notes.append(f"{before - len(cargo.entries)} biases folded into running means, each rounded once")
+        cargo.notes.append(
+            f"{before - len(cargo.entries)} biases folded into running means, each rounded once"
+        )
     if options.fold_eps:
         eps, old = get_spec(target.schemes[0].convention).norm.eps, cargo.spec.norm.eps
         cargo.spec, cargo.entries = fold_eps(cargo.spec, cargo.entries, eps)
@@ -226,8 +269,12 @@ def _fit(cargo: _Cargo, target: Format, options: Options) -> Scheme:
     return choose_scheme(cargo.spec, target)
 
 
-def _compare(archive: Archive, written: Archive, cargo: _Cargo, back: Checkpoint, output: Path) -> None:
-    """What was written is what was read: names, shapes, dtypes and every bit; and digests, where it has them."""
+def _compare(
+    archive: Archive, written: Archive, cargo: _Cargo, back: Checkpoint, output: Path
+) -> None:
+    """What was written is what was read: names, shapes, dtypes and every bit; and digests, where it
+    has them.
+    """
     lost = sorted(set(archive.entries) ^ set(written.entries))
     same = each(lambda name, entry: _same_bits(entry, back.entries[name]), cargo.entries)
     changed = [name for name, equal in same if not equal]
@@ -244,7 +291,9 @@ def _same_bits(a: Entry, b: Entry) -> bool:
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     x, y = (np.ascontiguousarray(entry.load()).reshape(-1) for entry in (a, b))
-    word = np.dtype(f"u{x.dtype.itemsize}")  # NaNs are equal to themselves, and zeros differ by their signs
+    word = np.dtype(
+        f"u{x.dtype.itemsize}"
+    )  # NaNs are equal to themselves, and zeros differ by their signs
     return np.array_equal(x.view(word), y.view(word))
 
 
@@ -255,7 +304,9 @@ def _warn(cargo: _Cargo, output: Path, written: Archive, target: Format) -> None
     with contextlib.suppress(CheckpointError, SpecError):
         if same_function(identify(output, written, Wanted(target.name)).spec, cargo.spec):
             return
-    cargo.notes.append(f"the file does not say that it is {cargo.spec.name}; name the preset when it is read")
+    cargo.notes.append(
+        f"the file does not say that it is {cargo.spec.name}; name the preset when it is read"
+    )
 
 
 @contextlib.contextmanager
@@ -266,9 +317,13 @@ def _replacing(output: Path, container: Container) -> Iterator[Path]:
             yield temporary
         return
     if output.exists():
-        raise CheckpointError(f"{output}: exists already; a folder cannot be replaced in one step, remove it first")
+        raise CheckpointError(
+            f"{output}: exists already; a folder cannot be replaced in one step, remove it first"
+        )
     try:
-        holder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent.resolve()))
+        holder = Path(
+            tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent.resolve())
+        )
     except OSError as error:
         raise CheckpointError(f"{output}: cannot be written ({error.strerror or error})") from None
     try:
@@ -290,6 +345,8 @@ def _digest_of_files(path: Path) -> str:
         size = file.stat().st_size
         with file.open("rb") as stream:
             for start in range(0, size, WINDOW):
-                with mmap(stream.fileno(), min(WINDOW, size - start), offset=start, access=ACCESS_READ) as window:
+                with mmap(
+                    stream.fileno(), min(WINDOW, size - start), offset=start, access=ACCESS_READ
+                ) as window:
                     total.update(window)
     return total.hexdigest()

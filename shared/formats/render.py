@@ -1,4 +1,6 @@
-"""Canonical tensors as a format has them: by which of its schemes, in what order, and with what beside them."""
+"""Canonical tensors as a format has them: by which of its schemes, in what order, and with what
+beside them.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +11,27 @@ from typing import Any
 
 import numpy as np
 
+from shared.architecture.presets import get_spec
+from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, SpecError
-from shared.formats.archive import Archive, Entry
-from shared.formats.infer import differences, field_of, same_function
-from shared.formats.keras_applications import model_config
-from shared.formats.keras_order import layer_order
-from shared.formats.naming import COUNTER, foreign_names, from_canonical, place_of, plan_of
-from shared.formats.schemes import Format, Scheme
-from shared.presets import get_spec
-from shared.spec import ResNetSpec
+from shared.formats.containers.archive import Archive, Entry
+from shared.formats.naming.infer import differences, field_of, same_function
+from shared.formats.naming.keras_applications import model_config
+from shared.formats.naming.keras_order import layer_order
+from shared.formats.naming.names import COUNTER, foreign_names, from_canonical, place_of, plan_of
+from shared.formats.naming.schemes import Format, Scheme
 
 # PyTorch modules count batches in their norms; these projects' files have the counts.
-COUNTED = ("torchvision", "timm", "huggingface", "kuangliu", "torch", "article-000", "d2l", "article-003")
+COUNTED = (
+    "torchvision",
+    "timm",
+    "huggingface",
+    "kuangliu",
+    "torch",
+    "article-000",
+    "d2l",
+    "article-003",
+)
 
 # Keras' own and keras.applications' weight files are in the order of a model's layers.
 IN_LAYER_ORDER = ("keras", "keras-applications", "keras-caffe")
@@ -34,10 +45,14 @@ def choose_scheme(spec: ResNetSpec, target: Format) -> Scheme:
     found = expressing(spec, target)
     if found:
         return found
-    reasons = [(get_spec(s.convention).block.kind != spec.block.kind, obstacles(spec, s)) for s in target.schemes]
+    reasons = [
+        (get_spec(s.convention).block.kind != spec.block.kind, obstacles(spec, s))
+        for s in target.schemes
+    ]
     nearest_reasons = min(reasons, key=lambda reason: (reason[0], len(reason[1])))[1]
     raise CheckpointError(
-        f"{target.title} cannot express {spec.name}: {'; '.join(nearest_reasons[:6])}", sorted(nearest_reasons)
+        f"{target.title} cannot express {spec.name}: {'; '.join(nearest_reasons[:6])}",
+        sorted(nearest_reasons),
     )
 
 
@@ -75,12 +90,19 @@ def obstacles(spec: ResNetSpec, scheme: Scheme) -> list[str]:
 
 
 def _possible(spec: ResNetSpec, scheme: Scheme) -> ResNetSpec:
-    """What the code behind the scheme makes of the network's sizes. Raises `SpecError` when there is no such thing."""
+    """What the code behind the scheme makes of the network's sizes.
+
+    Raises `SpecError` when there is no such thing.
+    """
     convention, free = get_spec(scheme.convention, **scheme.changes), scheme.free or ()
     taken = {name: field_of(spec, name) for name in free if name != "stem.convs"}
     if "stem.convs" in free and len(spec.stem.convs) == len(convention.stem.convs):
-        widths = [width for _, _, width in spec.stem.convs]  # a free stem is free in its widths alone
-        taken["stem.convs"] = [(k, s, w) for (k, s, _), w in zip(convention.stem.convs, widths, strict=True)]
+        widths = [
+            width for _, _, width in spec.stem.convs
+        ]  # a free stem is free in its widths alone
+        taken["stem.convs"] = [
+            (k, s, w) for (k, s, _), w in zip(convention.stem.convs, widths, strict=True)
+        ]
     if not spec.num_classes:
         taken["head.pool"] = spec.head.pool
     return convention.replace(**{**taken, **_implied(spec, convention)})
@@ -88,7 +110,9 @@ def _possible(spec: ResNetSpec, scheme: Scheme) -> ResNetSpec:
 
 def _strides_otherwise(spec: ResNetSpec, scheme: Scheme) -> bool:
     """Free strides are so in the first stage alone, which halves or does not."""
-    return "strides" in (scheme.free or ()) and (spec.strides[0] > 2 or bool(set(spec.strides[1:]) - {2}))
+    return "strides" in (scheme.free or ()) and (
+        spec.strides[0] > 2 or bool(set(spec.strides[1:]) - {2})
+    )
 
 
 def _implied(spec: ResNetSpec, convention: ResNetSpec) -> dict[str, Any]:
@@ -103,7 +127,9 @@ def _implied(spec: ResNetSpec, convention: ResNetSpec) -> dict[str, Any]:
     return changes
 
 
-def render(spec: ResNetSpec, entries: Mapping[str, Entry], target: Format, scheme: Scheme, container: str) -> Archive:
+def render(
+    spec: ResNetSpec, entries: Mapping[str, Entry], target: Format, scheme: Scheme, container: str
+) -> Archive:
     """The archive of a format: names, layouts, order, and what belongs beside the tensors."""
     names, homeless = foreign_names(scheme, plan_of(spec))
     if homeless:
@@ -112,7 +138,9 @@ def render(spec: ResNetSpec, entries: Mapping[str, Entry], target: Format, schem
     for tensor in _ordered(spec, target, names):
         found[names[tensor]] = from_canonical(scheme, tensor, entries[tensor])
         if target.name in COUNTED and tensor.endswith(".running_var"):
-            found[f"{names[tensor].rpartition('.')[0]}.{COUNTER}"] = Entry.of(np.zeros((), np.int64))
+            found[f"{names[tensor].rpartition('.')[0]}.{COUNTER}"] = Entry.of(
+                np.zeros((), np.int64)
+            )
     return Archive(container, found, _metadata(spec, target, container))
 
 
@@ -121,7 +149,9 @@ def _ordered(spec: ResNetSpec, target: Format, names: Iterable[str]) -> list[str
     if target.name not in IN_LAYER_ORDER:
         return list(names)
     order = {layer: i for i, layer in enumerate(layer_order(plan_of(spec)))}
-    return sorted(names, key=lambda name: order[name.rpartition(".")[0]])  # stable: leaves stay in theirs
+    return sorted(
+        names, key=lambda name: order[name.rpartition(".")[0]]
+    )  # stable: leaves stay in theirs
 
 
 def _metadata(spec: ResNetSpec, target: Format, container: str) -> dict[str, str]:
@@ -155,16 +185,19 @@ def _huggingface_config(spec: ResNetSpec) -> dict[str, Any]:
     }
 
 
-def fold_bias(spec: ResNetSpec, entries: Mapping[str, Entry]) -> tuple[ResNetSpec, dict[str, Entry]]:
+def fold_bias(
+    spec: ResNetSpec, entries: Mapping[str, Entry]
+) -> tuple[ResNetSpec, dict[str, Entry]]:
     """Convolution biases moved into the running means of the batch norms behind them: mean - bias.
 
-    The same function; each mean is rounded once. Only groups of biases that all have a norm behind them are
-    folded; a bias that ends a pre-activation unit has none.
+    The same function; each mean is rounded once. Only groups of biases that all have a norm behind
+    them are folded; a bias that ends a pre-activation unit has none.
     """
     post = spec.block.order == "post"
     if spec.norm.kind != "batch":
         raise CheckpointError(
-            f"{spec.name}: a bias can be folded into a batch norm only, and its norms are {spec.norm.kind}"
+            f"{spec.name}: a bias can be folded into a batch norm only, and its norms are "
+            f"{spec.norm.kind}"
         )
     foldable = {
         "stem.bias": spec.stem.bias and spec.stem.norm_act,
@@ -191,10 +224,16 @@ def _norm_behind(layer: str, post: bool) -> str:
     return place._replace(kind=place.kind.replace("conv", "norm")).layer
 
 
-def fold_eps(spec: ResNetSpec, entries: Mapping[str, Entry], eps: float) -> tuple[ResNetSpec, dict[str, Entry]]:
-    """A difference of eps moved into the running variances: var + old eps - new eps; each is rounded once."""
+def fold_eps(
+    spec: ResNetSpec, entries: Mapping[str, Entry], eps: float
+) -> tuple[ResNetSpec, dict[str, Entry]]:
+    """A difference of eps moved into the running variances: var + old eps - new eps; each is
+    rounded once.
+    """
     if spec.norm.kind != "batch":
-        raise CheckpointError(f"{spec.name}: eps can be folded into running variances only, and group norms have none")
+        raise CheckpointError(
+            f"{spec.name}: eps can be folded into running variances only, and group norms have none"
+        )
     shift = Entry.of(np.asarray(spec.norm.eps - eps))
     found = {
         name: _combine(entry, shift, np.add) if name.endswith("running_var") else entry

@@ -1,7 +1,8 @@
-"""Weights by name: `hf:REPO[@REVISION]`, `torchvision:IMAGENET1K_V2`, `keras:imagenet`, `rosetta:RECIPE`, or a path.
+"""Weights by name: `hf:REPO[@REVISION]`, `torchvision:IMAGENET1K_V2`, `keras:imagenet`,
+`rosetta:RECIPE`, or a path.
 
-`rosetta:` weights come along. For the others each hub's own library fetches, with its cache and its hash checks.
-What it brings is as untrusted as any file.
+`rosetta:` weights come along. For the others each hub's own library fetches, with its cache and its
+hash checks. What it brings is as untrusted as any file.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from shared.architecture.presets import get_preset
 from shared.errors import CheckpointError, FrameworkError, SpecError, nearest
-from shared.presets import get_preset
-from shared.pretrained import pretrained_file
+from shared.weights.pretrained import pretrained_file
 
 TORCHVISION_URL = "https://download.pytorch.org/models/"
 KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
@@ -45,7 +46,12 @@ KERAS: dict[str, tuple[str, str]] = {
     "resnet152v2": ("a49b44d1979771252814e80f8ec446f9", "ed17cf2e0169df9d443503ef94b23b33"),
 }
 
-HUB_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
+HUB_FILES = (
+    "config.json",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.safetensors.index.json",
+)
 
 
 class Source(NamedTuple):
@@ -54,14 +60,17 @@ class Source(NamedTuple):
     path: Path
     format: str | None = None
     preset: str | None = None
-    resize: int | None = None  # the shorter side before the crop, where the weights want another than usual
+    resize: int | None = (
+        None  # the shorter side before the crop, where the weights want another than usual
+    )
 
 
 def fetch(text: str, preset: str | None = None) -> Source:
     """The checkpoint that `text` names, downloaded if it has to be.
 
-    `torchvision:` and `keras:` name the weights of a network, which `preset` gives. Raises `SpecError` for names
-    that do not exist, `CheckpointError` when there is no network or a file does not match its hash.
+    `torchvision:` and `keras:` name the weights of a network, which `preset` gives. Raises
+    `SpecError` for names that do not exist, `CheckpointError` when there is no network or a file
+    does not match its hash.
     """
     scheme, separator, name = text.partition(":")
     fetchers: dict[str, Callable[[str, str | None], Source]] = {
@@ -92,7 +101,9 @@ def _torchvision(name: str, preset: str | None) -> Source:
 
         def download() -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
-            hub.download_url_to_file(TORCHVISION_URL + file, str(target), hashes[tag], progress=True)
+            hub.download_url_to_file(
+                TORCHVISION_URL + file, str(target), hashes[tag], progress=True
+            )
 
         _online(download, TORCHVISION_URL + file)
     resize = 232 if tag == "IMAGENET1K_V2" or (model, tag) in RESIZE_232 else None
@@ -101,7 +112,9 @@ def _torchvision(name: str, preset: str | None) -> Source:
 
 def _keras(name: str, preset: str | None) -> Source:
     if name not in ("imagenet", "imagenet-notop"):
-        raise SpecError(f"keras.applications has no weights {name!r}; it has imagenet and imagenet-notop")
+        raise SpecError(
+            f"keras.applications has no weights {name!r}; it has imagenet and imagenet-notop"
+        )
     model = _model(preset, "keras", KERAS)
     suffix, md5 = ("", KERAS[model][0]) if name == "imagenet" else ("_notop", KERAS[model][1])
     file = f"{model}_weights_tf_dim_ordering_tf_kernels{suffix}.h5"
@@ -114,12 +127,16 @@ def _keras(name: str, preset: str | None) -> Source:
 
 
 def _huggingface(name: str, preset: str | None) -> Source:
-    """A model repository: its config.json and weights; or, with a file behind the repository, that file."""
+    """A model repository: its config.json and weights; or, with a file behind the repository, that
+    file.
+    """
     repo, _, revision = name.partition("@")
     parts = repo.split("/")
     if len(parts) < 2 or not all(parts):
-        raise SpecError(f"hf:{name}: expected hf:OWNER/NAME, hf:OWNER/NAME@REVISION, or a file in it as "
-                        "hf:OWNER/NAME/FILE@REVISION")  # fmt: skip
+        raise SpecError(
+            f"hf:{name}: expected hf:OWNER/NAME, hf:OWNER/NAME@REVISION, or a file in it as "
+            "hf:OWNER/NAME/FILE@REVISION"
+        )
     hub = _library("huggingface_hub", "huggingface_hub", "hub")
     repository, file = "/".join(parts[:2]), "/".join(parts[2:])
 
@@ -127,7 +144,9 @@ def _huggingface(name: str, preset: str | None) -> Source:
         if file:
             return Path(hub.hf_hub_download(repository, file, revision=revision or None))
         patterns = [*HUB_FILES, "model-*-of-*.safetensors"]
-        folder = Path(hub.snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
+        folder = Path(
+            hub.snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
+        )
         if (folder / "model.safetensors").exists():
             return folder / "model.safetensors" if not (folder / "config.json").exists() else folder
         return folder
@@ -138,12 +157,16 @@ def _huggingface(name: str, preset: str | None) -> Source:
 def _model(preset: str | None, family: str, known: dict[str, Any]) -> str:
     """The network's name in a table of released weights."""
     if preset is None:
-        raise SpecError(f"{family}: names the weights of a network; say which one with --preset, "
-                        f"for example --preset {family}/resnet50")  # fmt: skip
+        raise SpecError(
+            f"{family}: names the weights of a network; say which one with --preset, "
+            f"for example --preset {family}/resnet50"
+        )
     full = get_preset(preset if "/" in preset else f"{family}/{preset}").name
     model = full.removeprefix(f"{family}/")
     if model not in known or not full.startswith(f"{family}/"):
-        raise SpecError(f"{family} has no weights for {full}{nearest(model, known)}; it has {', '.join(known)}")
+        raise SpecError(
+            f"{family} has no weights for {full}{nearest(model, known)}; it has {', '.join(known)}"
+        )
     return model
 
 
@@ -151,8 +174,9 @@ def _library(module: str, package: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise FrameworkError(f"this needs {package}, which is not installed; pip install 'resnet-rosetta[{extra}]'"
-                             ) from None  # fmt: skip
+        raise FrameworkError(
+            f"this needs {package}, which is not installed; pip install 'resnet-rosetta[{extra}]'"
+        ) from None
 
 
 def _online(download: Callable[[], Any], what: str) -> Any:
@@ -161,5 +185,8 @@ def _online(download: Callable[[], Any], what: str) -> Any:
         return download()
     except Exception as error:  # noqa: BLE001 - each library raises its own kinds
         said = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{what}: cannot be fetched ({type(error).__name__}: {said}); is there a network? A file "
-                              "that is already here can be given by its path") from None  # fmt: skip
+        raise CheckpointError(
+            f"{what}: cannot be fetched ({type(error).__name__}: {said}); is there a network? A "
+            "file "
+            "that is already here can be given by its path"
+        ) from None

@@ -1,4 +1,6 @@
-"""`python -m tests.attacks`: every attack, or mutations of every format, with a table of what happened."""
+"""`python -m tests.attacks`: every attack, or mutations of every format, with a table of what
+happened.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +31,30 @@ def run_attacks(only: str | None) -> int:
                 outcome = watcher.open(path)
                 problems = verdict(attack, path, place, before, outcome, base)
                 failed += bool(problems)
-                said = "; ".join(problems) or outcome.message.removeprefix(str(path)).lstrip(": ")[:90]
+                said = (
+                    "; ".join(problems) or outcome.message.removeprefix(str(path)).lstrip(": ")[:90]
+                )
                 mebibytes = over_baseline(outcome, base) / (1 << 20)
-                print(f"{'FAILED' if problems else 'refused':8}{attack.name:44}{outcome.seconds:6.2f} s "
-                      f"{max(0, mebibytes):6.0f} MiB  {said}", flush=True)  # fmt: skip
+                print(
+                    f"{'FAILED' if problems else 'refused':8}{attack.name:44}"
+                    f"{outcome.seconds:6.2f} s "
+                    f"{max(0, mebibytes):6.0f} MiB  {said}",
+                    flush=True,
+                )
     print(f"{len(chosen)} attacks, {failed} not refused as they must be")
     return failed
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.attacks", description=__doc__)
-    parser.add_argument("--only", metavar="NAME", help="attacks (or formats, with --mutations) with this in their name")
-    parser.add_argument("--mutations", type=int, metavar="COUNT", help="mutate every format so many times instead")
+    parser.add_argument(
+        "--only",
+        metavar="NAME",
+        help="attacks (or formats, with --mutations) with this in their name",
+    )
+    parser.add_argument(
+        "--mutations", type=int, metavar="COUNT", help="mutate every format so many times instead"
+    )
     parser.add_argument("--minutes", type=float, help="stop mutating after this time")
     parser.add_argument("--state", type=Path, help="where mutating got to; it goes on from there")
     arguments = parser.parse_args()
@@ -48,7 +62,9 @@ def main() -> int:
         return int(run_attacks(arguments.only) > 0)
     from tests.attacks.mutate import run_mutations
 
-    return int(run_mutations(arguments.mutations, arguments.only, arguments.minutes, arguments.state) > 0)
+    return int(
+        run_mutations(arguments.mutations, arguments.only, arguments.minutes, arguments.state) > 0
+    )
 
 
 if __name__ == "__main__":

@@ -47,7 +47,9 @@ Make = Callable[[Place], Path]
 
 
 class Attack(NamedTuple):
-    """`make` writes the files and says which path to open; the error must hold every one of `words`."""
+    """`make` writes the files and says which path to open; the error must hold every one of
+    `words`.
+    """
 
     name: str
     make: Make
@@ -56,4 +58,7 @@ class Attack(NamedTuple):
 
 def attacks(prefix: str, table: Mapping[str, tuple[Make, str]]) -> list[Attack]:
     """The attacks of a table: name -> (make, words that a bar separates)."""
-    return [Attack(f"{prefix}-{name}", make, tuple(words.split("|"))) for name, (make, words) in table.items()]
+    return [
+        Attack(f"{prefix}-{name}", make, tuple(words.split("|")))
+        for name, (make, words) in table.items()
+    ]

@@ -1,4 +1,6 @@
-"""Whether an attack is refused as it must be: the verdict on what a `Watcher` saw, and on what lies on the disk."""
+"""Whether an attack is refused as it must be: the verdict on what a `Watcher` saw, and on what lies
+on the disk.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,27 @@ def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
-def verdict(attack: Attack, path: Path, place: Place, before: dict, outcome: Outcome, base: int,
-            patience: float = 1.0) -> list[str]:  # fmt: skip
-    """Everything that is wrong about an outcome; `base` is the memory of a reading process for a valid file."""
+def verdict(
+    attack: Attack,
+    path: Path,
+    place: Place,
+    before: dict,
+    outcome: Outcome,
+    base: int,
+    patience: float = 1.0,
+) -> list[str]:
+    """Everything that is wrong about an outcome; `base` is the memory of a reading process for a
+    valid file.
+    """
     problems = []
     if outcome.kind not in REFUSALS:
         problems.append(f"not refused: {outcome.kind} {outcome.message[:200]}")
     else:
-        problems += [f"does not say {word!r}: {outcome.message[:300]}" for word in attack.words
-                     if word not in outcome.message]  # fmt: skip
+        problems += [
+            f"does not say {word!r}: {outcome.message[:300]}"
+            for word in attack.words
+            if word not in outcome.message
+        ]
         problems += wrong_line(outcome.message, path)
     if outcome.seconds > SECONDS * patience:
         problems.append(f"took {outcome.seconds:.1f} s")

@@ -6,5 +6,7 @@ from tests.attacks import folders, hdf5s, headers, pickles, zips
 from tests.attacks.attack import Attack
 
 ATTACKS: dict[str, Attack] = {
-    attack.name: attack for module in (pickles, headers, zips, hdf5s, folders) for attack in module.ATTACKS
+    attack.name: attack
+    for module in (pickles, headers, zips, hdf5s, folders)
+    for attack in module.ATTACKS
 }

@@ -1,4 +1,6 @@
-"""Folders and paths: sharded indexes, TensorFlow.js manifests, Orbax; files that pose, end early, or never end."""
+"""Folders and paths: sharded indexes, TensorFlow.js manifests, Orbax; files that pose, end early,
+or never end.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,11 @@ from typing import Any
 from tests.attacks import seeds
 from tests.attacks.attack import Attack, Make, Place, attacks
 
-INDEX, CONFIG, SHARD = "model.safetensors.index.json", "config.json", "model-00001-of-00002.safetensors"
+INDEX, CONFIG, SHARD = (
+    "model.safetensors.index.json",
+    "config.json",
+    "model-00001-of-00002.safetensors",
+)
 Edit = Callable[[Any, Place], Any]
 
 
@@ -38,7 +44,9 @@ def copied(kind: str, place: Place) -> Path:
 
 
 def edited(kind: str, name: str, edit: Edit) -> Make:
-    """A valid folder with a change in one of its JSON files; `edit` changes it in place or returns another."""
+    """A valid folder with a change in one of its JSON files; `edit` changes it in place or returns
+    another.
+    """
 
     def make(place: Place) -> Path:
         path = copied(kind, place)
@@ -76,7 +84,11 @@ def piped(kind: str, name: str) -> Make:
 
 def shard(name: str) -> Make:
     """An index that places its first tensor in this file."""
-    return edited("huggingface", INDEX, lambda t, p: t["weight_map"].__setitem__(next(iter(t["weight_map"])), name))
+    return edited(
+        "huggingface",
+        INDEX,
+        lambda t, p: t["weight_map"].__setitem__(next(iter(t["weight_map"])), name),
+    )
 
 
 def config(**values: Any) -> Make:
@@ -88,7 +100,9 @@ def written(kind: str, name: str, data: bytes) -> Make:
 
 
 def manifest(edit: Callable[[dict, Place], Any]) -> Make:
-    return edited("tfjs", "model.json", lambda table, place: edit(table["weightsManifest"][0], place))
+    return edited(
+        "tfjs", "model.json", lambda table, place: edit(table["weightsManifest"][0], place)
+    )
 
 
 def tfjs_path(name: str) -> Make:
@@ -106,7 +120,9 @@ def leaf(edit: Callable[[dict], Any]) -> Make:
 
 def array(**fields: Any) -> Make:
     """A change of what zarr says about an array."""
-    return edited("orbax", "params.conv_init.kernel/.zarray", lambda table, place: table.update(fields))
+    return edited(
+        "orbax", "params.conv_init.kernel/.zarray", lambda table, place: table.update(fields)
+    )
 
 
 def orbax_bomb(place: Place) -> Path:
@@ -114,9 +130,13 @@ def orbax_bomb(place: Place) -> Path:
     path = copied("orbax", place)
     name = path / "params.conv_init.kernel" / ".zarray"
     table = json.loads(name.read_text())
-    name.write_text(json.dumps({**table, "shape": [1 << 10, 1 << 10, 1 << 5, 1 << 5], "fill_value": 0.0}))
+    name.write_text(
+        json.dumps({**table, "shape": [1 << 10, 1 << 10, 1 << 5, 1 << 5], "fill_value": 0.0})
+    )
     metadata = json.loads((path / "_METADATA").read_text())
-    (path / "_METADATA").write_text(json.dumps({**metadata, "store_array_data_equal_to_fill_value": False}))
+    (path / "_METADATA").write_text(
+        json.dumps({**metadata, "store_array_data_equal_to_fill_value": False})
+    )
     return path
 
 
@@ -185,9 +205,18 @@ INDEXES: dict[str, tuple[Make, str]] = {
     "another-kind": (shard("pytorch_model.bin"), "expected .safetensors"),
     "missing-shard": (shard("model-00003-of-00002.safetensors"), "cannot be read"),
     "itself": (shard(INDEX), "expected .safetensors"),
-    "wrong-shard": (edited("huggingface", INDEX, lambda t, p: t.update(weight_map={"a": SHARD})), "does not hold it"),
-    "numbers": (edited("huggingface", INDEX, lambda t, p: t["weight_map"].update(a=1)), "no table 'weight_map'"),
-    "a-list": (edited("huggingface", INDEX, lambda t, p: t.update(weight_map=["a"])), "no table 'weight_map'"),
+    "wrong-shard": (
+        edited("huggingface", INDEX, lambda t, p: t.update(weight_map={"a": SHARD})),
+        "does not hold it",
+    ),
+    "numbers": (
+        edited("huggingface", INDEX, lambda t, p: t["weight_map"].update(a=1)),
+        "no table 'weight_map'",
+    ),
+    "a-list": (
+        edited("huggingface", INDEX, lambda t, p: t.update(weight_map=["a"])),
+        "no table 'weight_map'",
+    ),
     "huge": (written("huggingface", INDEX, b" " * (5 << 20)), "at most are read"),
     "deep": (written("huggingface", INDEX, b"[" * 100_000), "is not JSON"),
     "link": (linked("huggingface", SHARD), OUT),
@@ -198,7 +227,7 @@ INDEXES: dict[str, tuple[Make, str]] = {
     "config-of-a-billion-blocks": (config(depths=[10**9] * 4), "config.json|depths"),
     "config-of-text-blocks": (config(depths="os.system"), "config.json|depths"),
     "config-of-other-widths": (config(hidden_sizes=[10**9] * 4), "config.json|hidden_sizes"),
-}  # fmt: skip
+}
 
 TFJS: dict[str, tuple[Make, str]] = {
     "traversal": (tfjs_path("../../outside/secret.bin"), NAMES),
@@ -215,26 +244,52 @@ TFJS: dict[str, tuple[Make, str]] = {
     "shape-beyond": (weight(shape=[1 << 20]), "its shards have"),
     "lossy": (weight(quantization={"dtype": "uint8", "scale": 1e300, "min": 0}), "quantized"),
     "string-dtype": (weight(dtype="string"), "has the dtype"),
-    "same-weight-twice": (manifest(lambda g, p: g["weights"].append({**g["weights"][0], "shape": [0]})), "there twice"),
+    "same-weight-twice": (
+        manifest(lambda g, p: g["weights"].append({**g["weights"][0], "shape": [0]})),
+        "there twice",
+    ),
     "deep": (written("tfjs", "model.json", b'{"a":' * 100_000), "is not JSON"),
     "huge": (written("tfjs", "model.json", b" " * (5 << 20)), "at most are read"),
     "manifest-pipe": (piped("tfjs", "model.json"), "not a regular file"),
-    "graph-model": (edited("tfjs", "model.json", lambda t, p: t.update(format="graph-model")),
-                    "expected 'layers-model'"),
-}  # fmt: skip
+    "graph-model": (
+        edited("tfjs", "model.json", lambda t, p: t.update(format="graph-model")),
+        "expected 'layers-model'",
+    ),
+}
 
 ORBAX: dict[str, tuple[Make, str]] = {
     "link": (linked("orbax", "params.conv_init.kernel/0.0.0.0"), "is a link or no file"),
-    "folder-link": (replaced("orbax", "params.conv_init.kernel", lambda t, p: t.symlink_to(p.outside)), "is a link"),
+    "folder-link": (
+        replaced("orbax", "params.conv_init.kernel", lambda t, p: t.symlink_to(p.outside)),
+        "is a link",
+    ),
     "pipe": (piped("orbax", "params.conv_init.kernel/0.0.0.0"), "no file"),
-    "loop": (replaced("orbax", "params.conv_init.kernel", lambda t, p: t.symlink_to(t.parent)), "is a link"),
+    "loop": (
+        replaced("orbax", "params.conv_init.kernel", lambda t, p: t.symlink_to(t.parent)),
+        "is a link",
+    ),
     "metadata-link": (linked("orbax", "_METADATA"), "is a link"),
-    "key-as-path": (leaf(lambda f: f["key_metadata"][0].update(key="../../outside")), "looks like a path"),
+    "key-as-path": (
+        leaf(lambda f: f["key_metadata"][0].update(key="../../outside")),
+        "looks like a path",
+    ),
     "key-of-a-list": (leaf(lambda f: f["key_metadata"][0].update(key=[])), "impossible keys"),
-    "many-keys": (leaf(lambda f: f.update(key_metadata=[{"key": "a"}] * 10_000)), "impossible keys"),
-    "array-that-is-not-there": (leaf(lambda f: f["key_metadata"][0].update(key="absent")), "cannot be read"),
-    "same-array-twice": (edited("orbax", "_METADATA", lambda t, p: t["tree_metadata"].update(
-        again=next(iter(t["tree_metadata"].values())))), "twice"),
+    "many-keys": (
+        leaf(lambda f: f.update(key_metadata=[{"key": "a"}] * 10_000)),
+        "impossible keys",
+    ),
+    "array-that-is-not-there": (
+        leaf(lambda f: f["key_metadata"][0].update(key="absent")),
+        "cannot be read",
+    ),
+    "same-array-twice": (
+        edited(
+            "orbax",
+            "_METADATA",
+            lambda t, p: t["tree_metadata"].update(again=next(iter(t["tree_metadata"].values()))),
+        ),
+        "twice",
+    ),
     "no-tree": (edited("orbax", "_METADATA", lambda t, p: []), "not an object"),
     "deep": (written("orbax", "_METADATA", b"[" * 100_000), "is not JSON"),
     "shape-that-lies": (array(shape=[1 << 20] * 4), "impossible shape"),
@@ -244,8 +299,11 @@ ORBAX: dict[str, tuple[Make, str]] = {
     "fill-bomb": (orbax_bomb, "at most are read"),
     "other-dtype": (array(dtype="|O"), "cannot be read"),
     "foreign-codec": (array(compressor={"id": "pickle"}), "cannot be read"),
-    "ocdbt-that-is-none": (edited("orbax", "_METADATA", lambda t, p: t.update(use_ocdbt=True)), "cannot be read"),
-}  # fmt: skip
+    "ocdbt-that-is-none": (
+        edited("orbax", "_METADATA", lambda t, p: t.update(use_ocdbt=True)),
+        "cannot be read",
+    ),
+}
 
 PATHS: dict[str, tuple[Make, str]] = {
     "pipe": (fifo("net.safetensors"), "not a regular file"),
@@ -258,11 +316,14 @@ PATHS: dict[str, tuple[Make, str]] = {
     "dev-random": (link("net.h5", "/dev/urandom"), "not a regular file"),
     "loop": (link("net.pth", "net.pth"), "cannot be read"),
     "folder-loop": (loop, OUT),
-    "folder-as-file": (lambda p: (p.inside / "net.pth").mkdir() or p.inside / "net.pth", "a folder without"),
+    "folder-as-file": (
+        lambda p: (p.inside / "net.pth").mkdir() or p.inside / "net.pth",
+        "a folder without",
+    ),
     "absent": (lambda p: p.inside / "net.pth", "cannot be read"),
     "null-in-the-path": (lambda p: p.inside / "a\0.pth", "cannot be read"),
     "long-name": (lambda p: p.inside / ("a" * 5000 + ".pth"), "cannot be read"),
-}  # fmt: skip
+}
 
 POSES: dict[str, tuple[Make, str]] = {
     "hdf5-as-safetensors": (posing("hdf5", "net.safetensors"), "its name says safetensors"),
@@ -271,22 +332,49 @@ POSES: dict[str, tuple[Make, str]] = {
     "keras-as-npz": (posing("keras", "net.npz"), "its name says NumPy"),
     "npz-as-torch": (posing("npz", "net.pth"), "its name says PyTorch"),
     "torch-as-keras": (posing("torch-zip", "net.keras"), "its name says Keras archive"),
-    "pickle-as-safetensors": (posing("torch-legacy", "net.safetensors"), "its name says safetensors"),
+    "pickle-as-safetensors": (
+        posing("torch-legacy", "net.safetensors"),
+        "its name says safetensors",
+    ),
     "pickle-as-msgpack": (posing("torch-legacy", "net.msgpack"), "its name says Flax"),
-    "safetensors-as-torch": (posing("safetensors", "net.pth"), "neither as a zip file nor as a pickle"),
+    "safetensors-as-torch": (
+        posing("safetensors", "net.pth"),
+        "neither as a zip file nor as a pickle",
+    ),
     "safetensors-as-npz": (posing("safetensors", "net.npz"), "its name says NumPy"),
     "msgpack-as-torch": (posing("msgpack", "net.bin"), "neither as a zip file nor as a pickle"),
-    "picture": (file("net.pth", b"\x89PNG\r\n\x1a\n" + bytes(100)), "neither as a zip file nor as a pickle"),
+    "picture": (
+        file("net.pth", b"\x89PNG\r\n\x1a\n" + bytes(100)),
+        "neither as a zip file nor as a pickle",
+    ),
     "program": (file("net.safetensors", b"\x7fELF" + bytes(100)), "not a safetensors file"),
-    "text": (file("net.h5", b"import os; os.system('true')\n"), "not a checkpoint file that is known"),
+    "text": (
+        file("net.h5", b"import os; os.system('true')\n"),
+        "not a checkpoint file that is known",
+    ),
     "unknown": (file("net.exe", b"MZ" + bytes(100)), "not a checkpoint file that is known"),
     "gzip": (file("net.npz", b"\x1f\x8b\x08" + bytes(100)), "not a checkpoint file that is known"),
-}  # fmt: skip
+}
 
 CUTS: dict[str, tuple[Make, str]] = {
     f"{kind}-{name}": (cut(kind, keep), "")
-    for kind in ("safetensors", "torch-zip", "torch-legacy", "hdf5", "weights-h5", "keras", "msgpack", "npz")
-    for name, keep in (("empty", 0), ("one-byte", 1), ("magic", 8), ("half", 0.5), ("last-byte", -1))
+    for kind in (
+        "safetensors",
+        "torch-zip",
+        "torch-legacy",
+        "hdf5",
+        "weights-h5",
+        "keras",
+        "msgpack",
+        "npz",
+    )
+    for name, keep in (
+        ("empty", 0),
+        ("one-byte", 1),
+        ("magic", 8),
+        ("half", 0.5),
+        ("last-byte", -1),
+    )
 }
 
 ATTACKS: list[Attack] = (

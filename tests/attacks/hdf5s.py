@@ -1,4 +1,7 @@
-"""HDF5 files that lead elsewhere, and bombs. All but one thing about each is a valid legacy file of Keras."""
+"""HDF5 files that lead elsewhere, and bombs.
+
+All but one thing about each is a valid legacy file of Keras.
+"""
 
 from __future__ import annotations
 
@@ -95,13 +98,21 @@ def dataset(shape: tuple[int, ...], dtype: Any = "f4", **options: Any) -> Make:
 def many_large(file: h5py.File, place: Place) -> None:
     """200 datasets of 3.9 GiB each, below what other readers call large."""
     for index in range(200):
-        file.create_dataset(f"bomb/{index}", (int(3.9 * GIB) // 4,), "f4", chunks=(1 << 18,), compression="gzip")
+        file.create_dataset(
+            f"bomb/{index}", (int(3.9 * GIB) // 4,), "f4", chunks=(1 << 18,), compression="gzip"
+        )
 
 
 def zeros(file: h5py.File, place: Place) -> None:
     """A gibibyte of zeros, deflated twice, as chunks that are written once."""
-    made = file.create_dataset(DATASET, (1 << 14, 1 << 14), "f4", chunks=(1 << 10, 1 << 8), compression="gzip",
-                               compression_opts=9)  # fmt: skip
+    made = file.create_dataset(
+        DATASET,
+        (1 << 14, 1 << 14),
+        "f4",
+        chunks=(1 << 10, 1 << 8),
+        compression="gzip",
+        compression_opts=9,
+    )
     made[: 1 << 10, : 1 << 8] = 0
 
 
@@ -176,18 +187,34 @@ OTHER = "data in another file or dataset"
 TABLE: dict[str, tuple[Make, str]] = {
     "external-link": (instead(external_link), LINK),
     "external-group": (changed(external_group), LINK),
-    "soft-link": (instead(lambda f, p: f.__setitem__(DATASET, h5py.SoftLink("/head/head/kernel"))), LINK),
-    "soft-link-to-itself": (instead(lambda f, p: f.__setitem__(DATASET, h5py.SoftLink(f"/{DATASET}"))), LINK),
+    "soft-link": (
+        instead(lambda f, p: f.__setitem__(DATASET, h5py.SoftLink("/head/head/kernel"))),
+        LINK,
+    ),
+    "soft-link-to-itself": (
+        instead(lambda f, p: f.__setitem__(DATASET, h5py.SoftLink(f"/{DATASET}"))),
+        LINK,
+    ),
     "external-storage": (instead(external_storage), OTHER),
-    "external-passwd": (instead(lambda f, p: f.create_dataset(DATASET, (4,), "f4", external=[("/etc/passwd", 0, 16)])),
-                        OTHER),
+    "external-passwd": (
+        instead(
+            lambda f, p: f.create_dataset(DATASET, (4,), "f4", external=[("/etc/passwd", 0, 16)])
+        ),
+        OTHER,
+    ),
     "virtual": (instead(virtual), OTHER),
     "virtual-of-itself": (instead(virtual_of_itself), OTHER),
     "hard-link-cycle": (changed(cycle), "linked to twice"),
     "hard-link-cycle-of-two": (changed(cycle_of_two), "linked to twice"),
-    "hard-link-twice": (instead(lambda f, p: f.__setitem__(DATASET, f["head/head/kernel"])), "linked to twice"),
+    "hard-link-twice": (
+        instead(lambda f, p: f.__setitem__(DATASET, f["head/head/kernel"])),
+        "linked to twice",
+    ),
     "shape-bomb": (dataset((1 << 50,), chunks=(1 << 10,)), "elements at most are read"),
-    "shape-bomb-of-axes": (dataset((1 << 20, 1 << 20, 1 << 20), chunks=(1, 1, 1 << 10)), "elements at most are read"),
+    "shape-bomb-of-axes": (
+        dataset((1 << 20, 1 << 20, 1 << 20), chunks=(1, 1, 1 << 10)),
+        "elements at most are read",
+    ),
     "shape-bomb-below-the-limit": (dataset((1 << 30,), chunks=(1 << 18,)), "announces"),
     "never-written": (dataset((3, 3, 3, 4)), "announces"),
     "many-of-3.9-gib": (changed(many_large), "announces"),
@@ -197,12 +224,21 @@ TABLE: dict[str, tuple[Make, str]] = {
     "overlapping": (overlapping, "overlap"),
     "deep-groups": (changed(deep), "groups deeper than"),
     "many-groups": (changed(wide), "more than"),
-    "other-filter": (instead(lambda f, p: f.create_dataset(DATASET, data=np.zeros((3, 3, 3, 4), "f4"),
-                                                           compression="lzf")), "other filters"),
+    "other-filter": (
+        instead(
+            lambda f, p: f.create_dataset(
+                DATASET, data=np.zeros((3, 3, 3, 4), "f4"), compression="lzf"
+            )
+        ),
+        "other filters",
+    ),
     "strings": (dataset((4,), h5py.string_dtype()), "not of plain numbers"),
     "references": (dataset((4,), h5py.ref_dtype), "not of plain numbers"),
     "compound": (dataset((4,), [("a", "f4"), ("b", "f4")]), "not of plain numbers"),
-    "named-type": (changed(lambda f, p: f.__setitem__("type", np.dtype("f4"))), "neither a group nor a dataset"),
+    "named-type": (
+        changed(lambda f, p: f.__setitem__("type", np.dtype("f4"))),
+        "neither a group nor a dataset",
+    ),
     "text-bomb": (changed(text_bomb), "not of plain numbers"),
     "layer-by-path": (names("../../outside", "stem.conv1"), "has no group"),
     "layer-twice": (names("stem.conv1", "stem.conv1"), "twice"),
@@ -211,8 +247,14 @@ TABLE: dict[str, tuple[Make, str]] = {
     "names-of-numbers": (attribute("layer_names", np.arange(10)), "not a list of strings"),
     "names-not-utf-8": (attribute("layer_names", np.array([b"\xff\xfe"])), "not UTF-8"),
     "metadata-bomb": (attribute("resnet_rosetta", '{"a":' + "[" * 60_000), "is not JSON"),
-    "metadata-of-another-kind": (attribute("resnet_rosetta", '{"spec": 1}'), "not a table of strings"),
-    "spec-of-a-billion-blocks": (attribute("resnet_rosetta", '{"spec": "{\\"depths\\": [1000000000]}"}'), "depths"),
-}  # fmt: skip
+    "metadata-of-another-kind": (
+        attribute("resnet_rosetta", '{"spec": 1}'),
+        "not a table of strings",
+    ),
+    "spec-of-a-billion-blocks": (
+        attribute("resnet_rosetta", '{"spec": "{\\"depths\\": [1000000000]}"}'),
+        "depths",
+    ),
+}
 
 ATTACKS: list[Attack] = attacks("hdf5", TABLE)

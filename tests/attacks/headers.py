@@ -1,4 +1,6 @@
-"""safetensors whose headers lie, canonical metadata that asks for absurd networks, and msgpack bombs."""
+"""safetensors whose headers lie, canonical metadata that asks for absurd networks, and msgpack
+bombs.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.weights import FORMAT
+from shared.weights.canonical import FORMAT
 from tests.attacks import seeds
 from tests.attacks.attack import SECRET, Attack, Make, Place, attacks
 
@@ -73,7 +75,10 @@ def values(name: str, value: float) -> Make:
         at = header[name]["data_offsets"][0]
         return place.write(
             "net.safetensors",
-            packed(json.dumps(header).encode(), data[:at] + np.float32(value).tobytes() + data[at + 4 :]),
+            packed(
+                json.dumps(header).encode(),
+                data[:at] + np.float32(value).tobytes() + data[at + 4 :],
+            ),
         )
 
     return make
@@ -84,7 +89,9 @@ def text(make_text: Callable[[], bytes], data: bytes = b"") -> Make:
 
 
 def announced(length: int, size: int) -> Make:
-    """Eight bytes that announce a header, and a file of some size that takes no room on the disk."""
+    """Eight bytes that announce a header, and a file of some size that takes no room on
+    the disk.
+    """
 
     def make(place: Place) -> Path:
         path = place.write("net.safetensors", length.to_bytes(8, "little") + b'{"a": 1}')
@@ -101,14 +108,22 @@ def full_header(megabytes: int) -> Make:
 
 
 def entries(count: int) -> bytes:
-    return b"{" + b",".join(b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % i for i in range(count)) + b"}"
+    return (
+        b"{"
+        + b",".join(
+            b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % i for i in range(count)
+        )
+        + b"}"
+    )
 
 
 def duplicate(place: Place) -> Path:
     header, data = parts()
     encoded = json.dumps(header)
     again = json.dumps({FIRST: header[FIRST]})[1:-1]
-    return place.write("net.safetensors", packed((encoded[:-1] + ", " + again + "}").encode(), data))
+    return place.write(
+        "net.safetensors", packed((encoded[:-1] + ", " + again + "}").encode(), data)
+    )
 
 
 def swapped_digests(header: Header) -> None:
@@ -140,8 +155,17 @@ def shaped(sizes: list[int], data: bytes, dtype: str = "float32") -> bytes:
 
 
 def chunked(sizes: dict[str, int], chunks: bytes) -> bytes:
-    shape = bytes([0x80 | len(sizes)]) + b"".join(key(k) + b"\xcf" + n.to_bytes(8, "big") for k, n in sizes.items())
-    return b"\x83" + b"\xb9__msgpack_chunked_array__\xc3" + key("shape") + shape + key("chunks") + chunks
+    shape = bytes([0x80 | len(sizes)]) + b"".join(
+        key(k) + b"\xcf" + n.to_bytes(8, "big") for k, n in sizes.items()
+    )
+    return (
+        b"\x83"
+        + b"\xb9__msgpack_chunked_array__\xc3"
+        + key("shape")
+        + shape
+        + key("chunks")
+        + chunks
+    )
 
 
 DAMAGED = "not a safetensors file, or a damaged one"
@@ -151,8 +175,10 @@ SAFETENSORS: dict[str, tuple[Make, str]] = {
     "overlap": (changed(lambda h: h[SECOND].update(data_offsets=[4, 20])), f"{DAMAGED}|overlaps"),
     "gap": (changed(lambda h: h.pop(SECOND)), f"{DAMAGED}|gap"),
     "huge-offset": (field(FIRST, "data_offsets", [0, 1 << 62]), f"{DAMAGED}|does not follow"),
-    "huge-shape-and-offset": (changed(lambda h: h[FIRST].update(shape=[1 << 29], data_offsets=[0, 1 << 31])),
-                              f"{DAMAGED}|overlaps"),
+    "huge-shape-and-offset": (
+        changed(lambda h: h[FIRST].update(shape=[1 << 29], data_offsets=[0, 1 << 31])),
+        f"{DAMAGED}|overlaps",
+    ),
     "negative-offset": (field(FIRST, "data_offsets", [-432, 0]), f"{DAMAGED}|does not follow"),
     "negative-shape": (field(FIRST, "shape", [-4, 3, -3, 3]), f"{DAMAGED}|impossible shape"),
     "overflowing-shape": (field(FIRST, "shape", [1 << 32, 1 << 32]), f"{DAMAGED}|impossible shape"),
@@ -160,13 +186,23 @@ SAFETENSORS: dict[str, tuple[Make, str]] = {
     "absurd-empty": (field(FIRST, "shape", [0, 1 << 63]), f"{DAMAGED}|impossible shape"),
     "true-as-offset": (field(FIRST, "data_offsets", [False, 432]), f"{DAMAGED}|does not follow"),
     "float-offset": (field(FIRST, "data_offsets", [0.0, 432.0]), f"{DAMAGED}|does not follow"),
-    "huge-integer": (text(lambda: b'{"a":{"dtype":"F32","shape":[' + b"9" * 100_000 + b'],"data_offsets":[0,0]}}'),
-                     f"{DAMAGED}|not JSON"),
+    "huge-integer": (
+        text(
+            lambda: b'{"a":{"dtype":"F32","shape":[' + b"9" * 100_000 + b'],"data_offsets":[0,0]}}'
+        ),
+        f"{DAMAGED}|not JSON",
+    ),
     "unknown-dtype": (field(FIRST, "dtype", "O"), f"{DAMAGED}|unknown dtype"),
     "list-as-dtype": (field(FIRST, "dtype", ["F32"]), f"{DAMAGED}|unknown dtype"),
     "appended": (changed(lambda h: None, b"PK\3\4"), f"{DAMAGED}|the file at byte"),
-    "a-name-of-a-megabyte": (changed(lambda h: h.update({"x" * 1_000_000: h.pop(SECOND)})), "a tensor named"),
-    "lines-in-a-name": (changed(lambda h: h.update({"a\nError\x1b[2J": h.pop(SECOND)})), "a tensor named"),
+    "a-name-of-a-megabyte": (
+        changed(lambda h: h.update({"x" * 1_000_000: h.pop(SECOND)})),
+        "a tensor named",
+    ),
+    "lines-in-a-name": (
+        changed(lambda h: h.update({"a\nError\x1b[2J": h.pop(SECOND)})),
+        "a tensor named",
+    ),
     "header-of-100-mb": (full_header(100), f"{DAMAGED}|header of more than"),
     "header-of-100-mb-announced": (announced(100_000_000, 64), f"{DAMAGED}|header of more than"),
     "header-of-8-eib": (announced((1 << 63) - 1, 64), f"{DAMAGED}|header of more than"),
@@ -179,11 +215,17 @@ SAFETENSORS: dict[str, tuple[Make, str]] = {
     "metadata-of-numbers": (metadata(evil=1), f"{DAMAGED}|not a table of strings"),
     "nan": (values(FIRST, float("nan")), "not finite|stem.conv1.weight"),
     "infinite": (values("head.bias", float("inf")), "not finite|head.bias"),
-    "negative-variance": (values("stem.norm1.running_var", -1.0), "negative|stem.norm1.running_var"),
+    "negative-variance": (
+        values("stem.norm1.running_var", -1.0),
+        "negative|stem.norm1.running_var",
+    ),
     "other-digests": (changed(swapped_digests), "damaged|SHA-256"),
     "digests-of-depth": (metadata(sha256=DEEP), "SHA-256 digests is invalid"),
-    "secret-as-file-name": (lambda p: p.write("net.safetensors", packed(str(p.secret).encode() + SECRET)), DAMAGED),
-}  # fmt: skip
+    "secret-as-file-name": (
+        lambda p: p.write("net.safetensors", packed(str(p.secret).encode() + SECRET)),
+        DAMAGED,
+    ),
+}
 
 SPEC: dict[str, tuple[Make, str]] = {
     "a-billion-blocks": (spec(depths=[10**9] * 4), "widths|stages in depths"),
@@ -215,21 +257,33 @@ MSGPACK: dict[str, tuple[Make, str]] = {
     "huge-text": (mp(lambda: b"\x81\xdb\xff\xff\xff\xff"), "the key at byte"),
     "huge-binary": (mp(lambda: params(b"\xc6\xff\xff\xff\xff")), "bytes without a type"),
     "huge-extension": (mp(lambda: params(b"\xc9\xff\xff\xff\xff\x01")), "announces"),
-    "lying-extension": (mp(lambda: params(extension(b"\x93\x91\x02" + key("float32") + b"\xc4\x04" + bytes(8)))),
-                        "the parts of the array"),
-    "lying-shape": (mp(lambda: params(shaped([1 << 20], bytes(4)))), "does not follow from its shape"),
+    "lying-extension": (
+        mp(lambda: params(extension(b"\x93\x91\x02" + key("float32") + b"\xc4\x04" + bytes(8)))),
+        "the parts of the array",
+    ),
+    "lying-shape": (
+        mp(lambda: params(shaped([1 << 20], bytes(4)))),
+        "does not follow from its shape",
+    ),
     "overflowing-shape": (mp(lambda: params(shaped([1 << 63, 2], b""))), "impossible shape"),
     "object-dtype": (mp(lambda: params(shaped([1], bytes(8), "object"))), "has the dtype"),
     "unknown-extension": (mp(lambda: params(extension(b"evil", 42))), "unknown extension type 42"),
     "complex": (mp(lambda: params(extension(b"evil", 2))), "a complex number"),
     "same-key-twice": (mp(lambda: b"\x82" + (key("params") + b"\xc0") * 2), "there twice"),
-    "many-leaves": (mp(lambda: params(b"\xdd" + struct.pack(">I", 1_000_000) + b"\xc0" * 1_000_000)), "more than"),
+    "many-leaves": (
+        mp(lambda: params(b"\xdd" + struct.pack(">I", 1_000_000) + b"\xc0" * 1_000_000)),
+        "more than",
+    ),
     "chunks-of-nothing": (mp(lambda: params(chunked({"0": 1 << 60}, b"\x80"))), "impossible shape"),
-    "chunks-that-lie": (mp(lambda: params(chunked({"0": 1 << 20}, b"\x81" + key("0") + shaped([1], bytes(4))))),
-                        "does not follow from its shape"),
+    "chunks-that-lie": (
+        mp(lambda: params(chunked({"0": 1 << 20}, b"\x81" + key("0") + shaped([1], bytes(4))))),
+        "does not follow from its shape",
+    ),
     "appended": (mp(lambda: params(shaped([1], bytes(4))) + b"PK\3\4"), "the file at byte"),
     "number-as-key": (mp(lambda: b"\x81\x01\xc0"), "expected str"),
     "reserved-byte": (mp(lambda: params(b"\xc1")), "starts no object"),
-}  # fmt: skip
+}
 
-ATTACKS: list[Attack] = attacks("safetensors", SAFETENSORS) + attacks("spec", SPEC) + attacks("msgpack", MSGPACK)
+ATTACKS: list[Attack] = (
+    attacks("safetensors", SAFETENSORS) + attacks("spec", SPEC) + attacks("msgpack", MSGPACK)
+)

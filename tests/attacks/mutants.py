@@ -1,4 +1,5 @@
-"""The process in which mutants are opened, one after the other, and the forks that stand for sandboxed readers.
+"""The process in which mutants are opened, one after the other, and the forks that stand for
+sandboxed readers.
 
 It is started anew when it dies or hangs, so a mutant that kills it is known by its number.
 """
@@ -41,9 +42,12 @@ class Mutants:
     def _start(self) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.attacks.mutants", str(self._path)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent.parent,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}, start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parent.parent.parent,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
 
     def open(self, files: dict[str, bytes]) -> Seen:
         """Open the checkpoint with these files in the place of its own."""
@@ -90,12 +94,19 @@ class ForkedReader:
         self.stdin: IO[bytes] = os.fdopen(requests[1], "wb")
         self.stdout: IO[bytes] = os.fdopen(replies[0], "rb", buffering=0)
 
-    def _serve(self, arguments: list[str], requests: tuple[int, int], replies: tuple[int, int], options: Any) -> None:
+    def _serve(
+        self,
+        arguments: list[str],
+        requests: tuple[int, int],
+        replies: tuple[int, int],
+        options: Any,
+    ) -> None:
         code = 1
         try:
-            from shared.formats import sandbox
+            from shared.formats.containers import sandbox
 
-            gc.freeze()  # what the process before it has left to collect would end that one's children
+            # what the process before it has left to collect would end that one's children
+            gc.freeze()
             os.dup2(requests[0], 0)
             os.dup2(replies[1], 1)
             for descriptor in (*requests, *replies):
@@ -126,7 +137,7 @@ class ForkedReader:
 
 def serve(path: Path) -> None:
     """Open the mutants that come in, by the same door as anyone."""
-    from shared.formats import hdf5_reader, sandbox
+    from shared.formats.containers import hdf5_reader, sandbox
     from tests.attacks.check import snapshot
     from tests.attacks.watch import attempt
 

@@ -1,8 +1,9 @@
 """Mutations of valid checkpoints, each a function of the format, its number and nothing else.
 
-Half of them know the format: JSON, the members of archives and the integers in headers are changed and put back in
-such a way that the rest stays as it was. HDF5 and Orbax are read through the same sandbox as ever, whose process is
-here a fork of one that has imported its libraries, which is the only difference to `shared.formats.sandbox`.
+Half of them know the format: JSON, the members of archives and the integers in headers are changed
+and put back in such a way that the rest stays as it was. HDF5 and Orbax are read through the same
+sandbox as ever, whose process is here a fork of one that has imported its libraries, which is the
+only difference to `shared.formats.containers.sandbox`.
 """
 
 from __future__ import annotations
@@ -23,10 +24,46 @@ from tests.attacks import seeds
 from tests.attacks.check import REFUSALS, wrong_line
 from tests.attacks.mutants import Seen, mutating
 
-MAGIC = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1,
-         (1 << 63) - 1, 1 << 63, (1 << 64) - 1)  # fmt: skip
-ODD: tuple[Any, ...] = (None, True, 0, -1, 1, 2**31, 2**63, 10**9, 1e308, -0.5, "", "../x", "/etc/passwd", "\0", "é",
-                        [], {}, [[]], [10**9] * 4, "9" * 400)  # fmt: skip
+MAGIC = (
+    0,
+    1,
+    2,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    1 << 24,
+    (1 << 31) - 1,
+    1 << 31,
+    (1 << 32) - 1,
+    (1 << 63) - 1,
+    1 << 63,
+    (1 << 64) - 1,
+)
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    1,
+    2**31,
+    2**63,
+    10**9,
+    1e308,
+    -0.5,
+    "",
+    "../x",
+    "/etc/passwd",
+    "\0",
+    "é",
+    [],
+    {},
+    [[]],
+    [10**9] * 4,
+    "9" * 400,
+)
 HANG = 5.0  # seconds
 
 
@@ -121,11 +158,19 @@ def _pickle(data: bytes, rng: random.Random) -> bytes:
     end = len(seeds.state_pickle()) + 60
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(end)
-        mutant[at] = rng.choice(b"RbioPQ\x81\x82\x85\x92\x93()tu}]eaNJKMXqhj.0" + bytes([mutant[at] ^ 1]))
+        mutant[at] = rng.choice(
+            b"RbioPQ\x81\x82\x85\x92\x93()tu}]eaNJKMXqhj.0" + bytes([mutant[at] ^ 1])
+        )
     return bytes(mutant)
 
 
-STRUCTURED = {"safetensors": _safetensors, "torch-zip": _zip, "npz": _zip, "keras": _zip, "torch-legacy": _pickle}
+STRUCTURED = {
+    "safetensors": _safetensors,
+    "torch-zip": _zip,
+    "npz": _zip,
+    "keras": _zip,
+    "torch-legacy": _pickle,
+}
 
 
 def mutate(kind: str, files: dict[str, bytes], number: int) -> dict[str, bytes]:
@@ -146,7 +191,11 @@ def read_files(path: Path) -> dict[str, bytes]:
     """The files of a checkpoint by their places in it; `.` is the file itself."""
     if path.is_file():
         return {".": path.read_bytes()}
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
 
 
 def problems(seen: Seen, path: Path) -> list[str]:
@@ -163,8 +212,12 @@ def problems(seen: Seen, path: Path) -> list[str]:
     return found
 
 
-def run_kind(kind: str, numbers: range, until: float | None = None) -> tuple[int, dict[str, int], list[str]]:
-    """(next number, how often what happened, failures) of a format's mutants; ends early at the time `until`."""
+def run_kind(
+    kind: str, numbers: range, until: float | None = None
+) -> tuple[int, dict[str, int], list[str]]:
+    """(next number, how often what happened, failures) of a format's mutants; ends early at the
+    time `until`.
+    """
     counts: dict[str, int] = {}
     failures: list[str] = []
     number = numbers.start
@@ -184,13 +237,17 @@ def run_kind(kind: str, numbers: range, until: float | None = None) -> tuple[int
 
 def checksum(kind: str, files: dict[str, bytes], number: int) -> int:
     """Of a mutant: equal for equal ones."""
-    return zlib.crc32(b"".join(name.encode() + data for name, data in mutate(kind, files, number).items()))
+    return zlib.crc32(
+        b"".join(name.encode() + data for name, data in mutate(kind, files, number).items())
+    )
 
 
 def run_mutations(count: int, only: str | None, minutes: float | None, state: Path | None) -> int:
     """The number of failures, each printed with the number that makes it again."""
     until = None if minutes is None else time.monotonic() + 60 * minutes
-    done: dict[str, int] = json.loads(state.read_text()) if state is not None and state.exists() else {}
+    done: dict[str, int] = (
+        json.loads(state.read_text()) if state is not None and state.exists() else {}
+    )
     failed = 0
     for kind in (kind for kind in seeds.SEEDS if only is None or only in kind):
         start, began = done.get(kind, 0), time.monotonic()
@@ -200,7 +257,11 @@ def run_mutations(count: int, only: str | None, minutes: float | None, state: Pa
             state.write_text(json.dumps(done))
         print(*failures, sep="\n", end="\n" if failures else "")
         said = ", ".join(f"{n} {how}" for how, n in sorted(counts.items()))
-        print(f"{kind:14}{start:6} to {end:6} of {count} in {time.monotonic() - began:6.1f} s: {said}", flush=True)
+        print(
+            f"{kind:14}{start:6} to {end:6} of {count} in {time.monotonic() - began:6.1f} s: "
+            f"{said}",
+            flush=True,
+        )
         failed += len(failures)
     print(f"{failed} failures")
     return failed

@@ -1,4 +1,6 @@
-"""Small valid checkpoints of every container: what attacks start from, and what mutations change."""
+"""Small valid checkpoints of every container: what attacks start from, and what
+mutations change.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +16,28 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from shared.files import write_tensors
-from shared.formats.archive import Entry
+from shared.architecture.plan import make_plan
+from shared.architecture.presets import get_spec, miniature
+from shared.architecture.spec import ResNetSpec
 from shared.formats.checkpoint import open_checkpoint
+from shared.formats.containers.archive import Entry
 from shared.formats.convert import convert
-from shared.formats.naming import foreign_names, from_canonical
-from shared.formats.schemes import FORMATS
-from shared.plan import make_plan
-from shared.presets import get_spec, miniature
-from shared.spec import ResNetSpec
-from shared.weights import FORMAT
+from shared.formats.naming.names import foreign_names, from_canonical
+from shared.formats.naming.schemes import FORMATS
+from shared.weights.canonical import FORMAT
+from shared.weights.files import write_tensors
 
 Tensors = Mapping[str, np.ndarray]
 
 
-def tiny(preset: str = "torchvision/resnet18", stages: int = 2, width: int = 4, **changes: Any) -> ResNetSpec:
+def tiny(
+    preset: str = "torchvision/resnet18", stages: int = 2, width: int = 4, **changes: Any
+) -> ResNetSpec:
     """A miniature of one block a stage."""
     spec = miniature(get_spec(preset))
-    return spec.replace(**{"depths": (1,) * stages, "widths": (width,) * stages, "num_classes": 3, **changes})
+    return spec.replace(
+        **{"depths": (1,) * stages, "widths": (width,) * stages, "num_classes": 3, **changes}
+    )
 
 
 TINY = tiny(**{"stem.convs": ((3, 2, 4),)})
@@ -43,7 +49,8 @@ _WIDE_STEM = {"stem.convs": ((7, 2, 64),)}
 def _weights(spec: ResNetSpec) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {
-        name: np.abs(rng.standard_normal(shape)).astype("float32") for name, shape in make_plan(spec).tensors.items()
+        name: np.abs(rng.standard_normal(shape)).astype("float32")
+        for name, shape in make_plan(spec).tensors.items()
     }
 
 
@@ -54,7 +61,12 @@ def weights() -> dict[str, np.ndarray]:
 
 def keras_weights() -> dict[str, np.ndarray]:
     """Those as our Keras model has them: `<layer>/<leaf>`."""
-    leaves = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+    leaves = {
+        "weight": "gamma",
+        "bias": "beta",
+        "running_mean": "moving_mean",
+        "running_var": "moving_variance",
+    }
     found = {}
     for name, array in weights().items():
         layer, _, leaf = name.rpartition(".")
@@ -99,23 +111,52 @@ def numbers(*values: int) -> bytes:
 
 
 def storage(key: str, numel: int, kind: str = "FloatStorage") -> bytes:
-    return b"(" + text("storage") + f"ctorch\n{kind}\n".encode() + text(key) + text("cpu") + integer(numel) + b"tQ"
+    return (
+        b"("
+        + text("storage")
+        + f"ctorch\n{kind}\n".encode()
+        + text(key)
+        + text("cpu")
+        + integer(numel)
+        + b"tQ"
+    )
 
 
-def tensor(key: str, shape: tuple[int, ...], numel: int | None = None, offset: int = 0,
-           stride: tuple[int, ...] | None = None) -> bytes:  # fmt: skip
+def tensor(
+    key: str,
+    shape: tuple[int, ...],
+    numel: int | None = None,
+    offset: int = 0,
+    stride: tuple[int, ...] | None = None,
+) -> bytes:
     """`_rebuild_tensor_v2` of a storage."""
     size = int(np.prod(shape)) if numel is None else numel
-    steps = stride if stride is not None else tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
-    return (b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage(key, size) + integer(offset) + numbers(*shape)
-            + numbers(*steps) + b"\x89ccollections\nOrderedDict\n)RtR")  # fmt: skip
+    steps = (
+        stride
+        if stride is not None
+        else tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
+    )
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + storage(key, size)
+        + integer(offset)
+        + numbers(*shape)
+        + numbers(*steps)
+        + b"\x89ccollections\nOrderedDict\n)RtR"
+    )
 
 
-def state_pickle(code: bytes = b"", protocol: int = 2, wrap: Callable[[bytes], bytes] = lambda state: state,
-                 arrays: Tensors | None = None) -> bytes:  # fmt: skip
+def state_pickle(
+    code: bytes = b"",
+    protocol: int = 2,
+    wrap: Callable[[bytes], bytes] = lambda state: state,
+    arrays: Tensors | None = None,
+) -> bytes:
     """A pickled state dict whose item 'extra' is `code`."""
     arrays = weights() if arrays is None else arrays
-    items = b"".join(text(name) + tensor(str(i), a.shape) for i, (name, a) in enumerate(arrays.items()))
+    items = b"".join(
+        text(name) + tensor(str(i), a.shape) for i, (name, a) in enumerate(arrays.items())
+    )
     extra = text("extra") + code if code else b""
     return bytes([0x80, protocol]) + wrap(b"}(" + items + extra + b"u") + b"."
 
@@ -132,7 +173,12 @@ def stored_zip(members: Mapping[str, bytes]) -> bytes:
 def torch_members(pickle: bytes | None = None) -> dict[str, bytes]:
     pickle = state_pickle() if pickle is None else pickle
     data = {f"archive/data/{i}": a.tobytes() for i, a in enumerate(weights().values())}
-    return {"archive/data.pkl": pickle, "archive/byteorder": b"little", **data, "archive/version": b"3\n"}
+    return {
+        "archive/data.pkl": pickle,
+        "archive/byteorder": b"little",
+        **data,
+        "archive/version": b"3\n",
+    }
 
 
 def torch_zip(pickle: bytes | None = None) -> bytes:
@@ -145,7 +191,14 @@ def torch_legacy(pickle: bytes | None = None) -> bytes:
     arrays = weights()
     keys = b"\x80\x02](" + b"".join(text(str(i)) for i in range(len(arrays))) + b"e."
     data = b"".join(a.size.to_bytes(8, "little") + a.tobytes() for a in arrays.values())
-    return magic + b"\x80\x02M\xe9\x03." + system + (state_pickle() if pickle is None else pickle) + keys + data
+    return (
+        magic
+        + b"\x80\x02M\xe9\x03."
+        + system
+        + (state_pickle() if pickle is None else pickle)
+        + keys
+        + data
+    )
 
 
 def _file(name: str, data: Callable[[], bytes]) -> Callable[[Path], Path]:
@@ -170,7 +223,9 @@ def sharded(folder: Path) -> Path:
     for file, part in halves.items():
         save_file({name: arrays[name] for name in part}, path / file, {"format": "pt"})
     places = {name: file for file, part in halves.items() for name in part}
-    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    (path / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": places})
+    )
     return path
 
 
@@ -185,15 +240,32 @@ def zarr(folder: Path) -> Path:
         keys = foreign.split("/")
         array_folder = path / ".".join(keys)
         array_folder.mkdir(parents=True)
-        layout = {"zarr_format": 2, "shape": array.shape, "chunks": array.shape, "dtype": "<f4", "compressor": None,
-                  "fill_value": None, "filters": None, "order": "C", "dimension_separator": "."}  # fmt: skip
+        layout = {
+            "zarr_format": 2,
+            "shape": array.shape,
+            "chunks": array.shape,
+            "dtype": "<f4",
+            "compressor": None,
+            "fill_value": None,
+            "filters": None,
+            "order": "C",
+            "dimension_separator": ".",
+        }
         (array_folder / ".zarray").write_text(json.dumps(layout))
-        (array_folder / ".".join("0" * array.ndim)).write_bytes(np.ascontiguousarray(array).tobytes())
+        (array_folder / ".".join("0" * array.ndim)).write_bytes(
+            np.ascontiguousarray(array).tobytes()
+        )
         leaf = {"value_type": "jax.Array", "skip_deserialize": False}
-        tree[str(tuple(keys))] = {"key_metadata": [{"key": key, "key_type": 2} for key in keys],
-                                  "value_metadata": leaf}  # fmt: skip
-    metadata = {"tree_metadata": tree, "use_ocdbt": False, "use_zarr3": False,
-                "store_array_data_equal_to_fill_value": True}  # fmt: skip
+        tree[str(tuple(keys))] = {
+            "key_metadata": [{"key": key, "key_type": 2} for key in keys],
+            "value_metadata": leaf,
+        }
+    metadata = {
+        "tree_metadata": tree,
+        "use_ocdbt": False,
+        "use_zarr3": False,
+        "store_array_data_equal_to_fill_value": True,
+    }
     (path / "_METADATA").write_text(json.dumps(metadata))
     return path
 

@@ -20,14 +20,23 @@ from tests.attacks.watch import Guard, Outcome, Watcher, attempt, watching
 from tests.cli_runner import Rosetta, run_program
 
 PATIENCE = 3.0  # machines are shared; `python -m tests.attacks` holds to `SECONDS`
-CHILDREN = ("hdf5", "keras", "orbax", "cut-hdf5", "cut-weights", "cut-keras")  # read in a process of their own
+CHILDREN = (
+    "hdf5",
+    "keras",
+    "orbax",
+    "cut-hdf5",
+    "cut-weights",
+    "cut-keras",
+)  # read in a process of their own
 CHEAP = [name for name in ATTACKS if not name.startswith(CHILDREN)]
 THIRD = CHEAP[::2] + [name for name in ATTACKS if name.startswith(CHILDREN)][::6]
 PROGRAMS = THIRD[::12]  # each starts an interpreter
 UNSPEAKABLE = "path-null-in-the-path"  # on a command line
 # What `inspect` does not read.
-IN_THE_VALUES = {f"safetensors-{name}" for name in ("nan", "infinite", "negative-variance", "other-digests",
-                                                    "digests-of-depth")}  # fmt: skip
+IN_THE_VALUES = {
+    f"safetensors-{name}"
+    for name in ("nan", "infinite", "negative-variance", "other-digests", "digests-of-depth")
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +63,9 @@ def test_there_are_enough() -> None:
 
 
 @pytest.mark.parametrize("kind", seeds.SEEDS)
-def test_what_attacks_are_made_of_is_read(watcher: Watcher, valid: dict[str, Path], base: int, kind: str) -> None:
+def test_what_attacks_are_made_of_is_read(
+    watcher: Watcher, valid: dict[str, Path], base: int, kind: str
+) -> None:
     """Else they would be refused for another reason."""
     outcome = watcher.open(valid[kind])
     assert (outcome.kind, outcome.events) == ("read", []), outcome
@@ -133,7 +144,9 @@ def test_what_code_leaves_is_seen(tmp_path: Path) -> None:
     assert verdict(attack, path, place, before, good, 0) == ["ran code", "changed files"]
 
 
-def test_the_guard_sees_what_python_does(watcher: Watcher, valid: dict[str, Path], tmp_path: Path) -> None:
+def test_the_guard_sees_what_python_does(
+    watcher: Watcher, valid: dict[str, Path], tmp_path: Path
+) -> None:
     guard = Guard.__new__(Guard)
     for event, arguments in (
         ("os.system", (b"true",)),

@@ -1,4 +1,6 @@
-"""Mutated checkpoints are refused or read, whatever was changed: no other exception, crash, hang or new file."""
+"""Mutated checkpoints are refused or read, whatever was changed: no other exception, crash, hang or
+new file.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,15 @@ import pytest
 
 from tests.attacks import seeds
 from tests.attacks.mutants import Seen, mutating
-from tests.attacks.mutate import checksum, mutant_json, mutate, problems, read_files, run_kind, run_mutations
+from tests.attacks.mutate import (
+    checksum,
+    mutant_json,
+    mutate,
+    problems,
+    read_files,
+    run_kind,
+    run_mutations,
+)
 
 COUNT = 300
 COUNTS = dict.fromkeys(seeds.SEEDS, COUNT) | {"orbax": 100}  # TensorStore takes long to start

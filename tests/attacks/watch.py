@@ -1,7 +1,8 @@
-"""The process in which attacks are opened and watched: each in a fork of its own that has imported everything.
+"""The process in which attacks are opened and watched: each in a fork of its own that has imported
+everything.
 
-`Watcher` is the test's side. A fork starts with the memory of the process before it and counts from there, so one
-process serves all attacks and none of them spoils the next one's figures.
+`Watcher` is the test's side. A fork starts with the memory of the process before it and counts from
+there, so one process serves all attacks and none of them spoils the next one's figures.
 """
 
 from __future__ import annotations
@@ -44,9 +45,12 @@ class Watcher:
         root = Path(__file__).parent.parent.parent
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.attacks.watch", *map(str, warm)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=root,
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        )  # fmt: skip
+        )
 
     def open(self, path: Path) -> Outcome:
         assert self._process.stdin is not None
@@ -65,10 +69,30 @@ class Watcher:
 
 # The process's side.
 
-_FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "pty.", "socket.", "ctypes.",
-              "pickle.find_class", "webbrowser.", "urllib.", "ftplib.", "http.", "marshal.loads", "code.__new__",
-              "shutil.", "os.link", "os.symlink")  # fmt: skip
-_CODE = tuple(str(Path(place)) for place in {sys.prefix, sys.base_prefix, str(Path(__file__).parent.parent.parent)})
+_FORBIDDEN = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.startfile",
+    "pty.",
+    "socket.",
+    "ctypes.",
+    "pickle.find_class",
+    "webbrowser.",
+    "urllib.",
+    "ftplib.",
+    "http.",
+    "marshal.loads",
+    "code.__new__",
+    "shutil.",
+    "os.link",
+    "os.symlink",
+)
+_CODE = tuple(
+    str(Path(place))
+    for place in {sys.prefix, sys.base_prefix, str(Path(__file__).parent.parent.parent)}
+)
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -89,7 +113,11 @@ class Guard:
             return str(arguments)
         if event == "subprocess.Popen":
             command = arguments[1]
-            ours = arguments[0] == sys.executable and "shared.formats.sandbox" in " ".join(map(str, command))
+            ours = arguments[
+                0
+            ] == sys.executable and "shared.formats.containers.sandbox" in " ".join(
+                map(str, command)
+            )
             return None if ours else str(command)
         if event in ("exec", "compile"):
             where = arguments[0].co_filename if event == "exec" else arguments[1]
@@ -97,7 +125,9 @@ class Guard:
             return None if where.startswith((*_CODE, "<frozen")) else where
         if event == "open" and isinstance(arguments[0], str | bytes):
             path = os.fsdecode(arguments[0])
-            writing = (isinstance(arguments[1], str) and set(arguments[1]) & set("wxa+")) or arguments[2] & _WRITING
+            writing = (
+                isinstance(arguments[1], str) and set(arguments[1]) & set("wxa+")
+            ) or arguments[2] & _WRITING
             if writing and "rosetta-" not in path and path != os.devnull:
                 return f"{path} for writing"
             if "/outside/" in os.path.realpath(path):
@@ -105,7 +135,9 @@ class Guard:
         return None
 
     def _temporary(self, arguments: tuple[Any, ...]) -> bool:
-        """Of the private folder for a Keras archive's weights, which its reader makes and removes."""
+        """Of the private folder for a Keras archive's weights, which its reader makes
+        and removes.
+        """
         return bool(arguments) and "rosetta-" in str(arguments[0])
 
 
@@ -164,8 +196,8 @@ def _watched(path: Path, guard: Guard) -> Outcome:
 
 def serve(warm: list[Path]) -> None:
     """Import what any reader needs, then open what comes in."""
-    import shared.formats.keras_file
-    import shared.formats.orbax_folder  # noqa: F401 - both read in processes of their own
+    import shared.formats.containers.keras_file
+    import shared.formats.containers.orbax_folder  # noqa: F401 - both read in processes of their own
 
     tempfile.gettempdir()  # which tries it out, once
     for path in warm:

@@ -1,4 +1,6 @@
-"""Zip archives: bombs, paths, links, two minds about what they hold; npy headers; and Keras archives with code."""
+"""Zip archives: bombs, paths, links, two minds about what they hold; npy headers; and Keras
+archives with code.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def header(descr: str = "'<f4'", shape: str = "(1,)") -> str:
     return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n"
 
 
-def archive(members: Mapping[str, bytes], method: int = zipfile.ZIP_STORED, mode: int = 0o600) -> bytes:
+def archive(
+    members: Mapping[str, bytes], method: int = zipfile.ZIP_STORED, mode: int = 0o600
+) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method, compresslevel=9) as file:
         for name, data in members.items():
@@ -62,7 +66,9 @@ def object_array(place: Place) -> Path:
 
             return os.system, (place.command,)
 
-    return place.write("net.npz", archive({"a.npy": npy(np.array([Evil()], object), allow_pickle=True)}))
+    return place.write(
+        "net.npz", archive({"a.npy": npy(np.array([Evil()], object), allow_pickle=True)})
+    )
 
 
 def bomb(size: int, name: str = f"{KERNEL}.npy") -> Make:
@@ -77,20 +83,30 @@ def bomb(size: int, name: str = f"{KERNEL}.npy") -> Make:
             packed += deflate.compress(piece)
             crc = zlib.crc32(piece, crc)
         packed += deflate.flush()
-        return place.write("net.npz", by_hand(name.encode(), packed, crc, len(head) + (size >> 20 << 20), 8))
+        return place.write(
+            "net.npz", by_hand(name.encode(), packed, crc, len(head) + (size >> 20 << 20), 8)
+        )
 
     return make
 
 
-def by_hand(name: bytes, data: bytes, crc: int, size: int, method: int = 0, count: int = 1) -> bytes:
+def by_hand(
+    name: bytes, data: bytes, crc: int, size: int, method: int = 0, count: int = 1
+) -> bytes:
     """An archive whose `count` entries are all the same member."""
     common = struct.pack("<4H3L", 0, method, 0, 33, crc, len(data), size)
     local = b"PK\3\4" + struct.pack("<H", 20) + common + struct.pack("<2H", len(name), 0) + name
     central = b"".join(
-        b"PK\1\2" + struct.pack("<2H", 20, 20) + common + struct.pack("<5H2L", len(entry), 0, 0, 0, 0, 0, 0) + entry
+        b"PK\1\2"
+        + struct.pack("<2H", 20, 20)
+        + common
+        + struct.pack("<5H2L", len(entry), 0, 0, 0, 0, 0, 0)
+        + entry
         for entry in ([name] if count == 1 else [b"%05d.npy" % i for i in range(count)])
     )
-    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(central), len(local) + len(data), 0)
+    end = struct.pack(
+        "<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(central), len(local) + len(data), 0
+    )
     return local + data + central + end
 
 
@@ -98,7 +114,9 @@ def overlapped(place: Place) -> Path:
     """Ten thousand names for the same deflated bytes, as in the better zip bomb."""
     whole = bytes(1 << 20) + bytes(range(256)) * 4
     data = zlib.compress(whole, 1)[2:-4]  # which packs zeros less than the thousandfold
-    return place.write("net.npz", by_hand(b"00000.npy", data, zlib.crc32(whole), len(whole), 8, 10_000))
+    return place.write(
+        "net.npz", by_hand(b"00000.npy", data, zlib.crc32(whole), len(whole), 8, 10_000)
+    )
 
 
 def patched(old: bytes, new: bytes) -> Make:
@@ -121,10 +139,16 @@ def torch_deflated(place: Place) -> Path:
 
 
 def keras_members(config: Any = None, **changes: bytes) -> dict[str, bytes]:
-    layers = {"class_name": "Functional", "module": "keras.src.models.functional", "config": {"layers": []}}
-    made = {"metadata.json": b'{"keras_version": "3.15.0"}',
-            "config.json": json.dumps(layers if config is None else config).encode(),
-            "model.weights.h5": hdf5()}  # fmt: skip
+    layers = {
+        "class_name": "Functional",
+        "module": "keras.src.models.functional",
+        "config": {"layers": []},
+    }
+    made = {
+        "metadata.json": b'{"keras_version": "3.15.0"}',
+        "config.json": json.dumps(layers if config is None else config).encode(),
+        "model.weights.h5": hdf5(),
+    }
     return made | {name.replace("__", "."): data for name, data in changes.items()}
 
 
@@ -134,7 +158,12 @@ def keras(config: Any = None, **changes: bytes) -> Make:
 
 def layer(**fields: Any) -> Make:
     """A functional model in which one layer is this one."""
-    plain = {"class_name": "Dense", "module": "keras.layers", "config": {"name": "evil"}, "registered_name": None}
+    plain = {
+        "class_name": "Dense",
+        "module": "keras.layers",
+        "config": {"name": "evil"},
+        "registered_name": None,
+    }
     model = {"class_name": "Functional", "module": "keras.src.models.functional"}
     return keras({**model, "config": {"layers": [{**plain, **fields}]}})
 
@@ -152,7 +181,9 @@ def symlink(place: Place) -> Path:
 
 def deflated_bomb(name: str, size: int) -> Make:
     def make(place: Place) -> Path:
-        return place.write("net.keras", archive({**keras_members(), name: bytes(size)}, zipfile.ZIP_DEFLATED))
+        return place.write(
+            "net.keras", archive({**keras_members(), name: bytes(size)}, zipfile.ZIP_DEFLATED)
+        )
 
     return make
 
@@ -163,32 +194,64 @@ LAMBDA = {"class_name": "__lambda__", "config": {"value": ["4wEAAAA=", None, Non
 ZIP: dict[str, tuple[Make, str]] = {
     "bomb": (bomb(100 << 20), "times as many at most"),
     "bomb-of-overlaps": (overlapped, "overlaps what precedes it"),
-    "bomb-of-shapes": (npz({f"{i}.npy": headed(header(shape="(268435456, 4)")) for i in range(100)}),
-                       "does not follow"),
-    "nested": (npz({"inner.zip": archive({"inner.zip": archive({"a.npy": npy(np.zeros(4))})})}), "is no .npy file"),
+    "bomb-of-shapes": (
+        npz({f"{i}.npy": headed(header(shape="(268435456, 4)")) for i in range(100)}),
+        "does not follow",
+    ),
+    "nested": (
+        npz({"inner.zip": archive({"inner.zip": archive({"a.npy": npy(np.zeros(4))})})}),
+        "is no .npy file",
+    ),
     "nested-as-npy": (one(archive({"a.npy": npy(np.zeros(4))})), "is no .npy file"),
     "object-array": (object_array, "Python objects, which are never read"),
     "object-dtype": (one(headed(header("'|O'"), b"cos\nsystem\n(Vtrue\ntR.")), "Python objects"),
     "object-in-a-structure": (one(headed(header("[('a', '|O')]"), b"x")), "Python objects"),
-    "header-of-code": (one(headed("__import__('os').system('true')")), "a header that NumPy would not write"),
-    "header-of-depth": (one(headed("{'descr': " + "(" * 3000 + "}")), "a header that NumPy would not write"),
-    "header-of-a-gigabyte": (one(headed(b"", b"", b"\x02\x00")[:8] + struct.pack("<I", 1 << 30)), "at most are read"),
-    "header-of-a-megabyte": (one(headed(header() + " " * (1 << 20), bytes(4), b"\x02\x00")), "at most are read"),
+    "header-of-code": (
+        one(headed("__import__('os').system('true')")),
+        "a header that NumPy would not write",
+    ),
+    "header-of-depth": (
+        one(headed("{'descr': " + "(" * 3000 + "}")),
+        "a header that NumPy would not write",
+    ),
+    "header-of-a-gigabyte": (
+        one(headed(b"", b"", b"\x02\x00")[:8] + struct.pack("<I", 1 << 30)),
+        "at most are read",
+    ),
+    "header-of-a-megabyte": (
+        one(headed(header() + " " * (1 << 20), bytes(4), b"\x02\x00")),
+        "at most are read",
+    ),
     "shape-of-8-pib": (one(headed(header(shape="(1125899906842624, 2)"))), "impossible shape"),
     "shape-below-zero": (one(headed(header(shape="(-1,)"))), "a header that NumPy would not write"),
-    "shape-of-digits": (one(headed(header(shape=f"({'9' * 3000},)"))), "a header that NumPy would not write"),
+    "shape-of-digits": (
+        one(headed(header(shape=f"({'9' * 3000},)"))),
+        "a header that NumPy would not write",
+    ),
     "text-dtype": (one(headed(header("'<U4'"), bytes(16))), "has the dtype"),
     "traversal": (npz({"../outside/secret.npy": npy(np.zeros(4))}), "no ResNet that is known"),
     "absolute": (npz({"/etc/passwd.npy": npy(np.zeros(4))}), "no ResNet that is known"),
     "encrypted": (patched(b"PK\1\2\x14\x03\x14\0\0\0", b"PK\1\2\x14\x03\x14\0\1\0"), "encrypted"),
-    "other-method": (patched(b"PK\1\2\x14\x03\x14\0\0\0\0\0", b"PK\1\2\x14\x03\x14\0\0\0\x0c\0"), "method 12"),
+    "other-method": (
+        patched(b"PK\1\2\x14\x03\x14\0\0\0\0\0", b"PK\1\2\x14\x03\x14\0\0\0\x0c\0"),
+        "method 12",
+    ),
     "lying-count": (patched(b"PK\5\6\0\0\0\0\1\0\1\0", b"PK\5\6\0\0\0\0\2\0\2\0"), "fewer members"),
-    "many-members": (patched(b"PK\5\6\0\0\0\0\1\0\1\0", b"PK\5\6\0\0\0\0\xfe\xff\xfe\xff"), "at most are read"),
+    "many-members": (
+        patched(b"PK\5\6\0\0\0\0\1\0\1\0", b"PK\5\6\0\0\0\0\xfe\xff\xfe\xff"),
+        "at most are read",
+    ),
     "several-disks": (patched(b"PK\5\6\0\0", b"PK\5\6\1\0"), "one volume of several"),
-    "two-directories": (lambda p: p.write("net.npz", archive({"a.npy": b""}) + archive({"b.npy": b""})),
-                        "announced to end at byte"),
-    "in-front": (lambda p: p.write("net.npz", b"PK\3\4" + archive({f"{KERNEL}.npy": npy(np.zeros(4, "f4"))})),
-                 "announced to end at byte"),
+    "two-directories": (
+        lambda p: p.write("net.npz", archive({"a.npy": b""}) + archive({"b.npy": b""})),
+        "announced to end at byte",
+    ),
+    "in-front": (
+        lambda p: p.write(
+            "net.npz", b"PK\3\4" + archive({f"{KERNEL}.npy": npy(np.zeros(4, "f4"))})
+        ),
+        "announced to end at byte",
+    ),
     "lying-name": (patched(b"kernel.npy", b"kernel.exe"), "two headers"),
     "torch-traversal": (torch_named("../../outside/executed"), "is not acceptable"),
     "torch-traversal-within": (torch_named("archive/../../executed"), "is not acceptable"),
@@ -196,7 +259,7 @@ ZIP: dict[str, tuple[Make, str]] = {
     "torch-backslash": (torch_named("archive\\..\\..\\executed"), "is not acceptable"),
     "torch-lines": (torch_named("archive/a\nb"), "is not acceptable"),
     "torch-deflated": (torch_deflated, "is compressed"),
-}  # fmt: skip
+}
 
 KERAS: dict[str, tuple[Make, str]] = {
     "lambda": (layer(class_name="Lambda"), f"Lambda|{CODE}"),
@@ -207,14 +270,28 @@ KERAS: dict[str, tuple[Make, str]] = {
     "module": (layer(module="os", class_name="system"), f"os.system|{CODE}"),
     "module-by-name": (layer(module="keras.src.utils", class_name="get_file"), f"get_file|{CODE}"),
     "module-of-numbers": (layer(module=["os"]), CODE),
-    "builtin": (layer(config={"f": {"class_name": "function", "module": "os", "config": "system"}}), CODE),
+    "builtin": (
+        layer(config={"f": {"class_name": "function", "module": "os", "config": "system"}}),
+        CODE,
+    ),
     "registered-name": (layer(registered_name="evil>Layer"), CODE),
     "registered-name-alone": (keras({"registered_name": "evil>Layer", "config": {}}), CODE),
     "class-of-lists": (layer(class_name=[]), CODE),
-    "within-the-optimizer": (keras({"compile_config": {"optimizer": {"module": "os", "class_name": "system"}}}), CODE),
-    "spec-of-a-billion-blocks": (keras({"module": "resnet_keras.model", "class_name": "ResNet",
-                                        "registered_name": "resnet_rosetta>ResNet",
-                                        "config": {"spec": {"depths": [10**9] * 4}}}), "at most 4096 blocks"),
+    "within-the-optimizer": (
+        keras({"compile_config": {"optimizer": {"module": "os", "class_name": "system"}}}),
+        CODE,
+    ),
+    "spec-of-a-billion-blocks": (
+        keras(
+            {
+                "module": "resnet_keras.model",
+                "class_name": "ResNet",
+                "registered_name": "resnet_rosetta>ResNet",
+                "config": {"spec": {"depths": [10**9] * 4}},
+            }
+        ),
+        "at most 4096 blocks",
+    ),
     "symlink": (symlink, "not an HDF5 file"),
     "asset-by-path": (with_member("assets/../../outside/executed"), "expected are"),
     "asset-absolute": (with_member("/executed"), "expected are"),
@@ -224,9 +301,18 @@ KERAS: dict[str, tuple[Make, str]] = {
     "config-bomb": (deflated_bomb("config.json", 100 << 20), "at most are read"),
     "metadata-bomb": (deflated_bomb("metadata.json", 20 << 20), "at most are read"),
     "weights-bomb": (deflated_bomb("model.weights.h5", 100 << 20), "at most are read"),
-    "deep-config": (keras(config__json=b'{"config":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "is not JSON"),
-    "config-twice": (keras(config__json=b'{"class_name": "Dense", "class_name": "Lambda"}'), "names something twice"),
-    "nested-archive": (keras(model__weights__h5=archive({"model.weights.h5": hdf5()})), "not an HDF5 file"),
-}  # fmt: skip
+    "deep-config": (
+        keras(config__json=b'{"config":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        "is not JSON",
+    ),
+    "config-twice": (
+        keras(config__json=b'{"class_name": "Dense", "class_name": "Lambda"}'),
+        "names something twice",
+    ),
+    "nested-archive": (
+        keras(model__weights__h5=archive({"model.weights.h5": hdf5()})),
+        "not an HDF5 file",
+    ),
+}
 
 ATTACKS: list[Attack] = attacks("zip", ZIP) + attacks("keras", KERAS)

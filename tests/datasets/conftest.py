@@ -10,8 +10,12 @@ from shared.datasets import places
 
 
 @pytest.fixture(autouse=True)
-def _bare_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty home and an empty working directory; no system datasets, and no proxy before 127.0.0.1."""
+def _bare_machine(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty home and an empty working directory; no system datasets, and no proxy before
+    127.0.0.1.
+    """
     bare = tmp_path_factory.mktemp("bare")
     for variable in (places.VARIABLE, "XDG_CACHE_HOME", "KERAS_HOME"):
         monkeypatch.delenv(variable, raising=False)

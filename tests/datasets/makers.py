@@ -13,16 +13,27 @@ from PIL import Image
 
 from shared.datasets import ArraySource
 
-BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
+BATCHES = (
+    "data_batch_1",
+    "data_batch_2",
+    "data_batch_3",
+    "data_batch_4",
+    "data_batch_5",
+    "test_batch",
+)
 
 
-def pictures(count: int, shape: tuple[int, int, int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def pictures(
+    count: int, shape: tuple[int, int, int], seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Images, uint8 [count, *shape], and labels 0 to 9, uint8 [count]."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (count, *shape), np.uint8), rng.integers(0, 10, count, np.uint8)
 
 
-def array_source(count: int = 50, shape: tuple[int, int, int] = (8, 8, 3), seed: int = 0) -> ArraySource:
+def array_source(
+    count: int = 50, shape: tuple[int, int, int] = (8, 8, 3), seed: int = 0
+) -> ArraySource:
     return ArraySource(*pictures(count, shape, seed), 10)
 
 
@@ -31,7 +42,9 @@ def idx(array: np.ndarray) -> bytes:
     return bytes((0, 0, 8, array.ndim)) + sizes + array.tobytes()
 
 
-def write_fashion_mnist(folder: Path, train: int = 12, test: int = 5, *, packed: bool = True) -> Path:
+def write_fashion_mnist(
+    folder: Path, train: int = 12, test: int = 5, *, packed: bool = True
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for seed, (name, count) in enumerate((("train", train), ("t10k", test))):
         images, labels = pictures(count, (28, 28, 1), seed)
@@ -55,13 +68,16 @@ def python2_batch(images: np.ndarray, labels: np.ndarray) -> bytes:
     raw = planes(images).tobytes()
     return b"".join(
         (
-            b"\x80\x02}q\x01(U\x0bbatch_labelq\x02U\x15training batch 1 of 5q\x03U\x06labelsq\x04]q\x05(",
+            b"\x80\x02}q\x01(U\x0bbatch_labelq\x02U\x15training batch 1 of 5"
+            b"q\x03U\x06labelsq\x04]q\x05(",
             *(b"K" + bytes([label]) for label in labels.tolist()),
             b"eU\x04dataq\x06cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08K\x00\x85U\x01b\x87Rq\x09",
             b"(K\x01M"
             + len(images).to_bytes(2, "little")
             + b"M\x00\x0c\x86cnumpy\ndtype\nq\x0aU\x02u1K\x00K\x01\x87Rq\x0b",
-            b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T" + len(raw).to_bytes(4, "little") + raw,
+            b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T"
+            + len(raw).to_bytes(4, "little")
+            + raw,
             b"tbU\tfilenamesq\x0c]q\x0d(",
             *(b"U\x05a.png" for _ in labels),
             b"eu.",
@@ -98,8 +114,12 @@ def archive(files: Mapping[str, bytes], folder: str) -> bytes:
     return packed.getvalue()
 
 
-def write_images(root: Path, classes: tuple[str, ...] = ("cat", "dog"), each: int = 3, test: str = "val") -> Path:
-    """A folder of images of several sizes, PNG so that their pixels are known: all of one colour, told by `colour`."""
+def write_images(
+    root: Path, classes: tuple[str, ...] = ("cat", "dog"), each: int = 3, test: str = "val"
+) -> Path:
+    """A folder of images of several sizes, PNG so that their pixels are known: all of one colour,
+    told by `colour`.
+    """
     for split in ("train", test):
         for number, name in enumerate(classes):
             for i in range(each):

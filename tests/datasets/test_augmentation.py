@@ -1,4 +1,6 @@
-"""What happens to images, against torchvision's transforms and against plain loops over the examples."""
+"""What happens to images, against torchvision's transforms and against plain loops over the
+examples.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,17 @@ def transforms() -> ModuleType:
     return importlib.import_module("torchvision.transforms")
 
 
-@pytest.mark.parametrize("how", [
-    Augmentation(),
-    Augmentation(resize=96, pad_crop=4, flip=True, mean=(0.2860,), std=(0.3530,)),
-    Augmentation(scale_crop=(256, 480), center_crop=224, eval_resize=256, flip=True, pca_noise=0.1),
-    Augmentation(pad_crop=4, flip=True, per_pixel_mean=True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "how",
+    [
+        Augmentation(),
+        Augmentation(resize=96, pad_crop=4, flip=True, mean=(0.2860,), std=(0.3530,)),
+        Augmentation(
+            scale_crop=(256, 480), center_crop=224, eval_resize=256, flip=True, pca_noise=0.1
+        ),
+        Augmentation(pad_crop=4, flip=True, per_pixel_mean=True),
+    ],
+)
 def test_json(how: Augmentation) -> None:
     assert Augmentation.from_json(how.to_json()) == how
     assert Augmentation.from_dict(json.loads(json.dumps(dataclasses.asdict(how)))) == how
@@ -60,14 +67,29 @@ def test_json(how: Augmentation) -> None:
         ({"pca_noise": float("nan")}, "finite"),
         ({"std": (0.1, 0.0)}, "augmentation.std = (0.1, 0.0): must be positive"),
         ({"mean": (0.1,), "std": (0.1, 0.2)}, "needs a number per channel"),
-        ({"resize": 96, "random_resized_crop": 96}, "augmentation.random_resized_crop = given: cannot go with resize"),
-        ({"random_resized_crop": 96, "scale_crop": (96, 96), "center_crop": 96}, "cannot go with random_resized_crop"),
-        ({"resize": 96, "eval_resize": 96, "center_crop": 90}, "cannot go with eval_resize and center_crop"),
+        (
+            {"resize": 96, "random_resized_crop": 96},
+            "augmentation.random_resized_crop = given: cannot go with resize",
+        ),
+        (
+            {"random_resized_crop": 96, "scale_crop": (96, 96), "center_crop": 96},
+            "cannot go with random_resized_crop",
+        ),
+        (
+            {"resize": 96, "eval_resize": 96, "center_crop": 90},
+            "cannot go with eval_resize and center_crop",
+        ),
         ({"eval_resize": 96}, "needs a center_crop that is not larger, found None"),
-        ({"eval_resize": 96, "center_crop": 97}, "needs a center_crop that is not larger, found 97"),
+        (
+            {"eval_resize": 96, "center_crop": 97},
+            "needs a center_crop that is not larger, found 97",
+        ),
         ({"center_crop": 97}, "needs eval_resize"),
         ({"scale_crop": (256, 480)}, "needs a center_crop that is not larger, found None"),
-        ({"scale_crop": (256, 480), "center_crop": 257}, "needs a center_crop that is not larger, found 257"),
+        (
+            {"scale_crop": (256, 480), "center_crop": 257},
+            "needs a center_crop that is not larger, found 257",
+        ),
         ({"scale_crop": (480, 256), "center_crop": 224}, "must be the smallest and the largest"),
         ({"scale_crop": (480,)}, "expected 2 values"),
         ({"per_pixel_mean": True, "mean": (0.5,)}, "takes the place of mean"),
@@ -87,10 +109,25 @@ def test_unknown_fields() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(("old", "side"), [
-    (28, 96), (28, 32), (32, 224), (32, 20), (40, 33), (33, 40), (40, 7), (9, 1), (1, 5), (28, 28), (100, 3),
-])  # fmt: skip
-def test_resize_is_torchvision_s_byte_for_byte(transforms: ModuleType, old: int, side: int, channels: int) -> None:
+@pytest.mark.parametrize(
+    ("old", "side"),
+    [
+        (28, 96),
+        (28, 32),
+        (32, 224),
+        (32, 20),
+        (40, 33),
+        (33, 40),
+        (40, 7),
+        (9, 1),
+        (1, 5),
+        (28, 28),
+        (100, 3),
+    ],
+)
+def test_resize_is_torchvision_s_byte_for_byte(
+    transforms: ModuleType, old: int, side: int, channels: int
+) -> None:
     images, _ = makers.pictures(40, (old, old, channels))
     images[0] = 255
     images[1] = 0
@@ -99,7 +136,9 @@ def test_resize_is_torchvision_s_byte_for_byte(transforms: ModuleType, old: int,
     found = resize_batch(images, side)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, expected)
-    one_by_one = [photographs.for_training(image, Augmentation(resize=side), 0, 0, 0) for image in images]
+    one_by_one = [
+        photographs.for_training(image, Augmentation(resize=side), 0, 0, 0) for image in images
+    ]
     np.testing.assert_array_equal(one_by_one, expected)
 
 
@@ -116,7 +155,9 @@ def test_crops_and_flips_against_a_loop(shape: tuple[int, int, int], pad: int, f
         padded = np.pad(images[i], ((pad, pad), (pad, pad), (0, 0)))
         top, left = (int(draws.below(word, 2 * pad + 1)[i]) if pad else 0 for word in words[:2])
         crop = padded[top : top + height, left : left + width]
-        np.testing.assert_array_equal(found[i], crop[:, ::-1] if flip and words[2][i] >= 1 << 31 else crop)
+        np.testing.assert_array_equal(
+            found[i], crop[:, ::-1] if flip and words[2][i] >= 1 << 31 else crop
+        )
     np.testing.assert_array_equal(images, before)
 
 
@@ -142,7 +183,9 @@ def test_padding_is_black(transforms: ModuleType) -> None:
     assert found[:2].max() == 0
 
 
-@pytest.mark.parametrize(("mean", "std"), [((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.2860,), (0.3530,))])
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.2860,), (0.3530,))]
+)
 def test_normalise_is_torchvision_s_byte_for_byte(
     transforms: ModuleType, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
@@ -164,24 +207,32 @@ def test_normalise_by_pixel_and_with_shifts() -> None:
     found = batches.normalise(images, mean, std, shifts)
     expected = (images / 255.0 + shifts[:, None, None, :] - mean) / std
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(batches.normalise(images, None, None), images.astype(np.float32) / np.float32(255))
+    np.testing.assert_array_equal(
+        batches.normalise(images, None, None), images.astype(np.float32) / np.float32(255)
+    )
 
 
 def test_pca_shifts_vary_along_the_principal_components() -> None:
     """Their covariance is V diag(0.1 λ)² V^T, and each is drawn by itself."""
     found = batches.pca_shifts(0.1, 0, 0, np.arange(200000)).astype(np.float64)
-    expected = batches.PCA_VECTORS @ np.diag((0.1 * batches.PCA_VALUES) ** 2) @ batches.PCA_VECTORS.T
+    expected = (
+        batches.PCA_VECTORS @ np.diag((0.1 * batches.PCA_VALUES) ** 2) @ batches.PCA_VECTORS.T
+    )
     np.testing.assert_allclose(np.cov(found.T), expected, rtol=0.02)
     np.testing.assert_allclose(found.mean(axis=0), 0, atol=2e-4)
     np.testing.assert_allclose(batches.PCA_VECTORS @ batches.PCA_VECTORS.T, np.eye(3), atol=2e-4)
 
 
 @pytest.mark.parametrize("size", [(50, 70, 3), (70, 50, 3), (33, 33, 1), (24, 300, 3)])
-def test_evaluation_is_torchvision_s_byte_for_byte(transforms: ModuleType, size: tuple[int, int, int]) -> None:
+def test_evaluation_is_torchvision_s_byte_for_byte(
+    transforms: ModuleType, size: tuple[int, int, int]
+) -> None:
     image = makers.pictures(1, size)[0][0]
     for eval_resize, crop in ((32, 28), (64, 57), (40, 40)):
         chain = transforms.Compose([transforms.Resize(eval_resize), transforms.CenterCrop(crop)])
-        found = photographs.for_evaluation(image, Augmentation(eval_resize=eval_resize, center_crop=crop))
+        found = photographs.for_evaluation(
+            image, Augmentation(eval_resize=eval_resize, center_crop=crop)
+        )
         np.testing.assert_array_equal(found, as_array(chain(as_pil(image))))
 
 
@@ -204,14 +255,20 @@ def test_scale_crops(transforms: ModuleType) -> None:
 
 
 def test_inception_crops(transforms: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The boxes have the areas and ratios that torchvision's have; what is cut out is resized as there."""
+    """The boxes have the areas and ratios that torchvision's have; what is cut out is resized as
+    there.
+    """
     image = makers.pictures(1, (60, 80, 3))[0][0]
     how = Augmentation(random_resized_crop=24)
     boxes = [photographs._inception_box(image.shape, 0, 0, i) for i in range(500)]
     for i in range(5):
         left, top, width, height = boxes[i]
-        expected = transforms.functional.resized_crop(as_pil(image), top, left, height, width, [24, 24])
-        np.testing.assert_array_equal(photographs.for_training(image, how, 0, 0, i), as_array(expected))
+        expected = transforms.functional.resized_crop(
+            as_pil(image), top, left, height, width, [24, 24]
+        )
+        np.testing.assert_array_equal(
+            photographs.for_training(image, how, 0, 0, i), as_array(expected)
+        )
     left, top, width, height = np.array(boxes).T
     assert left.min() == 0
     assert top.min() == 0
@@ -219,19 +276,25 @@ def test_inception_crops(transforms: ModuleType, monkeypatch: pytest.MonkeyPatch
     assert (top + height).max() == 60
     importlib.import_module("torch").manual_seed(0)
     peer = transforms.RandomResizedCrop
-    theirs = np.array([peer.get_params(as_pil(image), (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(2000)])
+    theirs = np.array(
+        [peer.get_params(as_pil(image), (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(2000)]
+    )
     for ours, other in (
         (width * height / 4800, theirs[:, 2] * theirs[:, 3] / 4800),
         (np.log(width / height), np.log(theirs[:, 3] / theirs[:, 2])),
         (left / 80, theirs[:, 1] / 80),
         (top / 60, theirs[:, 0] / 60),
     ):
-        np.testing.assert_allclose(np.quantile(ours, [0.1, 0.5, 0.9]), np.quantile(other, [0.1, 0.5, 0.9]), atol=0.06)
+        np.testing.assert_allclose(
+            np.quantile(ours, [0.1, 0.5, 0.9]), np.quantile(other, [0.1, 0.5, 0.9]), atol=0.06
+        )
 
 
 @pytest.mark.parametrize("size", [(10, 1000, 3), (1000, 10, 3)])
 def test_inception_crops_of_strips(transforms: ModuleType, size: tuple[int, int, int]) -> None:
     """No attempt fits: both take the middle."""
     image = np.zeros(size, np.uint8)
-    top, left, height, width = transforms.RandomResizedCrop.get_params(as_pil(image), (0.08, 1.0), (3 / 4, 4 / 3))
+    top, left, height, width = transforms.RandomResizedCrop.get_params(
+        as_pil(image), (0.08, 1.0), (3 / 4, 4 / 3)
+    )
     assert photographs._inception_box(size, 0, 0, 0) == (left, top, width, height)

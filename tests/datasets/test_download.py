@@ -48,7 +48,9 @@ class Server:
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_port}/"
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread = threading.Thread(
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.01}
+        )
         self._thread.start()
 
     def close(self) -> None:
@@ -70,7 +72,9 @@ def remote(name: str, data: bytes, *urls: str, sha256: str | None = None) -> Rem
 
 def offer(monkeypatch: pytest.MonkeyPatch, dataset: str, *files: RemoteFile) -> Dataset:
     """The dataset with these files, which hold what was published as far as anybody knows."""
-    contents = {n: f"md5:{hashlib.md5(d).hexdigest()}" for n, d in makers.cifar_files(binary=False).items()}  # noqa: S324
+    contents = {
+        n: f"md5:{hashlib.md5(d).hexdigest()}" for n, d in makers.cifar_files(binary=False).items()
+    }
     changed = dataclasses.replace(DATASETS[dataset], files=files, contents=contents)
     monkeypatch.setitem(DATASETS, dataset, changed)
     monkeypatch.setattr(cifar, "DATASET", changed)
@@ -89,7 +93,9 @@ def failure(home: Path) -> str:
 
 def test_success(server: Server, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.files["/a.tar.gz"] = ARCHIVE
-    offer(monkeypatch, "cifar10", remote("cifar-10-python.tar.gz", ARCHIVE, f"{server.url}a.tar.gz"))
+    offer(
+        monkeypatch, "cifar10", remote("cifar-10-python.tar.gz", ARCHIVE, f"{server.url}a.tar.gz")
+    )
     told: list[tuple[str, int, int]] = []
     found = find_dataset("cifar10", progress=lambda *state: told.append(state))
     assert found == home / ".cache/resnet-rosetta/datasets/cifar10/cifar-10-python.tar.gz"
@@ -102,7 +108,9 @@ def test_success(server: Server, home: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert server.asked == ["/a.tar.gz"]
 
 
-def test_to_the_variable_s_folder(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_to_the_variable_s_folder(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.files["/a"] = ARCHIVE
     offer(monkeypatch, "cifar10", remote("cifar-10-python.tar.gz", ARCHIVE, f"{server.url}a"))
     monkeypatch.setenv(places.VARIABLE, str(tmp_path / "data"))
@@ -112,7 +120,11 @@ def test_to_the_variable_s_folder(server: Server, tmp_path: Path, monkeypatch: p
 def test_only_what_is_missing(server: Server, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {f"{name}.gz": gzip.compress(name.encode()) for name in places.IDX_NAMES}
     server.files = {f"/{name}": data for name, data in files.items()}
-    offer(monkeypatch, "fashion-mnist", *(remote(name, data, f"{server.url}{name}") for name, data in files.items()))
+    offer(
+        monkeypatch,
+        "fashion-mnist",
+        *(remote(name, data, f"{server.url}{name}") for name, data in files.items()),
+    )
     folder = home / ".cache/resnet-rosetta/datasets/fashion-mnist"
     makers.write_files(folder, dict(list(files.items())[:2]))
     assert find_dataset("fashion-mnist") == folder
@@ -122,16 +134,26 @@ def test_only_what_is_missing(server: Server, home: Path, monkeypatch: pytest.Mo
 
 def test_the_second_address(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.files["/b"] = ARCHIVE
-    offer(monkeypatch, "cifar10", remote("cifar-10-python.tar.gz", ARCHIVE, f"{server.url}a", f"{server.url}b"))
+    offer(
+        monkeypatch,
+        "cifar10",
+        remote("cifar-10-python.tar.gz", ARCHIVE, f"{server.url}a", f"{server.url}b"),
+    )
     assert find_dataset("cifar10").read_bytes() == ARCHIVE
     assert server.asked == ["/a", "/b"]
 
 
 def test_a_wrong_hash(server: Server, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.files["/a"] = ARCHIVE
-    offer(monkeypatch, "cifar10", remote("cifar-10-python.tar.gz", ARCHIVE, f"{server.url}a", sha256="0" * 64))
+    offer(
+        monkeypatch,
+        "cifar10",
+        remote("cifar-10-python.tar.gz", ARCHIVE, f"{server.url}a", sha256="0" * 64),
+    )
     message = failure(home)
-    assert message.startswith(f"{server.url}a: is not the file that was published; expected SHA-256 {'0' * 64}, found ")
+    assert message.startswith(
+        f"{server.url}a: is not the file that was published; expected SHA-256 {'0' * 64}, found "
+    )
     assert hashlib.sha256(ARCHIVE).hexdigest() in message
 
 
@@ -140,24 +162,36 @@ def test_cut_short(server: Server, home: Path, monkeypatch: pytest.MonkeyPatch, 
     server.files["/a"], server.cut = ARCHIVE, cut
     offer(monkeypatch, "cifar10", remote("cifar-10-python.tar.gz", ARCHIVE, f"{server.url}a"))
     message = failure(home)
-    assert f"expected {len(ARCHIVE):,} bytes, found {cut:,}" in message or "IncompleteRead" in message
+    assert (
+        f"expected {len(ARCHIVE):,} bytes, found {cut:,}" in message or "IncompleteRead" in message
+    )
 
 
-def test_a_server_that_does_not_stop(server: Server, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_stop(
+    server: Server, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.files["/a"], server.extra = ARCHIVE, b"\0" * (4 << 20)
     offer(monkeypatch, "cifar10", remote("cifar-10-python.tar.gz", ARCHIVE, f"{server.url}a"))
     read: list[int] = []
     monkeypatch.setattr(download, "_CHUNK", 1 << 12)
-    with pytest.raises(DatasetError, match=f"expected {len(ARCHIVE):,} bytes, found more than {len(ARCHIVE):,}"):
+    with pytest.raises(
+        DatasetError, match=f"expected {len(ARCHIVE):,} bytes, found more than {len(ARCHIVE):,}"
+    ):
         find_dataset("cifar10", progress=lambda name, done, total: read.append(done))
     assert len(read) < len(ARCHIVE) / (1 << 12) + 3
     failure(home)
 
 
 def test_not_found(server: Server, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    offer(monkeypatch, "cifar10", remote("cifar-10-python.tar.gz", ARCHIVE, f"{server.url}a", f"{server.url}b"))
+    offer(
+        monkeypatch,
+        "cifar10",
+        remote("cifar-10-python.tar.gz", ARCHIVE, f"{server.url}a", f"{server.url}b"),
+    )
     message = failure(home)
-    assert message.startswith(f"{server.url}a: cannot be fetched (HTTP Error 404: Not Found); is there a network?")
+    assert message.startswith(
+        f"{server.url}a: cannot be fetched (HTTP Error 404: Not Found); is there a network?"
+    )
     assert "nor from 1 more" in message
 
 
@@ -172,7 +206,9 @@ def test_nobody_listens(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "is there a network?" in message
 
 
-def test_nothing_is_fetched_unasked(server: Server, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_fetched_unasked(
+    server: Server, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.files["/a"] = ARCHIVE
     offer(monkeypatch, "cifar10", remote("cifar-10-python.tar.gz", ARCHIVE, f"{server.url}a"))
     with pytest.raises(DatasetError, match="CIFAR-10 is not on this machine"):
@@ -180,7 +216,9 @@ def test_nothing_is_fetched_unasked(server: Server, home: Path, monkeypatch: pyt
     assert not server.asked
 
 
-def test_a_disk_that_cannot_be_written(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_cannot_be_written(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.files["/a"] = ARCHIVE
     offer(monkeypatch, "cifar10", remote("cifar-10-python.tar.gz", ARCHIVE, f"{server.url}a"))
     (tmp_path / "cifar10").write_bytes(b"in the way")

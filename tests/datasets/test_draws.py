@@ -26,11 +26,19 @@ def test_known_answers(line: str) -> None:
 
 
 def test_everything_named_matters() -> None:
-    def first(seed: int = 1, epoch: int = 2, example: int = 3, purpose: int = draws.CROP, attempt: int = 0) -> int:
+    def first(
+        seed: int = 1, epoch: int = 2, example: int = 3, purpose: int = draws.CROP, attempt: int = 0
+    ) -> int:
         return int(draws.draw(seed, epoch, np.array([example]), purpose, attempt)[0][0])
 
-    others = (first(seed=2), first(seed=1 + (1 << 32)), first(epoch=3), first(example=4), first(purpose=draws.NOISE),
-              first(attempt=1))  # fmt: skip
+    others = (
+        first(seed=2),
+        first(seed=1 + (1 << 32)),
+        first(epoch=3),
+        first(example=4),
+        first(purpose=draws.NOISE),
+        first(attempt=1),
+    )
     assert len({first(), *others}) == 7
     assert first() == first()
 
@@ -68,7 +76,11 @@ def test_a_permutation_has_every_example_once(count: int) -> None:
 
 
 def test_permutations_differ_by_seed_and_epoch() -> None:
-    orders = {tuple(draws.permutation(seed, epoch, 100).tolist()) for seed in range(4) for epoch in range(4)}
+    orders = {
+        tuple(draws.permutation(seed, epoch, 100).tolist())
+        for seed in range(4)
+        for epoch in range(4)
+    }
     assert len(orders) == 16  # also not seed 1's first epoch for seed 0's second
 
 

@@ -18,7 +18,7 @@ from shared.datasets.cifar import read_cifar
 from shared.datasets.cifar_pickle import read_batch
 from shared.datasets.idx import read_idx
 from shared.errors import DatasetError
-from shared.formats.pickle_values import PickleRefused
+from shared.formats.containers.pickle_values import PickleRefused
 from tests.datasets import makers
 
 IMAGES = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
@@ -55,14 +55,23 @@ def test_idx(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
         (lambda data: b"\x89PNG" + data, "found 89504e47"),
         (lambda data: makers.idx(IMAGES[0]), "found 00000802"),
         (lambda data: data[:6], "announces"),
-        (lambda data: data[:4] + b"\xff" * 12 + data[16:], "announces 4,294,967,295 x 4,294,967,295 x 4,294,967,295"),
+        (
+            lambda data: data[:4] + b"\xff" * 12 + data[16:],
+            "announces 4,294,967,295 x 4,294,967,295 x 4,294,967,295",
+        ),
         (lambda data: data[:-1], "announces 2 x 3 x 4 bytes"),
         (lambda data: data + b"\0", "goes on after the 40 bytes"),
-        (lambda data: gzip.compress(data[:-1]), "cut short; expected 40 bytes for 2 x 3 x 4, found 39"),
+        (
+            lambda data: gzip.compress(data[:-1]),
+            "cut short; expected 40 bytes for 2 x 3 x 4, found 39",
+        ),
         (lambda data: gzip.compress(data + b"\0"), "goes on after"),
         (lambda data: gzip.compress(data)[:-9], "compression is damaged or cut short"),
         (lambda data: gzip.compress(data)[:-5] + b"\0" * 5, "compression is damaged or cut short"),
-        (lambda data: gzip.compress(data[:4] + b"\x00\xff\xff\xff" * 2 + b"\0\0\0\1"), "which the file cannot hold"),
+        (
+            lambda data: gzip.compress(data[:4] + b"\x00\xff\xff\xff" * 2 + b"\0\0\0\1"),
+            "which the file cannot hold",
+        ),
     ],
 )
 def test_damaged_idx(tmp_path: Path, damage: Callable[[bytes], bytes], says: str) -> None:
@@ -88,8 +97,12 @@ def test_cifar(tmp_path: Path, binary: bool, packed: bool) -> None:
         makers.write_files(path, files)
     for split, names in (("train", makers.BATCHES[:5]), ("test", makers.BATCHES[5:])):
         found = read_cifar(path, split)
-        np.testing.assert_array_equal(found.images, np.concatenate([made[name][0] for name in names]))
-        np.testing.assert_array_equal(found.labels, np.concatenate([made[name][1] for name in names]))
+        np.testing.assert_array_equal(
+            found.images, np.concatenate([made[name][0] for name in names])
+        )
+        np.testing.assert_array_equal(
+            found.labels, np.concatenate([made[name][1] for name in names])
+        )
         assert not found.published
 
 
@@ -143,14 +156,18 @@ def test_a_pickle_that_is_no_batch(batch: object, says: str) -> None:
 
 
 def test_no_damage_to_a_pickle_gets_through() -> None:
-    """Every byte outside the pixels in turn is another one: it reads as a batch, or is refused, and nothing else."""
+    """Every byte outside the pixels in turn is another one: it reads as a batch, or is refused, and
+    nothing else.
+    """
     whole = makers.python2_batch(*makers.pictures(1, (32, 32, 3)))
     middle = whole.index(b"T\x00\x0c\x00\x00") + 5
     read = 0
     for place in [*range(middle), *range(middle + 3072, len(whole))]:
         for byte in (0x00, 0x2E, 0x62, 0x71, 0xFF, whole[place] ^ 0x01):
             try:
-                pixels, labels = read_batch(whole[:place] + bytes([byte]) + whole[place + 1 :], cifar.WIDTH)
+                pixels, labels = read_batch(
+                    whole[:place] + bytes([byte]) + whole[place + 1 :], cifar.WIDTH
+                )
             except PickleRefused:
                 continue
             read += 1
@@ -215,14 +232,18 @@ def test_an_archive_is_read_no_further_than_needed(tmp_path: Path) -> None:
     assert len(read_cifar(path, "train").labels) == 15
 
 
-def test_an_archive_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_unpacks_to_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = saved(tmp_path, makers.archive({"zeros": b"\0" * (3 << 20)}, cifar.FOLDERS[1]))
     assert path.stat().st_size < 1 << 16
     monkeypatch.setattr(cifar, "MAX_ARCHIVE", 1 << 20)
     assert "unpacks to more than 1 MiB" in refusal(lambda: read_cifar(path, "train"), path)
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.GNUTYPE_SPARSE])
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.GNUTYPE_SPARSE]
+)
 def test_members_that_are_no_files(tmp_path: Path, kind: bytes) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:

@@ -1,4 +1,6 @@
-"""The same bytes for a seed and a step: however resumed, sharded, threaded, and whatever the source is made of."""
+"""The same bytes for a seed and a step: however resumed, sharded, threaded, and whatever the source
+is made of.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,21 @@ from shared.datasets import ArraySource, Augmentation, Batch, Pipeline, Source, 
 from shared.errors import DatasetError, FrameworkError
 from tests.datasets import makers
 
-FULL = Augmentation(pad_crop=2, flip=True, pca_noise=0.1, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+FULL = Augmentation(
+    pad_crop=2, flip=True, pca_noise=0.1, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)
+)
 COUNT, BATCH = 50, 8  # 6 steps an epoch, and 2 examples left over
 STEPS = COUNT // BATCH
 
 
 def made(source: Source | None = None, **changes: Any) -> Pipeline:
-    settings: dict[str, Any] = {"batch": BATCH, "seed": 3, "augmentation": FULL, "training": True, "epochs": 3}
+    settings: dict[str, Any] = {
+        "batch": BATCH,
+        "seed": 3,
+        "augmentation": FULL,
+        "training": True,
+        "epochs": 3,
+    }
     return Pipeline(source or makers.array_source(COUNT), **settings | changes)
 
 
@@ -43,7 +53,11 @@ class Recorded(Source):
 
     def __init__(self, inner: ArraySource):
         self.inner, self.asked = inner, list[int]()
-        self.num_classes, self.channels, self.image_shape = inner.num_classes, inner.channels, inner.image_shape
+        self.num_classes, self.channels, self.image_shape = (
+            inner.num_classes,
+            inner.channels,
+            inner.image_shape,
+        )
 
     def __len__(self) -> int:
         return len(self.inner)
@@ -63,7 +77,9 @@ class Numbered(ArraySource):
     def __init__(self, count: int):
         numbers = np.arange(count)
         super().__init__(
-            np.broadcast_to(numbers[:, None, None, None], (count, 3, 3, 1)).astype(np.uint8), numbers, count
+            np.broadcast_to(numbers[:, None, None, None], (count, 3, 3, 1)).astype(np.uint8),
+            numbers,
+            count,
         )
 
 
@@ -145,17 +161,28 @@ def test_shards_are_the_batch_in_parts(count: int) -> None:
     shards = [list(made(shard=(i, count))) for i in range(count)]
     for parts, whole in zip(zip(*shards, strict=True), made(), strict=True):
         assert all(len(part.labels) == BATCH // count for part in parts)
-        assert same(Batch(np.concatenate([p.images for p in parts]), np.concatenate([p.labels for p in parts]),
-                          parts[0].epoch, parts[0].step), whole)  # fmt: skip
+        assert same(
+            Batch(
+                np.concatenate([p.images for p in parts]),
+                np.concatenate([p.labels for p in parts]),
+                parts[0].epoch,
+                parts[0].step,
+            ),
+            whole,
+        )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_shards_of_an_evaluation_have_every_example_once(count: int) -> None:
     source = Numbered(21)
-    shards = [list(made(source, training=False, epochs=1, augmentation=Augmentation(), shard=(i, count)))
-              for i in range(count)]  # fmt: skip
+    shards = [
+        list(made(source, training=False, epochs=1, augmentation=Augmentation(), shard=(i, count)))
+        for i in range(count)
+    ]
     assert {len(batches) for batches in shards} == {3}
-    together = [np.concatenate([batch.labels for batch in parts]) for parts in zip(*shards, strict=True)]
+    together = [
+        np.concatenate([batch.labels for batch in parts]) for parts in zip(*shards, strict=True)
+    ]
     assert np.concatenate(together).tolist() == list(range(21))
     assert [len(labels) for labels in together] == [8, 8, 5]
 
@@ -172,7 +199,10 @@ def test_each_epoch_has_every_example_once_in_another_order() -> None:
 
 def test_the_examples_left_out_are_others_in_every_epoch() -> None:
     batches = list(made(Numbered(COUNT), augmentation=Augmentation(), epochs=6))
-    left = {tuple(set(range(COUNT)) - {int(n) for b in batches if b.epoch == e for n in b.labels}) for e in range(6)}
+    left = {
+        tuple(set(range(COUNT)) - {int(n) for b in batches if b.epoch == e for n in b.labels})
+        for e in range(6)
+    }
     assert all(len(numbers) == COUNT % BATCH for numbers in left)
     assert len(left) > 3
 
@@ -185,7 +215,9 @@ def test_the_remainder_can_be_kept_or_dropped() -> None:
 
 
 def test_seeds_and_epochs_augment_differently_and_batches_do_not() -> None:
-    """The image of an example depends on seed, epoch and example, not on where in which batch it comes."""
+    """The image of an example depends on seed, epoch and example, not on where in which batch it
+    comes.
+    """
 
     def by_example(**changes: Any) -> dict[tuple[int, int], bytes]:
         source = makers.array_source(48)
@@ -210,14 +242,20 @@ def test_evaluation_is_plain_and_in_order() -> None:
     assert [len(batch.labels) for batch in batches] == [8] * 6 + [2]
     images = np.concatenate([batch.images for batch in batches])
     mean, std = np.float32(FULL.mean), np.float32(FULL.std)
-    np.testing.assert_array_equal(images, (source.images.astype(np.float32) / np.float32(255) - mean) / std)
-    np.testing.assert_array_equal(np.concatenate([batch.labels for batch in batches]), source.labels)
+    np.testing.assert_array_equal(
+        images, (source.images.astype(np.float32) / np.float32(255) - mean) / std
+    )
+    np.testing.assert_array_equal(
+        np.concatenate([batch.labels for batch in batches]), source.labels
+    )
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", [(8, 8, 3), (9, 6, 1)])
 @pytest.mark.parametrize("resize", [None, 12])
-def test_arrays_and_examples_one_by_one_give_the_same(training: bool, shape: tuple, resize: int | None) -> None:
+def test_arrays_and_examples_one_by_one_give_the_same(
+    training: bool, shape: tuple, resize: int | None
+) -> None:
     source = makers.array_source(20, shape)
     how = Augmentation(resize=resize, pad_crop=3, flip=True, mean=(0.5,) * shape[2])
     settings: dict[str, Any] = {"augmentation": how, "training": training}
@@ -227,10 +265,14 @@ def test_arrays_and_examples_one_by_one_give_the_same(training: bool, shape: tup
 def test_per_pixel_mean() -> None:
     source = makers.array_source(COUNT)
     how = Augmentation(per_pixel_mean=True)
-    images = np.concatenate([b.images for b in made(source, training=False, epochs=1, augmentation=how)])
+    images = np.concatenate(
+        [b.images for b in made(source, training=False, epochs=1, augmentation=how)]
+    )
     np.testing.assert_allclose(images.mean(axis=0), 0, atol=1e-6)
     test = ArraySource(source.images[:9], source.labels[:9], 10, training=lambda: source)
-    found = np.concatenate([b.images for b in made(test, training=False, epochs=1, augmentation=how)])
+    found = np.concatenate(
+        [b.images for b in made(test, training=False, epochs=1, augmentation=how)]
+    )
     np.testing.assert_array_equal(found, images[:9])
 
 
@@ -248,7 +290,9 @@ def test_sizes(how: Augmentation, shapes: tuple[tuple[int, int, int], ...]) -> N
         one = made(augmentation=how, training=training, epochs=1)
         assert one.image_shape == shape
         assert {batch.images.shape[1:] for batch in one} == {shape}
-        assert all_same(list(one), list(made(augmentation=how, training=training, epochs=1, workers=2)))
+        assert all_same(
+            list(one), list(made(augmentation=how, training=training, epochs=1, workers=2))
+        )
 
 
 @pytest.mark.parametrize(
@@ -264,8 +308,14 @@ def test_sizes(how: Augmentation, shapes: tuple[tuple[int, int, int], ...]) -> N
         ({"start_step": -1}, "start_step = -1"),
         ({"start_step": 3 * STEPS + 1}, "expected at most the 18 steps there are"),
         ({"workers": -1}, "workers = -1"),
-        ({"augmentation": Augmentation(mean=(0.5,))}, "mean = (0.5,): needs a number for each of the 3 channels"),
-        ({"augmentation": Augmentation(std=(0.5,))}, "std = (0.5,): needs a number for each of the 3 channels"),
+        (
+            {"augmentation": Augmentation(mean=(0.5,))},
+            "mean = (0.5,): needs a number for each of the 3 channels",
+        ),
+        (
+            {"augmentation": Augmentation(std=(0.5,))},
+            "std = (0.5,): needs a number for each of the 3 channels",
+        ),
     ],
 )
 def test_refusals(changes: dict[str, Any], says: str) -> None:
@@ -298,7 +348,18 @@ def test_without_grain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_importing_takes_numpy_alone() -> None:
-    heavy = ("grain", "jax", "PIL", "torch", "tensorflow", "keras", "flax", "rich", "urllib.request", "h5py")
+    heavy = (
+        "grain",
+        "jax",
+        "PIL",
+        "torch",
+        "tensorflow",
+        "keras",
+        "flax",
+        "rich",
+        "urllib.request",
+        "h5py",
+    )
     code = f"import sys, shared.datasets; print(*(m for m in {heavy} if m in sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == []

@@ -13,7 +13,7 @@ import pytest
 from shared.datasets import DATASETS, cifar, find_dataset, open_split, places
 from shared.datasets.catalogue import SPLITS, Split
 from shared.errors import DatasetError
-from shared.labels import class_names
+from shared.images.labels import class_names
 from tests.datasets import makers
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # the real one, where the package is installed
@@ -48,11 +48,15 @@ def test_the_folder_that_is_given(tmp_path: Path, below: str, packed: bool) -> N
 def test_only_the_folder_that_is_given(tmp_path: Path, home: Path) -> None:
     makers.write_fashion_mnist(home / "data" / "fashion-mnist")
     message = error_of("fashion-mnist", tmp_path)
-    assert message.startswith(f"{tmp_path}: holds no Fashion-MNIST; expected train-images-idx3-ubyte[.gz]")
+    assert message.startswith(
+        f"{tmp_path}: holds no Fashion-MNIST; expected train-images-idx3-ubyte[.gz]"
+    )
     assert "which is no folder" in error_of("cifar10", tmp_path / "typo")
 
 
-def test_the_variable_comes_first(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_comes_first(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     makers.write_fashion_mnist(home / "data" / "fashion-mnist", train=7)
     makers.write_fashion_mnist(tmp_path / "fashion-mnist", train=8)
     assert find_dataset("fashion-mnist") == home / "data" / "fashion-mnist"
@@ -63,16 +67,22 @@ def test_the_variable_comes_first(tmp_path: Path, home: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize(
     "place",
-    ["system/fashion-mnist", ".keras/datasets/fashion-mnist", "data/FashionMNIST/raw", "data/fashion-mnist",
-     ".cache/resnet-rosetta/datasets/fashion-mnist"],
-)  # fmt: skip
+    [
+        "system/fashion-mnist",
+        ".keras/datasets/fashion-mnist",
+        "data/FashionMNIST/raw",
+        "data/fashion-mnist",
+        ".cache/resnet-rosetta/datasets/fashion-mnist",
+    ],
+)
 def test_caches(home: Path, place: str) -> None:
     found = makers.write_fashion_mnist(home / place)
     assert find_dataset("fashion-mnist", download=False) == found
 
 
 @pytest.mark.parametrize(
-    "place", [".keras/datasets/cifar-10-batches-py-target/cifar-10-batches-py", "data/cifar-10-batches-py"]
+    "place",
+    [".keras/datasets/cifar-10-batches-py-target/cifar-10-batches-py", "data/cifar-10-batches-py"],
 )
 def test_caches_of_cifar(home: Path, place: str) -> None:
     found = makers.write_files(home / place, makers.cifar_files(binary=False))
@@ -82,7 +92,9 @@ def test_caches_of_cifar(home: Path, place: str) -> None:
 
 def test_a_cache_has_to_hold_what_was_published(home: Path) -> None:
     makers.write_fashion_mnist(home / "data" / "fashion-mnist")
-    assert "its train split is not the Fashion-MNIST that was published" in error_of("fashion-mnist", split="train")
+    assert "its train split is not the Fashion-MNIST that was published" in error_of(
+        "fashion-mnist", split="train"
+    )
 
 
 def test_files_without_a_folder_s_name_may_be_mnist(home: Path) -> None:
@@ -93,8 +105,13 @@ def test_files_without_a_folder_s_name_may_be_mnist(home: Path) -> None:
 def test_published_data_are_known(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hashes that were published are those of the content, however it is compressed."""
     folder = makers.write_fashion_mnist(home / "data" / "fashion-mnist", packed=False)
-    contents = {name: f"sha256:{hashlib.sha256((folder / name).read_bytes()).hexdigest()}" for name in places.IDX_NAMES}
-    monkeypatch.setitem(DATASETS, "fashion-mnist", dataclasses.replace(DATASETS["fashion-mnist"], contents=contents))
+    contents = {
+        name: f"sha256:{hashlib.sha256((folder / name).read_bytes()).hexdigest()}"
+        for name in places.IDX_NAMES
+    }
+    monkeypatch.setitem(
+        DATASETS, "fashion-mnist", dataclasses.replace(DATASETS["fashion-mnist"], contents=contents)
+    )
     digests = {split: open_split("fashion-mnist", split).digest for split in SPLITS}
     assert open_split("fashion-mnist", "test").published
     shutil.rmtree(folder)
@@ -107,7 +124,9 @@ def test_published_data_are_known(home: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("binary", [True, False])
-@pytest.mark.parametrize("place", ["{folder}", "cifar10/{folder}", "cifar10", ".", "{archive}", "cifar10/{archive}"])
+@pytest.mark.parametrize(
+    "place", ["{folder}", "cifar10/{folder}", "cifar10", ".", "{archive}", "cifar10/{archive}"]
+)
 def test_cifar_places(tmp_path: Path, binary: bool, place: str) -> None:
     found = tmp_path / place.format(folder=cifar.FOLDERS[binary], archive=cifar.ARCHIVES[binary])
     files = makers.cifar_files(binary=binary)
@@ -144,18 +163,26 @@ def test_mean_image_is_of_the_training_split(tmp_path: Path) -> None:
     ("name", "shape", "says"),
     [
         ("train-images-idx3-ubyte", (12, 28, 27), "expected 28 x 28"),
-        ("train-images-idx3-ubyte", (11, 28, 28), "has 11 images, and train-labels-idx1-ubyte has 12 labels"),
+        (
+            "train-images-idx3-ubyte",
+            (11, 28, 28),
+            "has 11 images, and train-labels-idx1-ubyte has 12 labels",
+        ),
         ("train-labels-idx1-ubyte", (12,), "a label is 10; expected 0 to 9"),
     ],
 )
-def test_files_that_do_not_fit(tmp_path: Path, name: str, shape: tuple[int, ...], says: str) -> None:
+def test_files_that_do_not_fit(
+    tmp_path: Path, name: str, shape: tuple[int, ...], says: str
+) -> None:
     makers.write_fashion_mnist(tmp_path, packed=False)
     (tmp_path / name).write_bytes(makers.idx(np.full(shape, 10, np.uint8)))
     assert says in error_of("fashion-mnist", tmp_path, "train")
 
 
 def test_names(tmp_path: Path) -> None:
-    assert "unknown dataset 'cifar-10' (nearest: cifar10); known are fashion-mnist" in error_of("cifar-10")
+    assert "unknown dataset 'cifar-10' (nearest: cifar10); known are fashion-mnist" in error_of(
+        "cifar-10"
+    )
     assert "there is no split 'val'; there are train and test" in error_of("cifar10", split="val")  # type: ignore[arg-type]
     assert "a folder of images is nowhere in particular; give the folder" in error_of("folder")
     assert "image-net.org" in error_of("imagenet")
@@ -177,7 +204,9 @@ def test_the_catalogue_fits_together() -> None:
 if DEBIAN.is_dir():
 
     def test_the_real_fashion_mnist() -> None:
-        """Debian's files hold what was published; and the statistics are those of the training split."""
+        """Debian's files hold what was published; and the statistics are those of the training
+        split.
+        """
         dataset, source = DATASETS["fashion-mnist"], open_split("fashion-mnist", "train", DEBIAN)
         assert source.published
         assert source.digest == "72df8518c687418901f79c0a8ebab198b5ce0d9d77deb992e8711450cc89709a"

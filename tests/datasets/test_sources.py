@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.datasets import ArraySource, Augmentation, FolderSource, Pipeline, find_dataset, open_split, photographs
+from shared.datasets import (
+    ArraySource,
+    Augmentation,
+    FolderSource,
+    Pipeline,
+    find_dataset,
+    open_split,
+    photographs,
+)
 from shared.errors import DatasetError
 from tests.datasets import makers
 
@@ -21,7 +29,12 @@ def test_a_folder(tmp_path: Path, test: str) -> None:
         source = open_split("folder", split, tmp_path)  # type: ignore[arg-type]
         assert isinstance(source, FolderSource)
         assert source.classes == ("cat", "dog")
-        assert (len(source), source.num_classes, source.channels, source.image_shape) == (6, 2, 3, None)
+        assert (len(source), source.num_classes, source.channels, source.image_shape) == (
+            6,
+            2,
+            3,
+            None,
+        )
         for i in range(6):
             image, label = source[i]
             assert label == i // 3
@@ -137,8 +150,16 @@ def test_a_folder_through_the_pipeline(tmp_path: Path, workers: int) -> None:
     how = Augmentation(random_resized_crop=12, eval_resize=16, center_crop=14, flip=True)
     for split, side in (("train", 12), ("test", 14)):
         source = open_split("folder", split, tmp_path)  # type: ignore[arg-type]
-        pipeline = Pipeline(source, batch=4, seed=0, augmentation=how, training=split == "train", epochs=1,
-                            drop_remainder=False, workers=workers)  # fmt: skip
+        pipeline = Pipeline(
+            source,
+            batch=4,
+            seed=0,
+            augmentation=how,
+            training=split == "train",
+            epochs=1,
+            drop_remainder=False,
+            workers=workers,
+        )
         batches = list(pipeline)
         assert [batch.images.shape for batch in batches] == [(4, side, side, 3), (2, side, side, 3)]
         numbers = np.concatenate([pipeline.examples_at(batch.step) for batch in batches])
@@ -151,7 +172,10 @@ def test_a_folder_through_the_pipeline(tmp_path: Path, workers: int) -> None:
 
 def test_images_of_any_size_need_a_size(tmp_path: Path) -> None:
     source = FolderSource(makers.write_images(tmp_path), "train")
-    for training, says in ((True, "training needs random_resized_crop"), (False, "evaluation needs resize")):
+    for training, says in (
+        (True, "training needs random_resized_crop"),
+        (False, "evaluation needs resize"),
+    ):
         with pytest.raises(DatasetError, match=says):
             Pipeline(source, batch=2, seed=0, augmentation=Augmentation(), training=training)
     with pytest.raises(DatasetError, match="per_pixel_mean needs images of one size"):
@@ -165,7 +189,11 @@ def test_images_of_any_size_need_a_size(tmp_path: Path) -> None:
         (np.zeros((2, 4, 4), np.uint8), np.zeros(2, int), "expected uint8"),
         (np.zeros((2, 4, 4, 1), np.uint8), np.zeros(3, int), "expected integers"),
         (np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2), "labels are float64"),
-        (np.zeros((2, 4, 4, 1), np.uint8), np.array([0, 10]), "labels go from 0 to 10; expected 0 to 9"),
+        (
+            np.zeros((2, 4, 4, 1), np.uint8),
+            np.array([0, 10]),
+            "labels go from 0 to 10; expected 0 to 9",
+        ),
         (np.zeros((2, 4, 4, 1), np.uint8), np.array([-1, 0]), "labels go from -1 to 0"),
         (np.zeros((0, 4, 4, 1), np.uint8), np.zeros(0, int), "there are no images"),
     ],

@@ -1,4 +1,6 @@
-"""The networks of two well-known CIFAR repositories, written anew from their code: names, strides and shortcuts."""
+"""The networks of two well-known CIFAR repositories, written anew from their code: names, strides
+and shortcuts.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class Bottleneck(nn.Module):
         self.conv3, self.bn3 = _conv(planes, 4 * planes, 1), nn.BatchNorm2d(4 * planes)
         self.shortcut = nn.Sequential()
         if stride != 1 or cin != 4 * planes:
-            self.shortcut = nn.Sequential(_conv(cin, 4 * planes, 1, stride), nn.BatchNorm2d(4 * planes))
+            self.shortcut = nn.Sequential(
+                _conv(cin, 4 * planes, 1, stride), nn.BatchNorm2d(4 * planes)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
@@ -60,7 +64,9 @@ class Bottleneck(nn.Module):
 
 
 class PreActBasic(nn.Module):
-    """The projection sees the activated input, the identity the raw one; there is none without a projection."""
+    """The projection sees the activated input, the identity the raw one; there is none without a
+    projection.
+    """
 
     expansion = 1
 
@@ -95,10 +101,14 @@ class PreActBottleneck(nn.Module):
         return self.conv3(F.relu(self.bn3(out))) + shortcut
 
 
-def _stage(block: type, cin: int, planes: int, depth: int, stride: int, **options: str) -> nn.Sequential:
+def _stage(
+    block: type, cin: int, planes: int, depth: int, stride: int, **options: str
+) -> nn.Sequential:
     strides = [stride] + [1] * (depth - 1)
     inputs = [cin] + [planes * block.expansion] * (depth - 1)
-    return nn.Sequential(*(block(c, planes, s, **options) for c, s in zip(inputs, strides, strict=True)))
+    return nn.Sequential(
+        *(block(c, planes, s, **options) for c, s in zip(inputs, strides, strict=True))
+    )
 
 
 class Akamaster(nn.Module):
@@ -118,7 +128,9 @@ class Akamaster(nn.Module):
 
 
 class Kuangliu(nn.Module):
-    """pytorch-cifar models/resnet.py and preact_resnet.py: four stages; a pre-activation net has no bn1 of its own."""
+    """pytorch-cifar models/resnet.py and preact_resnet.py: four stages; a pre-activation net has no
+    bn1 of its own.
+    """
 
     def __init__(self, block: type, depths: Sequence[int]):
         super().__init__()

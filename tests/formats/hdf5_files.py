@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from shared.formats import hdf5_reader
-from shared.formats.archive import Archive, Entry
+from shared.formats.containers import hdf5_reader
+from shared.formats.containers.archive import Archive, Entry
 
 SHAPES = {
     "conv1/kernel": (3, 3, 2, 4),

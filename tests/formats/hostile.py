@@ -1,4 +1,6 @@
-"""What a reader must survive: cut and mutated files, and bombs; and the archives that writers are tried with."""
+"""What a reader must survive: cut and mutated files, and bombs; and the archives that writers are
+tried with.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from shared.errors import CheckpointError
-from shared.formats.archive import Archive, Entry
+from shared.formats.containers.archive import Archive, Entry
 
 SECONDS = 2.0
 MEMORY = 200 << 20  # bytes over what the process had before
@@ -68,7 +70,9 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
 
 
 def is_refused(read: Read, path: Path) -> bool:
-    """Whether reading, or loading what was read, raises `CheckpointError` of one line; any other error is raised."""
+    """Whether reading, or loading what was read, raises `CheckpointError` of one line; any other
+    error is raised.
+    """
     try:
         values(read(path))
     except CheckpointError as error:

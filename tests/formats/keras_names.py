@@ -1,4 +1,6 @@
-"""Canonical weights under the names that `resnet_keras` gives them, in the order of its model.layers."""
+"""Canonical weights under the names that `resnet_keras` gives them, in the order of its
+model.layers.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from shared.formats.archive import Archive, Entry
-from shared.formats.keras_order import layer_order
-from shared.plan import make_plan
-from shared.spec import ResNetSpec
-from shared.weights import to_channels_last
+from shared.architecture.plan import make_plan
+from shared.architecture.spec import ResNetSpec
+from shared.formats.containers.archive import Archive, Entry
+from shared.formats.naming.keras_order import layer_order
+from shared.weights.canonical import to_channels_last
 
-# (dimensions are more than one, canonical leaf) -> Keras' leaf; a bias of one dimension may be a norm's.
+# (dimensions are more than one, canonical leaf) -> Keras' leaf; a bias of one dimension may be a
+# norm's.
 KERAS_LEAVES = {
     ("layer", "weight"): "kernel",
     ("layer", "bias"): "bias",
@@ -31,4 +34,6 @@ def keras_archive(spec: ResNetSpec, weights: Mapping[str, np.ndarray]) -> Archiv
             if of == kind and f"{layer}.{leaf}" in weights:
                 tensor = f"{layer}.{leaf}"
                 entries[f"{layer}/{name}"] = Entry.of(to_channels_last(tensor, weights[tensor]))
-    return Archive("keras-weights", entries, {"conv_class": "planned_conv2d", "spec": spec.to_json()})
+    return Archive(
+        "keras-weights", entries, {"conv_class": "planned_conv2d", "spec": spec.to_json()}
+    )

@@ -1,4 +1,6 @@
-"""`convert`: what is written is what was read, and whoever is killed leaves the old target or the new one."""
+"""`convert`: what is written is what was read, and whoever is killed leaves the old target or the
+new one.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,12 @@ import pytest
 
 from shared import CheckpointError, get_spec, probe_weights, read_weights, save_weights
 from shared.formats import convert as module
-from shared.formats import safetensors_file
-from shared.formats.archive import Archive, Entry
 from shared.formats.checkpoint import Checkpoint, open_checkpoint
-from shared.formats.containers import CONTAINERS
+from shared.formats.containers import safetensors_file
+from shared.formats.containers.archive import Archive, Entry
+from shared.formats.containers.registry import CONTAINERS
 from shared.formats.convert import convert
-from shared.formats.schemes import FORMATS
+from shared.formats.naming.schemes import FORMATS
 
 SPEC = get_spec("torchvision/resnet18", depths=(1, 1, 1, 1), num_classes=3)
 KILLS = 12
@@ -38,19 +40,24 @@ WAYS = [
     (form, container)
     for form, target in FORMATS.items()
     for container in target.containers
-    if container not in target.read_only and form in ("canonical", "torchvision", "timm", "huggingface", "torch",
-                                                      "keras", "nnx")
-]  # fmt: skip
+    if container not in target.read_only
+    and form in ("canonical", "torchvision", "timm", "huggingface", "torch", "keras", "nnx")
+]
 
 
 @pytest.mark.parametrize(("form", "container"), WAYS)
-def test_every_container_there_and_back(source: Checkpoint, tmp_path: Path, form: str, container: str) -> None:
+def test_every_container_there_and_back(
+    source: Checkpoint, tmp_path: Path, form: str, container: str
+) -> None:
     if container in ("torch",):
         pytest.importorskip("torch")
     if container == "orbax":
         pytest.importorskip("orbax.checkpoint")
     suffixes = CONTAINERS[container].suffixes
-    there, back = tmp_path / f"there{suffixes[0] if suffixes else ''}", tmp_path / "back.safetensors"
+    there, back = (
+        tmp_path / f"there{suffixes[0] if suffixes else ''}",
+        tmp_path / "back.safetensors",
+    )
     report = convert(source, there, form)
     assert report.to_dict()["verified"] is True
     assert report.target.archive.container == container
@@ -62,7 +69,9 @@ def test_every_container_there_and_back(source: Checkpoint, tmp_path: Path, form
 
 
 def test_the_same_source_gives_the_same_bytes(source: Checkpoint, tmp_path: Path) -> None:
-    digests = {convert(source, tmp_path / f"{i}.safetensors", "torchvision").sha256 for i in range(2)}
+    digests = {
+        convert(source, tmp_path / f"{i}.safetensors", "torchvision").sha256 for i in range(2)
+    }
     assert len(digests) == 1
 
 
@@ -71,7 +80,12 @@ class Lossy:
 
     def __init__(self, harm):
         self.harm, self.true = harm, CONTAINERS["safetensors"]
-        self.name, self.title, self.dtypes, self.folder = "safetensors", "lossy", self.true.dtypes, False
+        self.name, self.title, self.dtypes, self.folder = (
+            "safetensors",
+            "lossy",
+            self.true.dtypes,
+            False,
+        )
 
     def write(self, path: Path, archive: Archive) -> None:
         self.true.write(path, replace(archive, entries=self.harm(dict(archive.entries))))
@@ -99,36 +113,54 @@ def one_more(entries: dict[str, Entry]) -> dict[str, Entry]:
     return entries | {"layer1.0.bn1.num_batches_tracked_twice": Entry.of(np.zeros(1, np.int64))}
 
 
-@pytest.mark.parametrize("harm", [one_bit, minus_zero, exchanged, one_more], ids=lambda harm: harm.__name__)
+@pytest.mark.parametrize(
+    "harm", [one_bit, minus_zero, exchanged, one_more], ids=lambda harm: harm.__name__
+)
 def test_a_writer_that_loses_something_is_caught(
     source: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm
 ) -> None:
     zeroed = {**source.entries, "stem.norm1.bias": Entry.of(np.zeros(64, np.float32))}
     source = replace(source, entries=zeroed, archive=replace(source.archive, metadata={}))
-    monkeypatch.setattr(module, "find_target", lambda *arguments: (FORMATS["torchvision"], Lossy(harm)))
+    monkeypatch.setattr(
+        module, "find_target", lambda *arguments: (FORMATS["torchvision"], Lossy(harm))
+    )
     with pytest.raises(CheckpointError):
         convert(source, tmp_path / "target.safetensors")
     assert not (tmp_path / "target.safetensors").exists()
 
 
-TARGETS = [("canonical", "b.safetensors"), ("torchvision", "b.safetensors"), ("torch", "b.pth"),
-           ("keras", "b.weights.h5"), ("keras", "b.h5"), ("huggingface", "b"), ("nnx", "b.safetensors")]  # fmt: skip
+TARGETS = [
+    ("canonical", "b.safetensors"),
+    ("torchvision", "b.safetensors"),
+    ("torch", "b.pth"),
+    ("keras", "b.weights.h5"),
+    ("keras", "b.h5"),
+    ("huggingface", "b"),
+    ("nnx", "b.safetensors"),
+]
 
 
 @pytest.mark.parametrize(("form", "name"), TARGETS)
-def test_values_that_are_refused_leave_no_file(source: Checkpoint, tmp_path: Path, form: str, name: str) -> None:
+def test_values_that_are_refused_leave_no_file(
+    source: Checkpoint, tmp_path: Path, form: str, name: str
+) -> None:
     """They are found while the target is written, all of them, and nothing of it stays."""
     if name.endswith(".pth"):
         pytest.importorskip("torch")
     harmed = dict(source.entries)
-    for tensor, value in (("stages.3.blocks.0.conv2.weight", np.inf), ("head.bias", np.nan),
-                          ("stem.norm1.running_var", -1)):  # fmt: skip
+    for tensor, value in (
+        ("stages.3.blocks.0.conv2.weight", np.inf),
+        ("head.bias", np.nan),
+        ("stem.norm1.running_var", -1),
+    ):
         array = harmed[tensor].load().copy()
         array.flat[-1] = value
         harmed[tensor] = Entry.of(array)
     before = sorted(tmp_path.iterdir())
     bad = replace(source, entries=harmed, archive=replace(source.archive, metadata={}))
-    with pytest.raises(CheckpointError, match=r"2 not finite: head.bias .*conv2.weight has 1 .*1 negative: stem"):
+    with pytest.raises(
+        CheckpointError, match=r"2 not finite: head.bias .*conv2.weight has 1 .*1 negative: stem"
+    ):
         convert(bad, tmp_path / name, form)
     assert sorted(tmp_path.iterdir()) == before
 
@@ -142,13 +174,17 @@ def test_a_source_that_is_not_what_its_digests_say(source: Checkpoint, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["source.safetensors"]
 
 
-def test_the_digests_of_a_canonical_file_are_those_of_its_tensors(source: Checkpoint, tmp_path: Path) -> None:
+def test_the_digests_of_a_canonical_file_are_those_of_its_tensors(
+    source: Checkpoint, tmp_path: Path
+) -> None:
     """Written before they are known, and the same as those of who knows them beforehand."""
     convert(source, tmp_path / "b.pth", "torch")
     target = tmp_path / "b.safetensors"
     found = convert(open_checkpoint(tmp_path / "b.pth"), target)
     told = json.loads(found.target.archive.metadata["sha256"])
-    assert told == {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in source.arrays()}
+    assert told == {
+        name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in source.arrays()
+    }
     assert told == json.loads(source.archive.metadata["sha256"])
     assert found.sha256 == hashlib.sha256(target.read_bytes()).hexdigest()
     read_weights(target)
@@ -173,7 +209,9 @@ def test_a_file_that_is_harmed_before_it_is_read_back(
         if where == "the end":
             os.truncate(path, path.stat().st_size - 1)
         else:
-            digest = path.read_bytes().index(json.loads(archive.metadata["sha256"])["head.bias"].encode())
+            digest = path.read_bytes().index(
+                json.loads(archive.metadata["sha256"])["head.bias"].encode()
+            )
             flip(path, path.stat().st_size - 5 if where == "a value" else digest)
 
     monkeypatch.setattr(safetensors_file, "rewrite_header", rewrite)
@@ -188,15 +226,20 @@ def test_a_file_that_is_harmed_before_it_is_read_back(
 
 
 @pytest.mark.parametrize(("form", "name"), TARGETS)
-def test_a_source_that_changes_meanwhile(source: Checkpoint, tmp_path: Path, form: str, name: str) -> None:
+def test_a_source_that_changes_meanwhile(
+    source: Checkpoint, tmp_path: Path, form: str, name: str
+) -> None:
     """What was written is compared with the source, and not with what was thought of it."""
     if name.endswith(".pth"):
         pytest.importorskip("torch")
     turns = iter(range(9))
     array = source.entries["head.weight"].load()
     restless = replace(source.entries["head.weight"], load=lambda: array + np.float32(next(turns)))
-    changing = replace(source, entries={**source.entries, "head.weight": restless},
-                       archive=replace(source.archive, metadata={}))  # fmt: skip
+    changing = replace(
+        source,
+        entries={**source.entries, "head.weight": restless},
+        archive=replace(source.archive, metadata={}),
+    )
     with pytest.raises(CheckpointError, match=r"does not read back \(head.weight\)"):
         convert(changing, tmp_path / name, form)
     assert [path.name for path in tmp_path.iterdir()] == ["source.safetensors"]
@@ -209,7 +252,16 @@ def test_killed_at_any_moment(source: Checkpoint, tmp_path: Path) -> None:
     save_weights(old, probe_weights(SPEC, seed=1), SPEC)
     whole = convert(source, tmp_path / "new.safetensors").sha256
     target.write_bytes(old.read_bytes())
-    command = [sys.executable, "-m", "shared.cli", "convert", str(source.path), str(target), "--json", "-"]
+    command = [
+        sys.executable,
+        "-m",
+        "shared.cli.main",
+        "convert",
+        str(source.path),
+        str(target),
+        "--json",
+        "-",
+    ]
     started = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     seconds = time.perf_counter() - started
@@ -242,7 +294,10 @@ def test_a_rename_that_fails_leaves_the_old_target(
             with pytest.raises(CheckpointError, match="No space left on device"):
                 convert(source, target, "torchvision")
         assert target.read_bytes() == b"old"
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["source.safetensors", "target.safetensors"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == [
+            "source.safetensors",
+            "target.safetensors",
+        ]
 
 
 def test_a_config_that_lies_beside_a_file_is_not_its(source: Checkpoint, tmp_path: Path) -> None:
@@ -252,7 +307,9 @@ def test_a_config_that_lies_beside_a_file_is_not_its(source: Checkpoint, tmp_pat
 
 
 @pytest.mark.parametrize("form", ["canonical", "timm", "torchvision"])
-def test_a_folder_of_the_hub_may_hold_any_names(source: Checkpoint, tmp_path: Path, form: str) -> None:
+def test_a_folder_of_the_hub_may_hold_any_names(
+    source: Checkpoint, tmp_path: Path, form: str
+) -> None:
     """timm's repositories have a config.json as well, which is not transformers'."""
     folder = tmp_path / "repository"
     folder.mkdir()
@@ -263,7 +320,9 @@ def test_a_folder_of_the_hub_may_hold_any_names(source: Checkpoint, tmp_path: Pa
         assert found.archive.container == "huggingface"
         for name, array in source.arrays():
             np.testing.assert_array_equal(found.entries[name].load(), array)
-    assert open_checkpoint(folder).format.name == {"timm": "torchvision"}.get(form, form)  # the same names
+    assert open_checkpoint(folder).format.name == {"timm": "torchvision"}.get(
+        form, form
+    )  # the same names
 
 
 def test_a_strided_first_stage_of_three(tmp_path: Path) -> None:
@@ -271,5 +330,8 @@ def test_a_strided_first_stage_of_three(tmp_path: Path) -> None:
     spec = SPEC.replace(depths=(1, 1, 1), widths=(64, 128, 256), strides=(2, 2, 2))
     save_weights(tmp_path / "a.safetensors", probe_weights(spec), spec)
     convert(open_checkpoint(tmp_path / "a.safetensors"), tmp_path / "a", "huggingface")
-    assert json.loads((tmp_path / "a" / "config.json").read_text())["downsample_in_first_stage"] is True
+    assert (
+        json.loads((tmp_path / "a" / "config.json").read_text())["downsample_in_first_stage"]
+        is True
+    )
     assert open_checkpoint(tmp_path / "a").spec.strides == (2, 2, 2)

@@ -9,12 +9,14 @@ import pytest
 from shared import get_spec, probe_weights, save_weights
 from shared.formats.__main__ import PROJECTS, SPEC_KEPT, main
 from shared.formats.checkpoint import open_checkpoint
-from shared.formats.containers import CONTAINERS
+from shared.formats.containers.registry import CONTAINERS
 from shared.formats.convert import convert
-from shared.formats.schemes import FORMATS
+from shared.formats.naming.schemes import FORMATS
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
-SPEC = get_spec("keras/resnet50", depths=(1, 1), widths=(4, 8), num_classes=3, **{"stem.convs": ((7, 2, 4),)})
+SPEC = get_spec(
+    "keras/resnet50", depths=(1, 1), widths=(4, 8), num_classes=3, **{"stem.convs": ((7, 2, 4),)}
+)
 
 
 def test_the_page_is_that_of_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,7 +35,12 @@ def test_every_format_has_its_section() -> None:
 
 @pytest.mark.parametrize(
     ("form", "container"),
-    [(name, container) for name, f in FORMATS.items() if f.schemes[0].free is None for container in f.containers],
+    [
+        (name, container)
+        for name, f in FORMATS.items()
+        if f.schemes[0].free is None
+        for container in f.containers
+    ],
 )
 def test_which_files_say_what_network_they_are(tmp_path: Path, form: str, container: str) -> None:
     needed = {"torch": "torch", "orbax": "orbax.checkpoint"}.get(container)

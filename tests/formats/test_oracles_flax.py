@@ -1,4 +1,5 @@
-"""A Linen network written as Flax's ImageNet example is, and BiT's layout, as oracles of their formats.
+"""A Linen network written as Flax's ImageNet example is, and BiT's layout, as oracles of their
+formats.
 
 Source of the layout: google/flax examples/imagenet/models.py. Everything in float64.
 """
@@ -14,18 +15,18 @@ import numpy as np
 import pytest
 
 from shared import get_spec, probe_weights
+from shared.architecture.presets import miniature
+from shared.architecture.spec import ResNetSpec
 from shared.formats.checkpoint import open_checkpoint
 from shared.formats.convert import convert
-from shared.presets import miniature
-from shared.spec import ResNetSpec
-from shared.weights import save_weights
+from shared.weights.canonical import save_weights
 from tests.parity.rendering import package
 from tests.probes import images_for, relative_error
 
 pytest.importorskip("flax")
 jax = pytest.importorskip("jax")
-from flax import linen as nn  # noqa: E402
-from flax import serialization  # noqa: E402
+from flax import linen as nn
+from flax import serialization
 
 LIMIT = 1e-12  # float64, other orders of sums
 SIZE = (64, 65)
@@ -68,7 +69,9 @@ class BottleneckBlock(nn.Module):
 def _shortcut(block: Any, x: Any, filters: int, shape: tuple[int, ...]) -> Any:
     if x.shape == shape:
         return x
-    return block.norm(name="norm_proj")(block.conv(filters, (1, 1), block.strides, name="conv_proj")(x))
+    return block.norm(name="norm_proj")(
+        block.conv(filters, (1, 1), block.strides, name="conv_proj")(x)
+    )
 
 
 class LinenResNet(nn.Module):
@@ -142,7 +145,9 @@ def test_our_file_loads_into_linen(tmp_path: Path, spec: ResNetSpec) -> None:
     save_weights(tmp_path / "a.safetensors", weights, spec)
     convert(open_checkpoint(tmp_path / "a.safetensors"), tmp_path / "a.msgpack")
     net = linen(spec)
-    restored = serialization.from_bytes(variables_of(net, images), (tmp_path / "a.msgpack").read_bytes())
+    restored = serialization.from_bytes(
+        variables_of(net, images), (tmp_path / "a.msgpack").read_bytes()
+    )
     rendering = package("flax")
     model = rendering.build(spec, dtype="float64")
     rendering.load_weights(model, weights)
@@ -159,7 +164,9 @@ def test_an_orbax_folder_of_a_linen_state(tmp_path: Path) -> None:
         checkpointer.save(tmp_path / "a", variables)
     found = open_checkpoint(tmp_path / "a")
     assert found.format.name == "linen"
-    np.testing.assert_array_equal(found.entries["head.bias"].load(), variables["params"]["Dense_0"]["bias"])
+    np.testing.assert_array_equal(
+        found.entries["head.bias"].load(), variables["params"]["Dense_0"]["bias"]
+    )
     convert(found, tmp_path / "b", "linen")
     with checkpointing.StandardCheckpointer() as checkpointer:
         back = checkpointer.restore(tmp_path / "b")
@@ -177,7 +184,9 @@ def test_bit_npz_as_numpy_has_it(tmp_path: Path, classes: int) -> None:
     with np.load(tmp_path / "a.npz") as npz:
         arrays = dict(npz)
     kernel = arrays["resnet/block2/unit01/b/standardized_conv2d/kernel"]
-    np.testing.assert_array_equal(kernel, weights["stages.1.blocks.0.conv2.weight"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(
+        kernel, weights["stages.1.blocks.0.conv2.weight"].transpose(2, 3, 1, 0)
+    )
     gamma = arrays["resnet/block2/unit02/c/group_norm/gamma"]
     np.testing.assert_array_equal(gamma, weights["stages.1.blocks.1.norm3.weight"])
     np.testing.assert_array_equal(arrays["resnet/group_norm/beta"], weights["final_norm.bias"])

@@ -1,7 +1,8 @@
-"""keras.applications and KerasHub as oracles of the Keras formats: their files are read, and ours load into them.
+"""keras.applications and KerasHub as oracles of the Keras formats: their files are read, and ours
+load into them.
 
-Their batch norms compute in float32 whatever the policy is, so outputs are compared with the float64 reference
-within a limit for float32. Weights are compared bit by bit.
+Their batch norms compute in float32 whatever the policy is, so outputs are compared with the
+float64 reference within a limit for float32. Weights are compared bit by bit.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared import CheckpointError, get_spec, probe_weights, reference
+from shared import CheckpointError, get_spec, probe_weights
+from shared.architecture.spec import ResNetSpec
 from shared.formats.checkpoint import Checkpoint, open_checkpoint
 from shared.formats.convert import convert
-from shared.spec import ResNetSpec
-from shared.weights import Weights, cast_exactly, from_channels_last, save_weights
+from shared.frameworks import reference
+from shared.weights.canonical import Weights, cast_exactly, from_channels_last, save_weights
 from tests.probes import images_for, relative_error
 
 keras = pytest.importorskip("keras")
@@ -41,7 +43,11 @@ def fill(model: keras.Model, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     for variable in model.variables:
         positive = variable.name in ("gamma", "moving_variance")
-        values = rng.uniform(0.5, 1.5, variable.shape) if positive else rng.normal(0, 0.05, variable.shape)
+        values = (
+            rng.uniform(0.5, 1.5, variable.shape)
+            if positive
+            else rng.normal(0, 0.05, variable.shape)
+        )
         variable.assign(values.astype(np.float32))
 
 
@@ -62,12 +68,18 @@ def outputs_of(model: keras.Model, spec: ResNetSpec) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ALL)
 def test_both_ways(tmp_path: Path, name: str) -> None:
-    """What Keras saves arrives under the right names; what we write loads as `weights=` does, in layer order."""
+    """What Keras saves arrives under the right names; what we write loads as `weights=` does, in
+    layer order.
+    """
     model = make_model(name)
     fill(model)
     model.save_weights(tmp_path / "a.weights.h5")
     found = open_checkpoint(tmp_path / "a.weights.h5")
-    assert (found.format.name, found.preset, found.spec.num_classes) == ("keras-applications", preset_of(name), 7)
+    assert (found.format.name, found.preset, found.spec.num_classes) == (
+        "keras-applications",
+        preset_of(name),
+        7,
+    )
     theirs = {f"{layer.name}/{v.name}": v for layer in model.layers for v in layer.variables}
     weights = found.weights()
     assert len(weights) == len(theirs) == len(model.weights)
@@ -80,7 +92,10 @@ def test_both_ways(tmp_path: Path, name: str) -> None:
     assert_equal(theirs, found, weights)
     if name in ("ResNet50", "ResNet50V2"):  # the deeper ones have the same units
         spec = found.spec
-        assert relative_error(outputs_of(model, spec), outputs_of_reference(spec, weights)) <= FLOAT32_LIMIT
+        assert (
+            relative_error(outputs_of(model, spec), outputs_of_reference(spec, weights))
+            <= FLOAT32_LIMIT
+        )
 
 
 def assert_equal(theirs: dict[str, keras.Variable], found: Checkpoint, weights: Weights) -> None:
@@ -99,7 +114,10 @@ def test_whole_models_of_keras_applications_are_read(tmp_path: Path, name: str, 
     found = open_checkpoint(tmp_path / file)
     assert found.preset == preset_of(name)
     weights = found.weights()
-    assert relative_error(outputs_of(model, found.spec), outputs_of_reference(found.spec, weights)) <= FLOAT32_LIMIT
+    assert (
+        relative_error(outputs_of(model, found.spec), outputs_of_reference(found.spec, weights))
+        <= FLOAT32_LIMIT
+    )
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "ResNet50V2"])
@@ -111,7 +129,10 @@ def test_without_a_classifier(tmp_path: Path, name: str, suffix: str) -> None:
     convert(source, tmp_path / f"a.{suffix}", "keras-applications")
     model = make_model(name, include_top=False, pooling="avg")
     model.load_weights(tmp_path / f"a.{suffix}")
-    assert relative_error(outputs_of(model, spec), outputs_of_reference(spec, weights)) <= FLOAT32_LIMIT
+    assert (
+        relative_error(outputs_of(model, spec), outputs_of_reference(spec, weights))
+        <= FLOAT32_LIMIT
+    )
     model.save_weights(tmp_path / "b.weights.h5")
     assert open_checkpoint(tmp_path / "b.weights.h5").spec.num_classes == 0
 
@@ -119,14 +140,18 @@ def test_without_a_classifier(tmp_path: Path, name: str, suffix: str) -> None:
 @pytest.mark.parametrize("name", ["ResNet50", "ResNet50V2"])
 @pytest.mark.parametrize("classes", [0, 7])
 def test_our_archive_is_a_model_that_keras_builds(tmp_path: Path, name: str, classes: int) -> None:
-    """A `.keras` file with the configuration that Keras itself writes, by no other means than Keras' own."""
+    """A `.keras` file with the configuration that Keras itself writes, by no other means than
+    Keras' own.
+    """
     spec = get_spec(preset_of(name), num_classes=classes)
     source, weights = canonical_file(spec, tmp_path / "a.safetensors")
     convert(source, tmp_path / "a.keras", "keras-applications")
     model = keras.saving.load_model(tmp_path / "a.keras")
     # With a classifier these models take 224 pixels and end with a softmax.
     images = images_for(spec, (224, 224) if classes else SIZE, "float32")
-    expected = reference.trace(reference.Reference(spec, cast_exactly(weights, "float64")), images)["eval/output"]
+    expected = reference.trace(reference.Reference(spec, cast_exactly(weights, "float64")), images)[
+        "eval/output"
+    ]
     if classes:
         odds = np.exp(expected - expected.max(axis=1, keepdims=True))
         expected = odds / odds.sum(axis=1, keepdims=True)
@@ -150,13 +175,17 @@ def test_names_of_before_2019(tmp_path: Path) -> None:
     assert found.format.name == "keras-caffe"
     assert found.spec.norm.eps == 1e-3
     assert found.names["stages.1.blocks.3.conv2.weight"] == "res3d_branch2b/kernel"
-    assert found.names["stages.3.blocks.0.shortcut.norm.running_var"] == "bn5a_branch1/moving_variance"
+    assert (
+        found.names["stages.3.blocks.0.shortcut.norm.running_var"] == "bn5a_branch1/moving_variance"
+    )
     for name, array in found.arrays():
         np.testing.assert_array_equal(array, weights[name])
 
 
 def test_one_layer_in_the_place_of_another_is_noticed(tmp_path: Path) -> None:
-    """Topological loading goes by order alone: two norms exchanged in a file load without a word."""
+    """Topological loading goes by order alone: two norms exchanged in a file load
+    without a word.
+    """
     spec = get_spec("keras/resnet50", num_classes=7)
     source, weights = canonical_file(spec, tmp_path / "a.safetensors")
     a, b = (f"stages.0.blocks.0.norm{i}.weight" for i in (1, 2))
@@ -166,7 +195,10 @@ def test_one_layer_in_the_place_of_another_is_noticed(tmp_path: Path) -> None:
     convert(exchanged, tmp_path / "a.h5")
     model = make_model("ResNet50")
     model.load_weights(tmp_path / "a.h5")
-    assert relative_error(outputs_of(model, spec), outputs_of_reference(spec, weights)) > 100 * FLOAT32_LIMIT
+    assert (
+        relative_error(outputs_of(model, spec), outputs_of_reference(spec, weights))
+        > 100 * FLOAT32_LIMIT
+    )
 
 
 @pytest.mark.parametrize(
@@ -196,4 +228,7 @@ def test_files_of_keras_hub_are_read(tmp_path: Path, preset: str, block: str) ->
     found = open_checkpoint(tmp_path / "a.weights.h5", changes={"head.pool": "none"})
     assert found.format.name == "keras-hub"
     weights = found.weights()
-    assert relative_error(outputs_of(model, found.spec), outputs_of_reference(found.spec, weights)) <= FLOAT32_LIMIT
+    assert (
+        relative_error(outputs_of(model, found.spec), outputs_of_reference(found.spec, weights))
+        <= FLOAT32_LIMIT
+    )

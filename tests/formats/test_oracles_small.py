@@ -1,6 +1,8 @@
-"""A small network of every kind that PyTorch's peers have, carried into all three of ours in float64, and back.
+"""A small network of every kind that PyTorch's peers have, carried into all three of ours in
+float64, and back.
 
-Peers are built by their own constructors, filled by their own names, and save and load by their own means.
+Peers are built by their own constructors, filled by their own names, and save and load by their own
+means.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from shared.formats.checkpoint import Checkpoint, open_checkpoint  # noqa: E402
-from tests.formats import cifar_peers  # noqa: E402
-from tests.formats.oracles import (  # noqa: E402
+from shared.formats.checkpoint import Checkpoint, open_checkpoint
+from tests.formats import cifar_peers
+from tests.formats.oracles import (
     FRAMEWORKS,
     PEER_LIMIT,
     SIZE,
@@ -28,13 +30,14 @@ from tests.formats.oracles import (  # noqa: E402
     probe_checkpoint,
     probe_tensor,
 )
-from tests.peers import import_timm, import_torchvision  # noqa: E402
-from tests.probes import relative_error  # noqa: E402
+from tests.peers import import_timm, import_torchvision
+from tests.probes import relative_error
 
 Module = torch.nn.Module
 COUNTER = "num_batches_tracked"
 
-# Far beyond PEER_LIMIT (5e-15 is the worst that was measured, in any framework) and below every mistake here (4e-7).
+# Far beyond PEER_LIMIT (5e-15 is the worst that was measured, in any framework) and below every
+# mistake here (4e-7).
 NOTICED = 1e-9
 
 CIFAR = (32, 29)  # the pools at the end of these networks need squares: both sides become 8 or 4
@@ -88,19 +91,27 @@ def _timm_v2(kind: str, changes: Mapping[str, Any] | None = None, **options: Any
             "group": {"conv_layer": create_conv2d},
             "bit": {"stem_type": "fixed", "conv_layer": functools.partial(StdConv2d, eps=1e-8)},
         }[kind]
-        return ResNetV2([1, 1, 1, 1], num_classes=7, **{"channels": (128, 256, 512, 512), **layers, **options})
+        return ResNetV2(
+            [1, 1, 1, 1], num_classes=7, **{"channels": (128, 256, 512, 512), **layers, **options}
+        )
 
     return Peer(make, "timm", changes=changes or {})
 
 
 def _huggingface(kind: str, *, first_stage: bool, in_bottleneck: bool) -> Peer:
     def make() -> Module:
-        import_torchvision()  # transformers imports it, and cannot where its C extension does not fit
+        # transformers imports it, and cannot where its C extension does not fit
+        import_torchvision()
         transformers = pytest.importorskip("transformers")
         config = transformers.ResNetConfig(
-            embedding_size=16, hidden_sizes=[16, 32, 48, 64], depths=[1, 2, 1, 1], layer_type=kind, num_labels=7,
-            downsample_in_first_stage=first_stage, downsample_in_bottleneck=in_bottleneck,
-        )  # fmt: skip
+            embedding_size=16,
+            hidden_sizes=[16, 32, 48, 64],
+            depths=[1, 2, 1, 1],
+            layer_type=kind,
+            num_labels=7,
+            downsample_in_first_stage=first_stage,
+            downsample_in_bottleneck=in_bottleneck,
+        )
         return transformers.ResNetForImageClassification(config)
 
     return Peer(make, "huggingface")
@@ -108,18 +119,24 @@ def _huggingface(kind: str, *, first_stage: bool, in_bottleneck: bool) -> Peer:
 
 def _akamaster(option: str, preset: str | None = None) -> Peer:
     return Peer(
-        lambda: cifar_peers.Akamaster((3, 3, 3), option), "akamaster", CIFAR,
-        lambda state: {"state_dict": prefixed(state), "best_prec1": 91.73}, preset=preset,
-    )  # fmt: skip
+        lambda: cifar_peers.Akamaster((3, 3, 3), option),
+        "akamaster",
+        CIFAR,
+        lambda state: {"state_dict": prefixed(state), "best_prec1": 91.73},
+        preset=preset,
+    )
 
 
 def _kuangliu(block: str, depths: tuple[int, ...], preset: str | None = None) -> Peer:
     """Without a preset's depths, a network of these names could be akamaster's as well."""
     return Peer(
-        lambda: cifar_peers.Kuangliu(getattr(cifar_peers, block), depths), "kuangliu", CIFAR,
+        lambda: cifar_peers.Kuangliu(getattr(cifar_peers, block), depths),
+        "kuangliu",
+        CIFAR,
         lambda state: {"net": prefixed(state), "acc": 95.47, "epoch": 199},
-        wanted=None if preset else "kuangliu", preset=preset,
-    )  # fmt: skip
+        wanted=None if preset else "kuangliu",
+        preset=preset,
+    )
 
 
 def prefixed(state: dict) -> dict:
@@ -134,7 +151,9 @@ PEERS = {
     "torchvision-bottleneck": _torchvision("Bottleneck"),
     "torchvision-grouped": _torchvision("Bottleneck", groups=8, width_per_group=8),
     "timm-c": _timm("Bottleneck", stem_type="deep", stem_width=32, channels=(32, 64, 96, 128)),
-    "timm-d": _timm("Bottleneck", stem_type="deep", stem_width=32, avg_down=True, channels=(32, 64, 96, 128)),
+    "timm-d": _timm(
+        "Bottleneck", stem_type="deep", stem_width=32, avg_down=True, channels=(32, 64, 96, 128)
+    ),
     "timm-t": _timm("BasicBlock", stem_type="deep_tiered", stem_width=32, avg_down=True),
     "timm-avg_down": _timm("BasicBlock", avg_down=True, channels=(32, 64, 96, 128)),
     "timm-gn": _timm("Bottleneck", norm_layer="groupnorm", channels=(32, 64, 96, 128)),
@@ -147,7 +166,9 @@ PEERS = {
     "huggingface-basic": _huggingface("basic", first_stage=False, in_bottleneck=False),
     "huggingface-basic-first": _huggingface("basic", first_stage=True, in_bottleneck=True),
     "huggingface-bottleneck": _huggingface("bottleneck", first_stage=False, in_bottleneck=False),
-    "huggingface-bottleneck-first": _huggingface("bottleneck", first_stage=True, in_bottleneck=False),
+    "huggingface-bottleneck-first": _huggingface(
+        "bottleneck", first_stage=True, in_bottleneck=False
+    ),
     "huggingface-bottleneck-in": _huggingface("bottleneck", first_stage=False, in_bottleneck=True),
     "huggingface-bottleneck-both": _huggingface("bottleneck", first_stage=True, in_bottleneck=True),
     "akamaster-a": _akamaster("A", "cifar/resnet20"),
@@ -185,10 +206,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
     def save(name: str) -> Saved:
         peer, path = PEERS[name], folder / name
         model = peer.make().double()
-        model.load_state_dict({
-            key: torch.from_numpy(probe_tensor(key, tuple(tensor.shape))) if tensor.is_floating_point() else tensor
-            for key, tensor in model.state_dict().items()
-        })  # fmt: skip
+        model.load_state_dict(
+            {
+                key: torch.from_numpy(probe_tensor(key, tuple(tensor.shape)))
+                if tensor.is_floating_point()
+                else tensor
+                for key, tensor in model.state_dict().items()
+            }
+        )
         if peer.format == "huggingface":
             model.save_pretrained(path)
         else:
@@ -239,7 +264,8 @@ def test_ours_runs_in_theirs(name: str, saved: Callable[[str], Saved], tmp_path:
     shutil.rmtree(tmp_path)
 
 
-# (peer, what is told of its file and is wrong); every one takes the tensors and gives outputs of the same shape.
+# (peer, what is told of its file and is wrong); every one takes the tensors and gives outputs of
+# the same shape.
 WRONG = [
     ("torchvision-bottleneck", {"block.stride_conv": 1}),
     ("huggingface-bottleneck-in", {"block.stride_conv": 2}),
@@ -254,7 +280,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "changes"), WRONG, ids=[f"{n}-{next(iter(c))}" for n, c in WRONG])
-def test_a_wrong_convention_is_noticed(name: str, changes: dict, saved: Callable[[str], Saved]) -> None:
+def test_a_wrong_convention_is_noticed(
+    name: str, changes: dict, saved: Callable[[str], Saved]
+) -> None:
     theirs = saved(name)
     found = outputs_in("torch", opened(name, theirs.path, **changes), images_for(PEERS[name]))
     assert found.shape == theirs.outputs.shape

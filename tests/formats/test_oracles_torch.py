@@ -1,6 +1,8 @@
-"""PyTorch's peers as oracles: what they save runs in ours as in theirs, and what we write runs in theirs as in ours.
+"""PyTorch's peers as oracles: what they save runs in ours as in theirs, and what we write runs in
+theirs as in ours.
 
-Nothing here goes through a table of names but those under test: a peer's own tensors are filled by their own names.
+Nothing here goes through a table of names but those under test: a peer's own tensors are filled by
+their own names.
 """
 
 from __future__ import annotations
@@ -13,21 +15,23 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from resnet_torch import ResNet  # noqa: E402
-from shared import get_spec, make_plan  # noqa: E402
-from shared.formats.checkpoint import Checkpoint, open_checkpoint  # noqa: E402
-from shared.formats.convert import convert  # noqa: E402
-from shared.formats.infer import same_function  # noqa: E402
-from tests.formats.oracles import PEER_LIMIT, peer_images, probe_tensor  # noqa: E402
-from tests.peers import import_timm, import_torchvision  # noqa: E402
-from tests.probes import relative_error  # noqa: E402
+from resnet_torch import ResNet
+from shared import get_spec, make_plan
+from shared.formats.checkpoint import Checkpoint, open_checkpoint
+from shared.formats.convert import convert
+from shared.formats.naming.infer import same_function
+from tests.formats.oracles import PEER_LIMIT, peer_images, probe_tensor
+from tests.peers import import_timm, import_torchvision
+from tests.probes import relative_error
 
 COUNTER = "num_batches_tracked"
 
-# Networks of more parameters than this are saved as float32, and go back without a canonical file on the way.
+# Networks of more parameters than this are saved as float32, and go back without a canonical file
+# on the way.
 LARGE = 12e6
 
-# The smallest of the mistakes below, an eps of 1.001e-5 for 1e-5, moves the logits by more than this.
+# The smallest of the mistakes below, an eps of 1.001e-5 for 1e-5, moves the logits by more than
+# this.
 NOTICED = 1e-9
 
 State = dict[str, torch.Tensor]
@@ -76,7 +80,9 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
 def same_state(found: State, expected: State) -> bool:
     """The same tensors bit for bit; batches are not counted on the way."""
     return found.keys() == expected.keys() and all(
-        torch.equal(found[name], tensor) for name, tensor in expected.items() if not name.endswith(COUNTER)
+        torch.equal(found[name], tensor)
+        for name, tensor in expected.items()
+        if not name.endswith(COUNTER)
     )
 
 
@@ -89,8 +95,18 @@ def write_back(checkpoint: Checkpoint, output: Path, to: str) -> None:
     convert(checkpoint, output, to)
 
 
-TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
-               "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2")  # fmt: skip
+TORCHVISION = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)
 
 
 def torchvision_peer(name: str) -> torch.nn.Module:
@@ -124,9 +140,24 @@ def test_torchvision(name: str, folder: Path) -> None:
     assert torch.equal(logits(again, torch.float32), logits(ours, torch.float32))
 
 
-TIMM = ("resnet18", "resnet26d", "resnet50c", "resnet50s", "resnet50t", "resnet50d", "resnet50_gn", "resnext50d_32x4d",
-        "resnetv2_18", "resnetv2_34", "resnetv2_50", "resnetv2_101", "resnetv2_50d", "resnetv2_50t",
-        "resnetv2_50d_gn", "resnetv2_50x1_bit")  # fmt: skip
+TIMM = (
+    "resnet18",
+    "resnet26d",
+    "resnet50c",
+    "resnet50s",
+    "resnet50t",
+    "resnet50d",
+    "resnet50_gn",
+    "resnext50d_32x4d",
+    "resnetv2_18",
+    "resnetv2_34",
+    "resnetv2_50",
+    "resnetv2_101",
+    "resnetv2_50d",
+    "resnetv2_50t",
+    "resnetv2_50d_gn",
+    "resnetv2_50x1_bit",
+)
 SUFFIXES = (".pth", ".safetensors")
 
 
@@ -164,7 +195,12 @@ def test_timm(name: str, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"block.stride_conv": 1}, {"stem.pool_padding": "same"}, {"norm.eps": 1.001e-5}, {"stem.padding": "same"}],
+    [
+        {"block.stride_conv": 1},
+        {"stem.pool_padding": "same"},
+        {"norm.eps": 1.001e-5},
+        {"stem.padding": "same"},
+    ],
     ids=str,
 )
 def test_a_wrong_convention_is_noticed(changes: dict, folder: Path) -> None:

@@ -1,6 +1,8 @@
-"""Trained weights: akamaster's ResNet-20 gives the known 915 of 1000, and after a way through all of our formats.
+"""Trained weights: akamaster's ResNet-20 gives the known 915 of 1000, and after a way through all
+of our formats.
 
-The file and the pictures are looked for in the folder that the environment variable ROSETTA_TEST_DATA names.
+The file and the pictures are looked for in the folder that the environment variable
+ROSETTA_TEST_DATA names.
 """
 
 from __future__ import annotations
@@ -11,17 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shared.architecture.preprocessing import PREPROCESSING
 from shared.errors import RosettaError
 from shared.formats.checkpoint import Checkpoint, open_checkpoint
-from shared.formats.containers import CONTAINERS
+from shared.formats.containers.registry import CONTAINERS
 from shared.formats.convert import convert
-from shared.formats.schemes import FORMATS
-from shared.images import PREPROCESSING
+from shared.formats.naming.schemes import FORMATS
 from tests.formats.oracles import FRAMEWORKS, outputs_in
 from tests.probes import same_weights
 
 if not os.environ.get("ROSETTA_TEST_DATA"):
-    pytest.skip("ROSETTA_TEST_DATA, the folder of real weights and pictures, is not set", allow_module_level=True)
+    pytest.skip(
+        "ROSETTA_TEST_DATA, the folder of real weights and pictures, is not set",
+        allow_module_level=True,
+    )
 
 DATA = Path(os.environ["ROSETTA_TEST_DATA"])
 RIGHT = 915  # of 1000
@@ -53,7 +58,9 @@ def original() -> Checkpoint:
 def pictures(original: Checkpoint) -> tuple[np.ndarray, np.ndarray]:
     """1000 test images of CIFAR-10 as the checkpoint says that it wants them, and their labels."""
     image = pytest.importorskip("PIL.Image")
-    pixels = np.asarray(image.open(DATA / "cifar10" / "test_0000_0999.png")).reshape(1000, 32, 32, 3)
+    pixels = np.asarray(image.open(DATA / "cifar10" / "test_0000_0999.png")).reshape(
+        1000, 32, 32, 3
+    )
     divisor, mean, std, _ = PREPROCESSING[original.preprocessing]
     labels = np.loadtxt(DATA / "cifar10" / "test_0000_0999_labels.txt", dtype=int)
     return ((pixels / divisor - mean) / std).astype(np.float32), labels
@@ -80,15 +87,21 @@ def test_it_is_known(original: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_it_is_right(framework: str, original: Checkpoint, pictures: tuple[np.ndarray, np.ndarray]) -> None:
+def test_it_is_right(
+    framework: str, original: Checkpoint, pictures: tuple[np.ndarray, np.ndarray]
+) -> None:
     pytest.importorskip({"torch": "torch", "keras": "keras", "flax": "flax"}[framework])
     assert right(framework, original, pictures) == RIGHT
 
 
-def test_every_link_has_the_same_weights(original: Checkpoint, chain: dict[str, Checkpoint]) -> None:
+def test_every_link_has_the_same_weights(
+    original: Checkpoint, chain: dict[str, Checkpoint]
+) -> None:
     weights = original.weights()
     for (to, container, name), link in zip(CHAIN, chain.values(), strict=True):
-        seen = "canonical" if (to, container) == ("torch", "safetensors") else to  # the names are the same
+        seen = (
+            "canonical" if (to, container) == ("torch", "safetensors") else to
+        )  # the names are the same
         assert (link.format.name, link.archive.container) == (seen, container), name
         assert link.spec == original.spec, name
         assert same_weights(link.weights(), weights), name
@@ -121,7 +134,9 @@ def test_the_chain_is_all_that_can_hold_it(original: Checkpoint, tmp_path: Path)
     assert held == {(to, container) for to, container, _ in CHAIN}
 
 
-def test_zeros_on_the_other_side_are_noticed(original: Checkpoint, pictures: tuple[np.ndarray, np.ndarray]) -> None:
+def test_zeros_on_the_other_side_are_noticed(
+    original: Checkpoint, pictures: tuple[np.ndarray, np.ndarray]
+) -> None:
     """Paper and most other ports append them; the weights fit, and the score is another."""
     pytest.importorskip("torch")
     wrong = open_checkpoint(original.path, changes={"shortcut.zero_pad": "tail"})

@@ -1,4 +1,7 @@
-"""Weights by name, from a server on this machine and from caches on this disk. Nothing leaves the machine."""
+"""Weights by name, from a server on this machine and from caches on this disk.
+
+Nothing leaves the machine.
+"""
 
 from __future__ import annotations
 
@@ -91,19 +94,29 @@ def test_without_a_network(torchvision_file: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("good", [True, False])
-def test_keras(server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: bool) -> None:
+def test_keras(
+    server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: bool
+) -> None:
     pytest.importorskip("keras")
     address, folder = server
     spec = get_spec("keras/resnet50", depths=(1, 1, 1, 1), num_classes=3)
     save_weights(tmp_path / "a.safetensors", probe_weights(spec), spec)
     name = f"resnet50_{'a' if good else 'b'}"  # keras' cache is one for the whole test run
-    convert(open_checkpoint(tmp_path / "a.safetensors"), folder / f"{name}_weights_tf_dim_ordering_tf_kernels.h5")
-    md5 = hashlib.md5((folder / f"{name}_weights_tf_dim_ordering_tf_kernels.h5").read_bytes()).hexdigest()  # noqa: S324
+    convert(
+        open_checkpoint(tmp_path / "a.safetensors"),
+        folder / f"{name}_weights_tf_dim_ordering_tf_kernels.h5",
+    )
+    md5 = hashlib.md5(
+        (folder / f"{name}_weights_tf_dim_ordering_tf_kernels.h5").read_bytes()
+    ).hexdigest()
     monkeypatch.setattr(sources, "KERAS_URL", address)
     monkeypatch.setattr(sources, "_model", lambda *arguments: name)
     monkeypatch.setitem(sources.KERAS, name, (md5 if good else "0" * 32, ""))
     if good:
-        assert open_checkpoint(sources.fetch("keras:imagenet", "resnet50").path).format.name == "keras-applications"
+        assert (
+            open_checkpoint(sources.fetch("keras:imagenet", "resnet50").path).format.name
+            == "keras-applications"
+        )
     else:
         with pytest.raises(CheckpointError, match="hash"):
             sources.fetch("keras:imagenet", "resnet50")
@@ -152,7 +165,11 @@ def test_a_repository_that_is_not_there(hub_cache: Path) -> None:
     [
         ("torchvision:IMAGENET1K_V1", None, "say which one with --preset"),
         ("torchvision:IMAGENET1K_V3", "resnet50", "it has IMAGENET1K_V1, IMAGENET1K_V2"),
-        ("torchvision:IMAGENET1K_V1", "keras/resnet50", "torchvision has no weights for keras/resnet50"),
+        (
+            "torchvision:IMAGENET1K_V1",
+            "keras/resnet50",
+            "torchvision has no weights for keras/resnet50",
+        ),
         ("keras:imagenet", "resnet18", "unknown preset 'keras/resnet18'"),
         ("keras:cifar", "resnet50", "imagenet and imagenet-notop"),
         ("hf:resnet50", None, "hf:OWNER/NAME"),

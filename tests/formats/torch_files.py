@@ -1,4 +1,6 @@
-"""PyTorch checkpoints for the tests of their reader: written by PyTorch, or pickled by hand. Imports PyTorch."""
+"""PyTorch checkpoints for the tests of their reader: written by PyTorch, or pickled by hand.
+Imports PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from shared.errors import CheckpointError
-from shared.formats.torch_file import read
+from shared.formats.containers.torch_file import read
 
 
 def save(path: Path, value: Any, layout: str = "zip", **options: Any) -> Path:
@@ -42,12 +44,18 @@ def numbers(*values: int) -> bytes:
     return b"(" + b"".join(map(number, values)) + b"t"
 
 
-def persistent(key: str = "0", numel: int = 6, kind: str = "torch\nFloatStorage", tag: str = "storage") -> bytes:
-    return b"(" + text(tag) + f"c{kind}\n".encode() + text(key) + text("cpu") + number(numel) + b"tQ"
+def persistent(
+    key: str = "0", numel: int = 6, kind: str = "torch\nFloatStorage", tag: str = "storage"
+) -> bytes:
+    return (
+        b"(" + text(tag) + f"c{kind}\n".encode() + text(key) + text("cpu") + number(numel) + b"tQ"
+    )
 
 
 def tensor(size: tuple = (2, 3), stride: tuple = (3, 1), offset: int = 0, **storage: Any) -> bytes:
-    arguments = persistent(**storage) + number(offset) + numbers(*size) + numbers(*stride) + b"\x89}t"
+    arguments = (
+        persistent(**storage) + number(offset) + numbers(*size) + numbers(*stride) + b"\x89}t"
+    )
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"R"
 
 
@@ -65,7 +73,9 @@ def write_zip(path: Path, body: bytes, data: bytes = bytes(24), **members: bytes
     return path
 
 
-def write_legacy(path: Path, body: bytes, keys: tuple[str, ...] = ("0",), data: bytes | None = None) -> Path:
+def write_legacy(
+    path: Path, body: bytes, keys: tuple[str, ...] = ("0",), data: bytes | None = None
+) -> Path:
     magic, protocol = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", b"\x80\x02M\xe9\x03."
     listing = b"\x80\x02](" + b"".join(map(text, keys)) + b"e."
     storages = struct.pack("<q", 6) + bytes(24) if data is None else data

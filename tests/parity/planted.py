@@ -110,86 +110,258 @@ MISTAKES = (
     # padding and pooling
     Mistake("stem padded SAME", TV50, "stem.conv1", {"stem.padding": "same"}),
     Mistake("blocks padded SAME", TV50, "stages.1.blocks.0.conv2", {"block.padding": "same"}),
-    Mistake("SAME net padded symmetrically", "flax/resnet18", "stages.1.blocks.0.conv1",
-            {"block.padding": "symmetric"}),
+    Mistake(
+        "SAME net padded symmetrically",
+        "flax/resnet18",
+        "stages.1.blocks.0.conv1",
+        {"block.padding": "symmetric"},
+    ),
     Mistake("pool on the SAME grid", TV18, "stem.pool", {"stem.pool_padding": "same"}),
-    Mistake("pool padded with -inf for 0", "keras/resnet50v2", "stem.pool", {"stem.pool_padding": "symmetric"}),
-    Mistake("pool padded with 0 for -inf", "timm/resnetv2_50", "stem.pool", {"stem.pool_padding": "zero"}),
+    Mistake(
+        "pool padded with -inf for 0",
+        "keras/resnet50v2",
+        "stem.pool",
+        {"stem.pool_padding": "symmetric"},
+    ),
+    Mistake(
+        "pool padded with 0 for -inf",
+        "timm/resnetv2_50",
+        "stem.pool",
+        {"stem.pool_padding": "zero"},
+    ),
     Mistake("pool left out", TV18, "stem.pool", {"stem.pool": "none"}),
     Mistake("max for average pooling", TV18, "pool", {"head.pool": "max"}),
-    Mistake("ResNet-D pool left out", "timm/resnet18d", "stages.1.blocks.0.shortcut.pool", {"shortcut.pool": "none"}),
+    Mistake(
+        "ResNet-D pool left out",
+        "timm/resnet18d",
+        "stages.1.blocks.0.shortcut.pool",
+        {"shortcut.pool": "none"},
+    ),
     # where the stride and the dilation sit
     Mistake("stride on the first 1x1", TV50, "stages.1.blocks.0.conv1", {"block.stride_conv": 1}),
-    Mistake("stride on the 3x3", "keras/resnet50", "stages.1.blocks.0.conv1", {"block.stride_conv": 2}),
-    Mistake("stride in the first block", "keras/resnet50v2", "stages.0.blocks.0.shortcut.conv",
-            {"block.stride_block": "first"}),
-    Mistake("stage strides shifted", "keras/resnet50v2", "stages.0.blocks.1.shortcut", {"strides": (1, 2, 2, 2)}),
-    Mistake("dilation forgotten", TV18, "stages.3.blocks.0.conv2",
-            {"strides": (1, 2, 2, 1), "dilate": (False,) * 4}, given={"dilate": (False, False, False, True)}),
-    Mistake("dilation where there is none", TV50, "stages.3.blocks.1.conv2",
-            {"strides": (1, 2, 1, 2), "dilate": (False, False, False, True)},
-            given={"strides": (1, 2, 1, 1), "dilate": (False,) * 4}),
+    Mistake(
+        "stride on the 3x3", "keras/resnet50", "stages.1.blocks.0.conv1", {"block.stride_conv": 2}
+    ),
+    Mistake(
+        "stride in the first block",
+        "keras/resnet50v2",
+        "stages.0.blocks.0.shortcut.conv",
+        {"block.stride_block": "first"},
+    ),
+    Mistake(
+        "stage strides shifted",
+        "keras/resnet50v2",
+        "stages.0.blocks.1.shortcut",
+        {"strides": (1, 2, 2, 2)},
+    ),
+    Mistake(
+        "dilation forgotten",
+        TV18,
+        "stages.3.blocks.0.conv2",
+        {"strides": (1, 2, 2, 1), "dilate": (False,) * 4},
+        given={"dilate": (False, False, False, True)},
+    ),
+    Mistake(
+        "dilation where there is none",
+        TV50,
+        "stages.3.blocks.1.conv2",
+        {"strides": (1, 2, 1, 2), "dilate": (False, False, False, True)},
+        given={"strides": (1, 2, 1, 1), "dilate": (False,) * 4},
+    ),
     # norms
     Mistake("eps of keras.applications", TV18, "stem.norm1", {"norm.eps": 1.001e-5}),
     Mistake("eps of Keras", TV18, "stem.norm1", {"norm.eps": 1e-3}),
     Mistake("group norm with fewer groups", "timm/resnet50_gn", "stem.norm1", {"norm.groups": 2}),
     Mistake("final norm left out", "timm/resnetv2_50", "final_norm", {"head.final": "none"}),
-    Mistake("projection norm left out", TV18, "stages.1.blocks.0.shortcut.norm", {"shortcut.norm": False}),
+    Mistake(
+        "projection norm left out",
+        TV18,
+        "stages.1.blocks.0.shortcut.norm",
+        {"shortcut.norm": False},
+    ),
     Mistake("stem norm left out", TV18, "stem.norm1", {"stem.norm_act": False}),
-    Mistake("gamma with beta", TV18, "stem.norm1", damage=swap("stem.norm1.weight", "stem.norm1.bias")),
-    Mistake("mean with variance", TV18, f"{B0}.norm1",
-            damage=lambda w: swap(f"{B0}.norm1.running_mean", f"{B0}.norm1.running_var")(
-                {**w, f"{B0}.norm1.running_mean": np.abs(w[f"{B0}.norm1.running_mean"])})),
-    Mistake("norms of one block exchanged", TV18, f"{B0}.norm1", damage=swap_layers(f"{B0}.norm1", f"{B0}.norm2")),
+    Mistake(
+        "gamma with beta", TV18, "stem.norm1", damage=swap("stem.norm1.weight", "stem.norm1.bias")
+    ),
+    Mistake(
+        "mean with variance",
+        TV18,
+        f"{B0}.norm1",
+        damage=lambda w: swap(f"{B0}.norm1.running_mean", f"{B0}.norm1.running_var")(
+            {**w, f"{B0}.norm1.running_mean": np.abs(w[f"{B0}.norm1.running_mean"])}
+        ),
+    ),
+    Mistake(
+        "norms of one block exchanged",
+        TV18,
+        f"{B0}.norm1",
+        damage=swap_layers(f"{B0}.norm1", f"{B0}.norm2"),
+    ),
     # shortcuts
-    Mistake("zero channels at the tail", "cifar/resnet20", "stages.1.blocks.0.shortcut", {"shortcut.zero_pad": "tail"}),
-    Mistake("zero channels on both sides", "he/resnet18_a", "stages.1.blocks.0.shortcut",
-            {"shortcut.zero_pad": "split"}),
-    Mistake("projection for zero channels", "cifar/resnet20", "stages.1.blocks.0.shortcut",
-            {"shortcut.projection": "channels"},
-            lambda w: w | {f"stages.{s}.blocks.0.shortcut.{t}": v for s, a, b in ((1, 8, 16), (2, 16, 32))
-                           for t, v in {"conv.weight": np.eye(b, a)[:, :, None, None], "norm.weight": np.ones(b),
-                                        "norm.bias": np.zeros(b), "norm.running_mean": np.zeros(b),
-                                        "norm.running_var": np.ones(b)}.items()}),
-    Mistake("projection from the raw tensor", "timm/resnetv2_50", f"{B0}.shortcut.conv", {"shortcut.preact": "never"}),
-    Mistake("identity from the activated tensor", "cifar/preresnet20", B0, {"shortcut.preact": "projection"}),
-    Mistake("missing projection of TF's stage 0", "tf/resnet18_v1", f"{B0}.shortcut.conv",
-            {"shortcut.projection": "shape"}),
+    Mistake(
+        "zero channels at the tail",
+        "cifar/resnet20",
+        "stages.1.blocks.0.shortcut",
+        {"shortcut.zero_pad": "tail"},
+    ),
+    Mistake(
+        "zero channels on both sides",
+        "he/resnet18_a",
+        "stages.1.blocks.0.shortcut",
+        {"shortcut.zero_pad": "split"},
+    ),
+    Mistake(
+        "projection for zero channels",
+        "cifar/resnet20",
+        "stages.1.blocks.0.shortcut",
+        {"shortcut.projection": "channels"},
+        lambda w: (
+            w
+            | {
+                f"stages.{s}.blocks.0.shortcut.{t}": v
+                for s, a, b in ((1, 8, 16), (2, 16, 32))
+                for t, v in {
+                    "conv.weight": np.eye(b, a)[:, :, None, None],
+                    "norm.weight": np.ones(b),
+                    "norm.bias": np.zeros(b),
+                    "norm.running_mean": np.zeros(b),
+                    "norm.running_var": np.ones(b),
+                }.items()
+            }
+        ),
+    ),
+    Mistake(
+        "projection from the raw tensor",
+        "timm/resnetv2_50",
+        f"{B0}.shortcut.conv",
+        {"shortcut.preact": "never"},
+    ),
+    Mistake(
+        "identity from the activated tensor",
+        "cifar/preresnet20",
+        B0,
+        {"shortcut.preact": "projection"},
+    ),
+    Mistake(
+        "missing projection of TF's stage 0",
+        "tf/resnet18_v1",
+        f"{B0}.shortcut.conv",
+        {"shortcut.projection": "shape"},
+    ),
     # the unit
     Mistake("V1 unit without its last ReLU", TV18, B0, {"block.order": "act_before_add"}),
-    Mistake("norm after the addition", "ablation/resnet110_original", f"{B0}.norm2",
-            {"block.order": "norm_after_add"}),
-    Mistake("pre-activation without norm", "ablation/resnet110_full_pre", f"{B0}.norm1",
-            {"block.order": "act_only_pre", "head.final": "act"},
-            lambda w: w | {f"{B0}.norm1.{leaf}": w["stem.norm1." + leaf]
-                           for leaf in ("weight", "bias", "running_mean", "running_var")}
-            | {f"stages.{s}.blocks.{b}.norm2.{leaf}": w[f"stages.{s}.blocks.{b}.norm2.{leaf}"]
-               for s in range(3) for b in range(2) for leaf in ("weight", "bias", "running_mean", "running_var")}
-            | {f"stages.{s}.blocks.0.norm1.{leaf}": w[f"stages.{s}.blocks.0.norm2.{leaf}"]
-               for s in range(3) for leaf in ("weight", "bias", "running_mean", "running_var")}),
-    Mistake("gate on the branch forgotten", "ablation/resnet110_exclusive_gate_b6", B0,
-            {"shortcut.join": "shortcut_gate"}),
-    Mistake("shortcut scale forgotten", "ablation/resnet110_scale_0.5_0.5", B0, {"shortcut.scales": (1.0, 0.5)}),
+    Mistake(
+        "norm after the addition",
+        "ablation/resnet110_original",
+        f"{B0}.norm2",
+        {"block.order": "norm_after_add"},
+    ),
+    Mistake(
+        "pre-activation without norm",
+        "ablation/resnet110_full_pre",
+        f"{B0}.norm1",
+        {"block.order": "act_only_pre", "head.final": "act"},
+        lambda w: (
+            w
+            | {
+                f"{B0}.norm1.{leaf}": w["stem.norm1." + leaf]
+                for leaf in ("weight", "bias", "running_mean", "running_var")
+            }
+            | {
+                f"stages.{s}.blocks.{b}.norm2.{leaf}": w[f"stages.{s}.blocks.{b}.norm2.{leaf}"]
+                for s in range(3)
+                for b in range(2)
+                for leaf in ("weight", "bias", "running_mean", "running_var")
+            }
+            | {
+                f"stages.{s}.blocks.0.norm1.{leaf}": w[f"stages.{s}.blocks.0.norm2.{leaf}"]
+                for s in range(3)
+                for leaf in ("weight", "bias", "running_mean", "running_var")
+            }
+        ),
+    ),
+    Mistake(
+        "gate on the branch forgotten",
+        "ablation/resnet110_exclusive_gate_b6",
+        B0,
+        {"shortcut.join": "shortcut_gate"},
+    ),
+    Mistake(
+        "shortcut scale forgotten",
+        "ablation/resnet110_scale_0.5_0.5",
+        B0,
+        {"shortcut.scales": (1.0, 0.5)},
+    ),
     # convolutions
-    Mistake("kernel transposed", TV18, "stem.conv1", damage=edit("stem.conv1.weight", lambda k: k.swapaxes(2, 3))),
-    Mistake("kernel flipped", TV18, f"{B0}.conv1", damage=edit(f"{B0}.conv1.weight", lambda k: k[:, :, ::-1, ::-1])),
-    Mistake("input and output channels exchanged", TV18, f"{B0}.conv1",
-            damage=edit(f"{B0}.conv1.weight", lambda k: k.swapaxes(0, 1))),
-    Mistake("group count order", "torchvision/resnext50_32x4d", f"{B0}.conv2",
-            damage=edit(f"{B0}.conv2.weight", interleave_groups)),
-    Mistake("stem bias dropped", "he/resnet50", "stem.conv1", damage=drop_tensor("stem.conv1.bias")),
+    Mistake(
+        "kernel transposed",
+        TV18,
+        "stem.conv1",
+        damage=edit("stem.conv1.weight", lambda k: k.swapaxes(2, 3)),
+    ),
+    Mistake(
+        "kernel flipped",
+        TV18,
+        f"{B0}.conv1",
+        damage=edit(f"{B0}.conv1.weight", lambda k: k[:, :, ::-1, ::-1]),
+    ),
+    Mistake(
+        "input and output channels exchanged",
+        TV18,
+        f"{B0}.conv1",
+        damage=edit(f"{B0}.conv1.weight", lambda k: k.swapaxes(0, 1)),
+    ),
+    Mistake(
+        "group count order",
+        "torchvision/resnext50_32x4d",
+        f"{B0}.conv2",
+        damage=edit(f"{B0}.conv2.weight", interleave_groups),
+    ),
+    Mistake(
+        "stem bias dropped", "he/resnet50", "stem.conv1", damage=drop_tensor("stem.conv1.bias")
+    ),
     Mistake("block bias dropped", "keras/resnet50", f"{B0}.conv1", {"block.bias": False}),
     Mistake("last bias dropped", "keras/resnet50v2", f"{B0}.conv3", {"block.last_bias": False}),
-    Mistake("projection bias dropped", "d2l/resnet18", "stages.1.blocks.0.shortcut.conv", {"shortcut.bias": False}),
-    Mistake("weight standardisation forgotten", "bit/r50x1", "stem.conv1", {"weight_std_eps": None}),
-    Mistake("weight standardisation with timm's eps", "bit/r50x1", "stem.conv1", {"weight_std_eps": 1e-8}),
+    Mistake(
+        "projection bias dropped",
+        "d2l/resnet18",
+        "stages.1.blocks.0.shortcut.conv",
+        {"shortcut.bias": False},
+    ),
+    Mistake(
+        "weight standardisation forgotten", "bit/r50x1", "stem.conv1", {"weight_std_eps": None}
+    ),
+    Mistake(
+        "weight standardisation with timm's eps",
+        "bit/r50x1",
+        "stem.conv1",
+        {"weight_std_eps": 1e-8},
+    ),
     Mistake("two blocks exchanged", TV18, f"{B0}.conv1", damage=swap_layers(B0, B1)),
-    Mistake("two convolutions exchanged", TV18, f"{B0}.conv1", damage=swap(f"{B0}.conv1.weight", f"{B0}.conv2.weight")),
-    Mistake("RGB read as BGR", TV18, "stem.conv1", damage=edit("stem.conv1.weight", lambda k: k[:, ::-1])),
-    Mistake("one weight one bit off in float32", TV18, f"{B1}.conv2",
-            damage=edit(f"{B1}.conv2.weight", one_bit_off)),
+    Mistake(
+        "two convolutions exchanged",
+        TV18,
+        f"{B0}.conv1",
+        damage=swap(f"{B0}.conv1.weight", f"{B0}.conv2.weight"),
+    ),
+    Mistake(
+        "RGB read as BGR",
+        TV18,
+        "stem.conv1",
+        damage=edit("stem.conv1.weight", lambda k: k[:, ::-1]),
+    ),
+    Mistake(
+        "one weight one bit off in float32",
+        TV18,
+        f"{B1}.conv2",
+        damage=edit(f"{B1}.conv2.weight", one_bit_off),
+    ),
     # the head
     Mistake("head bias dropped", TV18, "head", damage=drop_tensor("head.bias")),
-    Mistake("head transposed", TV18, "head",
-            damage=edit("head.weight", lambda w: w.reshape(w.shape[::-1]).T)),
-)  # fmt: skip
+    Mistake(
+        "head transposed",
+        TV18,
+        "head",
+        damage=edit("head.weight", lambda w: w.reshape(w.shape[::-1]).T),
+    ),
+)

@@ -1,9 +1,11 @@
-"""The distinct structures among all presets: presets that differ only in depth, width or init are one."""
+"""The distinct structures among all presets: presets that differ only in depth, width or init are
+one.
+"""
 
 from __future__ import annotations
 
 from shared import ResNetSpec, get_spec, list_presets, miniature
-from shared.spec import Init
+from shared.architecture.spec import Init
 
 
 def structure(preset: str) -> ResNetSpec:

@@ -1,4 +1,6 @@
-"""Fresh weights of every framework, and `initial_weights`, come from the distributions that the spec names."""
+"""Fresh weights of every framework, and `initial_weights`, come from the distributions that the
+spec names.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import pytest
 from scipy import stats
 
 from shared import get_spec, make_plan, miniature
-from shared.initial import CONV, fan_of, initial_weights
+from shared.weights.initial import CONV, fan_of, initial_weights
 from tests.parity.rendering import FRAMEWORKS, package
 
 SIDES = (*FRAMEWORKS, "initial_weights")
@@ -21,7 +23,9 @@ SPEC = get_spec("torchvision/resnet50").replace(
 
 
 @functools.cache
-def fresh(side: str, conv: str, head: str = "torch_default", seed: int = 0) -> dict[str, np.ndarray]:
+def fresh(
+    side: str, conv: str, head: str = "torch_default", seed: int = 0
+) -> dict[str, np.ndarray]:
     spec = SPEC.replace(**{"init.conv": conv, "init.head": head, "block.bias": True})
     if side == "initial_weights":
         return initial_weights(spec, seed)
@@ -47,16 +51,22 @@ def doubt(values: np.ndarray, expected) -> float:
 @pytest.mark.parametrize("side", SIDES)
 def test_kernels_are_drawn_as_the_spec_says(side: str, conv: str) -> None:
     kernel, scaling = fresh(side, conv)[KERNEL], CONV[conv]
-    expected = distribution(scaling.distribution, (scaling.gain / fan_of(kernel.shape, scaling.fan)) ** 0.5)
+    expected = distribution(
+        scaling.distribution, (scaling.gain / fan_of(kernel.shape, scaling.fan)) ** 0.5
+    )
     assert kernel.size > 30_000
     assert doubt(kernel, expected) > DOUBT
 
 
-@pytest.mark.parametrize("head", ["glorot_uniform", "lecun_normal", "kaiming_normal_fan_in", "torch_default"])
+@pytest.mark.parametrize(
+    "head", ["glorot_uniform", "lecun_normal", "kaiming_normal_fan_in", "torch_default"]
+)
 @pytest.mark.parametrize("side", SIDES)
 def test_the_classifier_is_drawn_as_the_spec_says(side: str, head: str) -> None:
     kernel, scaling = fresh(side, "kaiming_normal_fan_out", head)["head.weight"], CONV[head]
-    expected = distribution(scaling.distribution, (scaling.gain / fan_of(kernel.shape, scaling.fan)) ** 0.5)
+    expected = distribution(
+        scaling.distribution, (scaling.gain / fan_of(kernel.shape, scaling.fan)) ** 0.5
+    )
     assert doubt(kernel, expected) > DOUBT
 
 
@@ -75,7 +85,9 @@ def test_another_distribution_of_the_same_deviation_is_noticed(wrong: str) -> No
 def test_biases_of_pytorchs_default_are_uniform(side: str) -> None:
     weights = fresh(side, "torch_default")
     names = [name for name in weights if name.endswith(("conv1.bias", "conv2.bias"))]
-    scaled = [weights[n] * fan_of(weights[n.replace("bias", "weight")].shape, "in") ** 0.5 for n in names]
+    scaled = [
+        weights[n] * fan_of(weights[n.replace("bias", "weight")].shape, "in") ** 0.5 for n in names
+    ]
     assert doubt(np.concatenate(scaled), stats.uniform(-1, 2)) > DOUBT
 
 

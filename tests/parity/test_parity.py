@@ -10,8 +10,9 @@ import itertools
 import numpy as np
 import pytest
 
-from shared import Trace, compare, list_presets, make_plan, probe_images, probe_weights, reference
-from shared.limits import EVAL_FLOAT64
+from shared import Trace, compare, list_presets, make_plan, probe_images, probe_weights
+from shared.frameworks import reference
+from shared.verification.tolerances import EVAL_FLOAT64
 from tests.parity.rendering import FRAMEWORKS, package
 from tests.parity.structures import STRUCTURES, sizes, structure
 
@@ -20,7 +21,9 @@ SIDES = (*FRAMEWORKS, "reference")
 
 @pytest.fixture(scope="module")
 def traces():
-    """(preset, size) -> the traces of all four sides; the last one is kept, for its pairs come together."""
+    """(preset, size) -> the traces of all four sides; the last one is kept, for its pairs come
+    together.
+    """
     kept: dict[tuple[str, int], dict[str, Trace]] = {}
     models: dict[str, dict] = {}
 
@@ -32,7 +35,9 @@ def traces():
                 models.clear()
                 models[preset] = {side: _loaded(side, spec) for side in SIDES}
             images = probe_images((2, size, size, spec.in_channels), dtype="float64")
-            kept[preset, size] = {side: p.trace(model, images) for side, (p, model) in models[preset].items()}
+            kept[preset, size] = {
+                side: p.trace(model, images) for side, (p, model) in models[preset].items()
+            }
         return kept[preset, size]
 
     return take
@@ -51,7 +56,9 @@ CASES = [(preset, size) for preset, spec in STRUCTURES.items() for size in sizes
 @pytest.mark.parametrize(("preset", "size"), CASES, ids=[f"{p}-{s}" for p, s in CASES])
 def test_every_pair_agrees_on_every_layer(preset: str, size: int, traces):
     found = traces(preset, size)
-    expected = [f"eval/{row.name}" for row in make_plan(STRUCTURES[preset], size).layers] + ["eval/output"]
+    expected = [f"eval/{row.name}" for row in make_plan(STRUCTURES[preset], size).layers] + [
+        "eval/output"
+    ]
     for a, b in itertools.combinations(SIDES, 2):
         comparison = compare(found[a], found[b])
         assert comparison.passed, (a, b, comparison.worst, comparison.problems)
@@ -74,13 +81,23 @@ OPTIONS = {
     "max-pooled-head": {"head.pool": "max"},
     "eps": {"norm.eps": 1e-3},
     "group-norm": {"norm.kind": "group", "norm.groups": 4},
-    "all-biases": {"stem.bias": True, "block.bias": True, "block.last_bias": True, "shortcut.bias": True},
+    "all-biases": {
+        "stem.bias": True,
+        "block.bias": True,
+        "block.last_bias": True,
+        "shortcut.bias": True,
+    },
     "dilated": {"dilate": (False, False, False, True)},
     "dilated-twice": {"dilate": (False, False, True, True)},
     "dropout-join": {"shortcut.join": "dropout"},
     "weight-standardised": {"weight_std_eps": 1e-6},
 }
-OPTION_PRESETS = ("torchvision/resnet18", "torchvision/resnext50_32x4d", "keras/resnet50v2", "timm/resnet26d")
+OPTION_PRESETS = (
+    "torchvision/resnet18",
+    "torchvision/resnext50_32x4d",
+    "keras/resnet50v2",
+    "timm/resnet26d",
+)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -89,20 +106,35 @@ OPTION_PRESETS = ("torchvision/resnet18", "torchvision/resnext50_32x4d", "keras/
 def test_options_work_on_any_preset(preset: str, option: str, framework: str):
     spec = STRUCTURES[preset].replace(**OPTIONS[option])
     images = probe_images((2, 40, 35, spec.in_channels), dtype="float64")
-    traces = [p.trace(model, images) for p, model in (_loaded(framework, spec), _loaded("reference", spec))]
+    traces = [
+        p.trace(model, images)
+        for p, model in (_loaded(framework, spec), _loaded("reference", spec))
+    ]
     comparison = compare(*traces)
     assert comparison.passed, (comparison.worst, comparison.problems)
 
 
-@pytest.mark.parametrize("preset", ["torchvision/resnet18", "keras/resnet50v2", "bit/r50x1",
-                                    "ablation/resnet110_exclusive_gate_b0", "torchvision/resnext50_32x4d"])  # fmt: skip
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "torchvision/resnet18",
+        "keras/resnet50v2",
+        "bit/r50x1",
+        "ablation/resnet110_exclusive_gate_b0",
+        "torchvision/resnext50_32x4d",
+    ],
+)
 @pytest.mark.parametrize(("source", "target"), [*itertools.permutations(FRAMEWORKS, 2)])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_weights_travel_and_come_back_bit_exact(preset: str, source: str, target: str, dtype: str):
     spec = STRUCTURES[preset]
     weights = probe_weights(spec, seed=1, dtype=dtype)
     here, there = package(source), package(target)
-    first, second, home = here.build(spec, dtype=dtype), there.build(spec, dtype=dtype), here.build(spec, dtype=dtype)
+    first, second, home = (
+        here.build(spec, dtype=dtype),
+        there.build(spec, dtype=dtype),
+        here.build(spec, dtype=dtype),
+    )
     here.load_weights(first, weights)
     there.load_weights(second, here.export_weights(first))
     here.load_weights(home, there.export_weights(second))

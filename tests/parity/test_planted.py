@@ -9,7 +9,8 @@ import dataclasses
 
 import pytest
 
-from shared import Trace, compare, probe_images, probe_weights, reference
+from shared import Trace, compare, probe_images, probe_weights
+from shared.frameworks import reference
 from tests.parity.planted import MISTAKES, Mistake
 from tests.parity.rendering import FRAMEWORKS, package
 

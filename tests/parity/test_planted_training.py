@@ -1,4 +1,5 @@
-"""The proof of training can fail: every planted mistake is caught, in the check and at the tensor where it starts.
+"""The proof of training can fail: every planted mistake is caught, in the check and at the tensor
+where it starts.
 
 That the same networks pass without the mistake is `test_training.py`.
 """
@@ -10,9 +11,10 @@ import importlib
 
 import pytest
 
-from shared import Trace, compare, probe_images, probe_weights, reference
-from shared.checks import CHECKS, EVAL, TRAIN
-from shared.training import PROBE, probe_labels
+from shared import Trace, compare, probe_images, probe_weights
+from shared.frameworks import reference
+from shared.training.config import PROBE, probe_labels
+from shared.verification.recording import CHECKS, EVAL, TRAIN
 from tests.parity.planted_training import MISTAKES, Mistake
 from tests.parity.rendering import FRAMEWORKS, package
 
@@ -25,8 +27,12 @@ def test_there_are_enough_mistakes() -> None:
 
 def arguments(mistake: Mistake):
     spec = mistake.spec
-    size = min(64, spec.image_size)  # smaller last feature maps have variances that rounding shows in
-    return probe_images((4, size, size, spec.in_channels), dtype="float64"), probe_labels(4, spec.num_classes, 0)
+    size = min(
+        64, spec.image_size
+    )  # smaller last feature maps have variances that rounding shows in
+    return probe_images((4, size, size, spec.in_channels), dtype="float64"), probe_labels(
+        4, spec.num_classes, 0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +45,9 @@ def truth():
         if key not in known:
             model = reference.build(mistake.spec)
             reference.load_weights(model, probe_weights(mistake.spec, dtype="float64"))
-            known[key] = reference.trace(model, *arguments(mistake), checks=(mistake.check,), training=mistake.right)
+            known[key] = reference.trace(
+                model, *arguments(mistake), checks=(mistake.check,), training=mistake.right
+            )
         return known[key]
 
     return take
@@ -49,26 +57,36 @@ def truth():
 CASES = [(m, f) for i, m in enumerate(MISTAKES) for f in (FRAMEWORKS[0], FRAMEWORKS[1 + i % 2])]
 
 
-@pytest.mark.parametrize(("mistake", "framework"), CASES, ids=[f"{IDS[MISTAKES.index(m)]}-{f}" for m, f in CASES])
+@pytest.mark.parametrize(
+    ("mistake", "framework"), CASES, ids=[f"{IDS[MISTAKES.index(m)]}-{f}" for m, f in CASES]
+)
 def test_mistake_is_caught_and_located(
     mistake: Mistake, framework: str, truth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rendering = package(framework)
-    train, trace = (importlib.import_module(f"{rendering.__name__}.{name}") for name in ("train", "trace"))
+    train, trace = (
+        importlib.import_module(f"{rendering.__name__}.{name}") for name in ("train", "trace")
+    )
     if mistake.loss:
         monkeypatch.setattr(train, "cross_entropy", mistake.loss(train.cross_entropy))
     if mistake.trainer:
         monkeypatch.setattr(trace, "Trainer", mistake.trainer(trace.Trainer, rendering))
     if mistake.masks:
         right = trace.dropout_masks
-        monkeypatch.setattr(trace, "dropout_masks", lambda *a: mistake.masks(right(*a), mistake.spec))
+        monkeypatch.setattr(
+            trace, "dropout_masks", lambda *a: mistake.masks(right(*a), mistake.spec)
+        )
     model = rendering.build(mistake.spec.replace(**mistake.changes), dtype="float64")
     rendering.load_weights(model, probe_weights(mistake.spec, dtype="float64"))
-    wrong = rendering.trace(model, *arguments(mistake), checks=(mistake.check,), training=mistake.wrong)
+    wrong = rendering.trace(
+        model, *arguments(mistake), checks=(mistake.check,), training=mistake.wrong
+    )
     # The side that is wrong believes that it trained the right network in the right way.
     about = {**wrong.about, "training": mistake.right.to_json()}
     comparison = compare(
-        dataclasses.replace(wrong, spec=mistake.spec, about=about), truth(mistake), check=mistake.check
+        dataclasses.replace(wrong, spec=mistake.spec, about=about),
+        truth(mistake),
+        check=mistake.check,
     )
     assert not comparison.passed
     assert comparison.first_divergence == mistake.where

@@ -1,4 +1,6 @@
-"""Every pair of renderings trains the same: forward pass, statistics, gradients and ten steps of every structure."""
+"""Every pair of renderings trains the same: forward pass, statistics, gradients and ten steps of
+every structure.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,10 @@ import itertools
 
 import pytest
 
-from shared import Trace, compare, get_spec, make_plan, probe_images, probe_weights, reference
-from shared.checks import EVAL, GRADIENTS, STEP, TRAIN, expected_shapes
-from shared.training import PROBE, num_outputs, probe_labels
+from shared import Trace, compare, get_spec, make_plan, probe_images, probe_weights
+from shared.frameworks import reference
+from shared.training.config import PROBE, num_outputs, probe_labels
+from shared.verification.recording import EVAL, GRADIENTS, STEP, TRAIN, expected_shapes
 from tests.parity.rendering import FRAMEWORKS, package
 from tests.parity.structures import STRUCTURES
 
@@ -42,24 +45,48 @@ def require_equal(traces: dict[str, Trace], checks=CHECKS, training=PROBE) -> No
     for a, b in itertools.combinations(traces, 2):
         for check in checks:
             comparison = compare(traces[a], traces[b], check=check)
-            assert comparison.passed, (a, b, check, comparison.first_divergence, comparison.worst, comparison.problems)
+            assert comparison.passed, (
+                a,
+                b,
+                check,
+                comparison.first_divergence,
+                comparison.worst,
+                comparison.problems,
+            )
             shape = tuple(int(n) for n in traces[a].about["image_shape"].split("x"))
             plan = make_plan(traces[a].spec, shape[1:3])
-            assert [row.name for row in comparison.rows] == list(expected_shapes(check, plan, shape[0], training))
+            assert [row.name for row in comparison.rows] == list(
+                expected_shapes(check, plan, shape[0], training)
+            )
 
 
-SIZES_OF_OPS = {"in_channels", "out_channels", "channels", "in_features", "out_features", "channels_before",
-                "channels_after"}  # fmt: skip
+SIZES_OF_OPS = {
+    "in_channels",
+    "out_channels",
+    "channels",
+    "in_features",
+    "out_features",
+    "channels_before",
+    "channels_after",
+}
 
 
 def kinds_of_layers(spec) -> set:
-    """Every operator of a network without its channel counts, with the kind and order of the blocks."""
+    """Every operator of a network without its channel counts, with the kind and order of the
+    blocks.
+    """
     plan = make_plan(spec)
     ops = {
-        (type(node.op).__name__, *((k, v) for k, v in vars(node.op).items() if k not in SIZES_OF_OPS))
+        (
+            type(node.op).__name__,
+            *((k, v) for k, v in vars(node.op).items() if k not in SIZES_OF_OPS),
+        )
         for node in plan.nodes()
     }
-    return ops | {(block.kind, block.order, block.shortcut_preact, block.join.how) for _, block in plan.blocks()}
+    return ops | {
+        (block.kind, block.order, block.shortcut_preact, block.join.how)
+        for _, block in plan.blocks()
+    }
 
 
 def covering() -> list[str]:
@@ -77,8 +104,8 @@ def covering() -> list[str]:
 def test_every_structure_trains_alike(preset: str) -> None:
     """Forward pass, statistics and gradients; the steps are below.
 
-    XLA compiles every layer of every structure anew, for minutes in all: Flax trains the `covering` ones here, and the
-    others in `rosetta verify --all --miniature`.
+    XLA compiles every layer of every structure anew, for minutes in all: Flax trains the `covering`
+    ones here, and the others in `rosetta verify --all --miniature`.
     """
     checks = (TRAIN, GRADIENTS)
     sides = [side for side in SIDES if side != "flax" or preset in COVERING]
@@ -88,8 +115,16 @@ def test_every_structure_trains_alike(preset: str) -> None:
 COVERING = covering()
 
 
-STEPPED = ("torchvision/resnet18", "torchvision/resnext50_32x4d", "keras/resnet50v2", "bit/r50x1", "fb/preresnet18",
-           "ablation/resnet110_exclusive_gate_b0", "ablation/resnet110_dropout_shortcut", "d2l/resnet18")  # fmt: skip
+STEPPED = (
+    "torchvision/resnet18",
+    "torchvision/resnext50_32x4d",
+    "keras/resnet50v2",
+    "bit/r50x1",
+    "fb/preresnet18",
+    "ablation/resnet110_exclusive_gate_b0",
+    "ablation/resnet110_dropout_shortcut",
+    "d2l/resnet18",
+)
 
 
 @pytest.mark.parametrize("preset", [name for name in STEPPED if name in STRUCTURES])
@@ -97,11 +132,17 @@ def test_ten_steps_are_the_same(preset: str) -> None:
     require_equal({side: take(side, STRUCTURES[preset], checks=(STEP,)) for side in SIDES}, (STEP,))
 
 
-@pytest.mark.parametrize("preset", ["ablation/resnet110_exclusive_gate_b0", "ablation/resnet110_shortcut_gate_b0"])
+@pytest.mark.parametrize(
+    "preset", ["ablation/resnet110_exclusive_gate_b0", "ablation/resnet110_shortcut_gate_b0"]
+)
 def test_gates_are_no_chaos_at_full_depth(preset: str) -> None:
-    """Through 54 gates a difference must not grow; half-open ones of the probe made 1e-8 of 1e-16."""
+    """Through 54 gates a difference must not grow; half-open ones of the probe made
+    1e-8 of 1e-16.
+    """
     sides, checks = ("torch", "reference"), (EVAL, TRAIN)
-    require_equal({side: take(side, get_spec(preset), checks=checks, size=16) for side in sides}, checks)
+    require_equal(
+        {side: take(side, get_spec(preset), checks=checks, size=16) for side in sides}, checks
+    )
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -1,0 +1,270 @@
+"""`rosetta inspect`, `convert` and `predict`: the commands that take checkpoints."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.cli.options import (
+    DType,
+    ImageSize,
+    Json,
+    Settings,
+    check_outputs,
+    make_console,
+    open_source,
+    parse_size,
+    square,
+    write_json,
+)
+from shared.errors import SpecError, nearest
+
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--from", help="The source's format, when it is not to be found out.", metavar="FORMAT"
+    ),
+]
+WhichPreset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset", help="Which network it is, when the file does not say.", metavar="PRESET"
+    ),
+]
+
+
+def inspect(
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="A checkpoint file or folder, hf:REPO, torchvision:TAG, keras:imagenet "
+            "or rosetta:RECIPE.",
+            metavar="FILE",
+        ),
+    ],
+    source_format: Format = None,
+    preset: WhichPreset = None,
+    settings: Settings = None,
+    tensors: Annotated[
+        bool,
+        typer.Option("--tensors", help="List every tensor under both of its names.", metavar=""),
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """What a checkpoint is: format, network, tensors, and how sure that is."""
+    from shared.cli import report_checkpoints as report
+
+    check_outputs(json_file)
+    checkpoint, _ = open_source(file, source_format, preset, settings)
+    candidates = checkpoint.candidates()
+    nearest_preset = None if checkpoint.preset else checkpoint.nearest()
+    write_json(
+        json_file,
+        {
+            "format": checkpoint.format.name,
+            "container": checkpoint.archive.container,
+            "preset": checkpoint.preset,
+            "told_by": checkpoint.told_by,
+            "candidates": candidates,
+            "nearest": nearest_preset.preset if nearest_preset else checkpoint.preset,
+            "tensors": len(checkpoint.entries),
+            "params": checkpoint.params,
+            "dtypes": list(checkpoint.dtypes),
+            "num_classes": checkpoint.spec.num_classes,
+            "wrapping": list(checkpoint.archive.wrapping),
+            "ignored": list(checkpoint.ignored),
+            "spec": checkpoint.spec.to_dict(),
+            "metadata": dict(checkpoint.archive.metadata),
+        },
+    )
+    console = make_console(json_file)
+    console.print(report.inspection(checkpoint, candidates, nearest_preset), soft_wrap=True)
+    if tensors:
+        console.print()
+        console.print(report.tensor_table(checkpoint), soft_wrap=True)
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A checkpoint of any format, or hf:REPO, torchvision:TAG, "
+            "keras:imagenet, rosetta:RECIPE.",
+            metavar="SRC",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Argument(help="Where it goes; the name says which file format.", metavar="DST")
+    ],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            help="The target's format; what such files usually are unless given.",
+            metavar="FORMAT",
+        ),
+    ] = None,
+    source_format: Format = None,
+    preset: WhichPreset = None,
+    settings: Settings = None,
+    dtype: Annotated[
+        DType | None,
+        typer.Option(help="Round to float64, float32, bfloat16 or float16.", metavar="DTYPE"),
+    ] = None,
+    fold_bias: Annotated[
+        bool,
+        typer.Option(
+            "--fold-bias",
+            help="Move convolution biases into the running means behind "
+            "them if the target has no place for them.",
+            metavar="",
+        ),
+    ] = False,
+    fold_eps: Annotated[
+        bool,
+        typer.Option(
+            "--fold-eps", help="Move a difference of eps into the running variances.", metavar=""
+        ),
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Also run both files, each in its framework, and compare every layer.",
+            metavar="",
+        ),
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """From any format to any other, read back and compared bit by bit."""
+    from shared.cli import report_checkpoints as report
+    from shared.formats.convert import Options, find_target
+    from shared.formats.convert import convert as carry
+
+    started = time.perf_counter()
+    find_target(output, to)
+    check_outputs(json_file, None if output.is_dir() else output)
+    checkpoint, _ = open_source(source, source_format, preset, settings)
+    console, errors = make_console(json_file), make_console(stderr=True)
+    with errors.status(f"{source} to {output}"):
+        found = carry(
+            checkpoint, output, to, Options(fold_bias, fold_eps, dtype.value if dtype else None)
+        )
+    comparisons = report.run_both(found, errors) if check else []
+    passed = all(comparison.passed for comparison in comparisons)
+    write_json(
+        json_file,
+        found.to_dict()
+        | {
+            "passed": passed,
+            "comparisons": [comparison.to_dict() for comparison in comparisons],
+            "seconds": round(time.perf_counter() - started, 1),
+        },
+    )
+    console.print(report.conversion(found, time.perf_counter() - started), soft_wrap=True)
+    if check:
+        from shared.cli.report_verify import comparison_table, print_failures
+
+        console.print()
+        console.print(comparison_table(comparisons), soft_wrap=True)
+        print_failures(console, comparisons)
+    raise typer.Exit(0 if passed else 1)
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Photographs.", metavar="IMAGE")],
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="A checkpoint of any format, or hf:REPO, torchvision:TAG, "
+            "keras:imagenet, rosetta:RECIPE.",
+            metavar="FILE",
+        ),
+    ],
+    framework: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="torch, keras, keras:tensorflow, keras:jax, keras:torch, "
+            "flax or reference, with commas or repeated; all that are installed unless given.",
+            metavar="NAME",
+        ),
+    ] = None,
+    preset: WhichPreset = None,
+    settings: Settings = None,
+    dtype: Annotated[
+        DType,
+        typer.Option(help="Precision: float64, float32, bfloat16 or float16.", metavar="DTYPE"),
+    ] = DType.float32,
+    image_size: ImageSize = None,
+    resize: Annotated[
+        int | None,
+        typer.Option(help="Pixels of the shorter side before the crop.", min=1, metavar="N"),
+    ] = None,
+    preprocessing: Annotated[
+        str | None,
+        typer.Option(
+            help="imagenet, caffe, half, tf_official, cifar, fashion-mnist "
+            "or unit; what belongs to the weights unless given.",
+            metavar="NAME",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="imagenet-1k, imagenet-1k-background, cifar10, fashion-mnist or "
+            "none; what fits unless given.",
+            metavar="NAME",
+        ),
+    ] = None,
+    top: Annotated[
+        int, typer.Option(help="How many classes to show.", min=1, max=1000, metavar="N")
+    ] = 5,
+    json_file: Json = None,
+) -> None:
+    """The likeliest classes of photographs, in every framework side by side."""
+    from shared.architecture.preprocessing import PREPROCESSING
+    from shared.cli import report_checkpoints as report
+    from shared.frameworks.predict import predict as run
+    from shared.frameworks.registry import get_framework, installed
+    from shared.images.labels import class_names, guess_dataset
+    from shared.images.photographs import load_images
+
+    check_outputs(json_file)
+    asked = [name.strip() for text in framework or installed() for name in text.split(",")]
+    if not framework and len(asked) > 1:
+        asked.remove("reference")
+    chosen = list(dict.fromkeys(get_framework(name).name for name in asked))
+    checkpoint, source = open_source(weights, None, preset, settings)
+    how = preprocessing or checkpoint.preprocessing
+    if how not in PREPROCESSING:
+        raise SpecError(
+            f"unknown preprocessing {how!r}{nearest(how, PREPROCESSING)}; known are "
+            f"{', '.join(PREPROCESSING)}"
+        )
+    names = class_names(labels or guess_dataset(checkpoint.spec))
+    pixels = load_images(
+        images, checkpoint.spec, how, square(parse_size(image_size)), resize or source.resize
+    )
+    errors = make_console(stderr=True)
+    with errors.status("starting the frameworks") as status:
+        found = run(
+            checkpoint,
+            pixels,
+            images,
+            chosen,
+            names,
+            dtype=dtype.value,
+            top=top,
+            on_step=lambda name: status.update(f"{name} is done"),
+        )
+    write_json(json_file, [prediction.to_dict() for prediction in found])
+    console = make_console(json_file)
+    console.print(report.prediction_setting(checkpoint, how, pixels), soft_wrap=True)
+    for path in dict.fromkeys(images):
+        console.print()
+        console.print(
+            report.prediction_table(path, [p for p in found if p.image == path]), soft_wrap=True
+        )

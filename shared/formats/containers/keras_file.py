@@ -1,0 +1,222 @@
+"""The `.keras` archive of Keras 3: a zip of metadata.json, config.json and model.weights.h5.
+
+The configuration is read as text. Nothing in it is ever built: what could carry code is refused by
+its name, and the weights go through the sandboxed HDF5 reader. Source: keras 3.15
+src/saving/saving_lib.py.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from shared.architecture.spec import ResNetSpec
+from shared.errors import CheckpointError
+from shared.formats.containers import hdf5_file, spans, zip_members
+from shared.formats.containers.archive import Archive
+from shared.formats.containers.zip_members import Member
+
+METADATA, CONFIG, WEIGHTS = "metadata.json", "config.json", "model.weights.h5"
+_EMPTY_FOLDERS = ("assets/",)
+_MAX_JSON = (
+    8 << 20
+)  # bytes; a functional ResNet-152 has 0.6 MiB. In memory it may be 25 times as large
+_OURS = "resnet_rosetta>"
+_KERAS_VERSION = "3.15.0"  # whose format is written
+_DATE = (1980, 1, 1, 0, 0, 0)  # the same bytes every time
+
+# Modules whose classes are plain layers and what these are configured with; "" and None: of another
+# class' own.
+_MODULES = (
+    *(
+        "keras",
+        "keras.layers",
+        "keras.models",
+        "keras.initializers",
+        "keras.regularizers",
+        "keras.constraints",
+    ),
+    *(
+        "keras.activations",
+        "keras.optimizers",
+        "keras.optimizers.schedules",
+        "keras.losses",
+        "keras.metrics",
+    ),
+    *(
+        "keras.src.models.functional",
+        "keras.src.models.sequential",
+        "builtins",
+        "resnet_keras.model",
+    ),
+    *("resnet_keras.layers", "resnet_keras.ablation"),
+)
+_REFUSED = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer", "__lambda__")
+
+
+def read(path: Path) -> Archive:
+    """The weights of a Keras archive.
+
+    Metadata is that of `hdf5_file.read` and `keras_version`; `spec` is the specification of a model
+    of ours, `layers` the JSON list of [class, name] of a functional model of others. Raises
+    `CheckpointError`.
+    """
+    spans.file_size(path)
+    fail = spans.failing(path, "a .keras archive")
+    with path.open("rb") as file:
+        members = {member.name: member for member in zip_members.read_members(file, fail)}
+        extra = [
+            name for name in members if name not in (METADATA, CONFIG, WEIGHTS, *_EMPTY_FOLDERS)
+        ]
+        if (
+            extra
+            or not {METADATA, CONFIG, WEIGHTS} <= members.keys()
+            or any(members[name].size for name in members if name in _EMPTY_FOLDERS)
+        ):
+            raise fail(
+                f"it holds {', '.join(map(spans.shown, sorted(members)[:5]))}; "
+                f"expected are {METADATA}, {CONFIG} and {WEIGHTS}"
+            )
+        version = _json(path, file, members[METADATA], fail).get("keras_version")
+        config = _json(path, file, members[CONFIG], fail)
+        _check_config(path, config)
+        weights = _read_weights(path, file, members[WEIGHTS], fail)
+    metadata = {**weights.metadata, **_described(config)}
+    if isinstance(version, str):
+        metadata["keras_version"] = version
+    return Archive("keras", weights.entries, metadata)
+
+
+def _json(path: Path, file: BinaryIO, member: Member, fail: spans.Fail) -> dict[str, Any]:
+    if member.size > _MAX_JSON:
+        raise fail(f"{member.name} has {member.size} bytes; {_MAX_JSON} at most are read")
+    return spans.parse_json(b"".join(zip_members.content(path, file, member, fail)), path)[0]
+
+
+def _read_weights(path: Path, file: BinaryIO, member: Member, fail: spans.Fail) -> Archive:
+    """The archive of a private copy, of which only the reading process knows once it is open."""
+    with tempfile.TemporaryDirectory(prefix="rosetta-") as folder:
+        copy = Path(folder) / WEIGHTS
+        with copy.open("wb") as target:
+            for piece in zip_members.content(path, file, member, fail, chunk=1 << 20):
+                target.write(piece)
+        return hdf5_file.read_as(copy, path)
+
+
+def _objects(config: Any) -> Iterator[dict[str, Any]]:
+    """All objects of a JSON value, the outer ones and the first ones first."""
+    pending = [config]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            yield value
+            pending.extend(reversed(value.values()))
+        elif isinstance(value, list):
+            pending.extend(reversed(value))
+
+
+def _check_config(path: Path, config: dict[str, Any]) -> None:
+    """Raise unless every class is a plain one of Keras, or one of ours."""
+    for item in _objects(config):
+        kind, module, registered = (
+            item.get(key) for key in ("class_name", "module", "registered_name")
+        )
+        inner = item.get("config")
+        name = inner.get("name") if isinstance(inner, dict) else None
+        if kind is None and module is None and registered is None:
+            continue
+        plain = registered is None or registered == kind or str(registered).startswith(_OURS)
+        if (
+            not isinstance(kind, str)
+            or kind in _REFUSED
+            or module not in (None, *_MODULES)
+            or not plain
+        ):
+            called = spans.shown(f"{module}.{kind}") + (
+                f" (named {spans.shown(str(name))})" if name else ""
+            )
+            raise CheckpointError(
+                f"{path}: its configuration asks for {called}; only plain keras.layers and models "
+                f"of resnet_keras are read, since others may carry code"
+            )
+
+
+def _described(config: dict[str, Any]) -> dict[str, str]:
+    """What the configuration says about the network: the spec of one of ours, else its layers."""
+    inner = config.get("config")
+    if not isinstance(inner, dict):
+        return {}
+    if config.get("registered_name") == f"{_OURS}ResNet":
+        return {"spec": json.dumps(inner["spec"])} if "spec" in inner else {}
+    layers = inner.get("layers")
+    if not isinstance(layers, list):
+        return {}
+    return {
+        "layers": json.dumps(
+            [
+                [layer.get("class_name"), layer.get("name") or layer["config"].get("name")]
+                for layer in layers
+                if isinstance(layer, dict) and isinstance(layer.get("config"), dict)
+            ]
+        )
+    }
+
+
+def write(path: Path, archive: Archive) -> None:
+    """The `.keras` archive of a model, which `keras.saving.load_model` builds.
+
+    `archive.metadata` has the `spec` of one of ours, which needs `resnet_keras` to be imported, or
+    the whole `keras_config` of another; entries are those of `hdf5_file.write_weights`. Raises
+    `CheckpointError`.
+    """
+    if "keras_config" in archive.metadata:
+        config = json.loads(archive.metadata["keras_config"])
+    elif "spec" in archive.metadata:
+        config = _config(ResNetSpec.from_json(archive.metadata["spec"]), _dtype(archive))
+    else:
+        raise spans.cannot_write(
+            path,
+            "a .keras file describes its model, and nothing here does; write .weights.h5 "
+            "or .h5 instead",
+        )
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        weights = Path(folder) / WEIGHTS
+        hdf5_file.write_weights(weights, archive)
+        with zipfile.ZipFile(path, "w") as target:
+            for name, value in ((METADATA, {"keras_version": _KERAS_VERSION}), (CONFIG, config)):
+                target.writestr(_info(name), json.dumps(value))
+            with (
+                weights.open("rb") as source,
+                target.open(_info(WEIGHTS, weights.stat().st_size), "w") as member,
+            ):
+                shutil.copyfileobj(source, member, 1 << 20)
+
+
+def _info(name: str, size: int = 0) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, _DATE)
+    info.file_size = size  # larger ones need the larger header
+    info.external_attr = 0o600 << 16
+    return info
+
+
+def _dtype(archive: Archive) -> str:
+    """The one dtype of the parameters; `float32` where they differ, as Keras would have it."""
+    found = {entry.dtype.name for entry in archive.entries.values()}
+    return found.pop() if len(found) == 1 else "float32"
+
+
+def _config(spec: ResNetSpec, dtype: str) -> dict[str, Any]:
+    """What Keras writes for `resnet_keras.ResNet`, which is configured by its spec."""
+    return {
+        "module": "resnet_keras.model",
+        "class_name": "ResNet",
+        "config": {"spec": spec.to_dict(), "dtype": dtype, "name": "resnet", "trainable": True},
+        "registered_name": f"{_OURS}ResNet",
+        "build_config": {"input_shape": None},
+        "compile_config": {},
+    }

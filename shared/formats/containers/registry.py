@@ -1,0 +1,205 @@
+"""The file formats that checkpoints come in, and which one a file is.
+
+Readers are imported when they are needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.errors import CheckpointError
+from shared.formats.containers import spans
+from shared.formats.containers.archive import Archive
+
+
+@dataclass(frozen=True)
+class Container:
+    """A file format: the module that reads and writes it, and how its files are called."""
+
+    name: str
+    title: str
+    module: str
+    suffixes: tuple[str, ...]
+    folder: bool = False  # several files in a folder
+    writer: str = "write"
+    rereader: str = "read"  # of what this process has just written, and need not be protected from
+    dtypes: tuple[str, ...] = ("float64", "float32", "float16", "bfloat16")  # that it can hold
+
+    def read(self, path: Path) -> Archive:
+        return self._function("read")(path)
+
+    def read_back(self, path: Path) -> Archive:
+        """`read`, of a file that this process has just written."""
+        return self._function(self.rereader)(path)
+
+    def write(self, path: Path, archive: Archive) -> None:
+        self._function(self.writer)(path, archive)
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        return getattr(importlib.import_module(f"shared.formats.containers.{self.module}"), name)
+
+
+NUMPY_ONLY = ("float64", "float32", "float16")
+
+CONTAINERS: dict[str, Container] = {
+    c.name: c
+    for c in (
+        Container("safetensors", "safetensors", "safetensors_file", (".safetensors",)),
+        Container(
+            "torch", "PyTorch checkpoint", "torch_file", (".pth", ".pt", ".th", ".bin", ".tar")
+        ),
+        Container(
+            "keras-weights",
+            "Keras 3 weights",
+            "hdf5_file",
+            (".weights.h5",),
+            writer="write_weights",
+            rereader="read_own",
+            dtypes=NUMPY_ONLY,
+        ),
+        Container(
+            "hdf5",
+            "Keras legacy HDF5",
+            "hdf5_file",
+            (".h5", ".hdf5"),
+            writer="write_legacy",
+            rereader="read_own",
+            dtypes=NUMPY_ONLY,
+        ),
+        Container("keras", "Keras archive", "keras_file", (".keras",), dtypes=NUMPY_ONLY),
+        Container("msgpack", "Flax msgpack", "msgpack_file", (".msgpack",)),
+        Container("npz", "NumPy npz", "npz_file", (".npz",), dtypes=NUMPY_ONLY),
+        Container(
+            "tfjs",
+            "TensorFlow.js layers model",
+            "tfjs_folder",
+            (),
+            folder=True,
+            dtypes=("float32",),
+        ),
+        Container("orbax", "Orbax checkpoint", "orbax_folder", (), folder=True),
+        Container("huggingface", "Hugging Face folder", "huggingface_folder", (), folder=True),
+    )
+}
+
+MAX_NAME = 256  # bytes of a zip member's name
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def by_suffix(path: Path) -> Container | None:
+    """The container that a file of this name is, the longest suffix first."""
+    name = path.name.lower()
+    known = [
+        (suffix, c) for c in CONTAINERS.values() for suffix in c.suffixes if name.endswith(suffix)
+    ]
+    return max(known, key=lambda pair: len(pair[0]))[1] if known else None
+
+
+def read_archive(path: Path) -> Archive:
+    """The named tensors of a checkpoint file or folder, whatever it is.
+
+    Raises `CheckpointError` when it is none, or its name and its first bytes say different things.
+    """
+    if "\0" in str(path):
+        shown = str(path).replace("\0", "\\0")
+        raise CheckpointError(f"{shown}: cannot be read (no path has a null)")
+    try:
+        return _detect(path).read(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _detect(path: Path) -> Container:
+    if path.is_dir():
+        return CONTAINERS[_folder_kind(path)]
+    spans.file_size(path)  # which refuses a pipe, whose opening would never end
+    if path.name == "model.json":
+        return CONTAINERS["tfjs"]
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+    named, found = by_suffix(path), _by_content(path, start)
+    if found is None:
+        known = ", ".join(suffix for c in CONTAINERS.values() for suffix in c.suffixes)
+        raise CheckpointError(
+            f"{path}: not a checkpoint file that is known; expected one of {known}, or a folder of "
+            "Hugging Face, Orbax or TensorFlow.js"
+        )
+    if named is None or {named.name, found} == {"hdf5", "keras-weights"}:
+        return named or CONTAINERS[found]
+    if named.name != found:
+        raise CheckpointError(
+            f"{path}: its name says {named.title}, its content {CONTAINERS[found].title}; rename "
+            "it "
+            "if the content is right"
+        )
+    if (
+        path.name == "model.safetensors" and (path.parent / "config.json").is_file()
+    ):  # as the hub calls them
+        return CONTAINERS["huggingface"]
+    return named
+
+
+def _folder_kind(path: Path) -> str:
+    marks = (
+        ("tfjs", ("model.json",)),
+        (
+            "huggingface",
+            (
+                "config.json",
+                "model.safetensors",
+                "pytorch_model.bin",
+                "model.safetensors.index.json",
+            ),
+        ),
+        ("orbax", ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", "default", "_sharding")),
+    )
+    for kind, names in marks:
+        if any((path / name).exists() for name in names):
+            return kind
+    raise CheckpointError(
+        f"{path}: a folder without model.json (TensorFlow.js), config.json (Hugging Face) or "
+        "_CHECKPOINT_METADATA (Orbax)"
+    )
+
+
+def _by_content(path: Path, start: bytes) -> str | None:
+    if start.startswith(_HDF5):
+        return "hdf5"
+    if start.startswith(b"PK\x03\x04"):
+        return _zip_kind(path)
+    if (
+        start[:2] == b"\x80\x02" and b"\x8a\x0a" in start[:4]
+    ):  # protocol 2, a long of ten bytes: torch's magic number
+        return "torch"
+    named = by_suffix(path)
+    if named is not None and named.name in ("torch", "safetensors", "msgpack"):
+        return named.name  # no magic of their own that tells more than their readers do
+    if len(start) > 8 and start[8:9] == b"{":
+        return "safetensors"
+    return None
+
+
+def _zip_kind(path: Path) -> str | None:
+    """Which kind of zip, by the name of the first member; the whole directory is for the readers to
+    check.
+    """
+    with path.open("rb") as file:
+        header = file.read(30 + MAX_NAME)
+    name = header[30 : 30 + int.from_bytes(header[26:28], "little")]
+    if name.endswith(
+        (b".pkl", b"/version", b"/byteorder", b".format_version", b".storage_alignment")
+    ):
+        return "torch"
+    if name in (b"metadata.json", b"config.json", b"model.weights.h5", b"assets/"):
+        return "keras"
+    if name.endswith(b".npy"):
+        return "npz"
+    named = by_suffix(path)
+    return named.name if named is not None and named.name in ("torch", "keras", "npz") else None

@@ -1,0 +1,163 @@
+"""The process in which one framework takes traces: `python -m shared.frameworks.trace_worker
+FRAMEWORK`.
+
+Reads one JSON job a line from standard input and answers each with one JSON line:
+
+    {"spec": {...}, "dtype": "float64", "seed": 0, "batch": 2, "image_size": [224, 224],
+     "weights": file or null, "images": file or null, "output": file, "durable": true, "checks":
+     ["eval", ...], "training": JSON of a `Training`, both with defaults, "only": names of the
+     arrays to save, all when absent, "budget": false to leave out the rounding budget}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from shared.architecture.plan import make_plan
+from shared.architecture.spec import ResNetSpec
+from shared.errors import FrameworkError, RosettaError
+from shared.frameworks.registry import FRAMEWORKS, Framework, load_package
+from shared.training.config import Training, num_outputs, probe_labels
+from shared.verification.comparison import rounding_budget
+from shared.verification.trace import Trace
+from shared.weights.canonical import Weights, float_dtype, read_weights
+from shared.weights.files import read_tensors
+from shared.weights.probe import probe_images, probe_weights
+
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
+
+
+def main() -> None:
+    """Serve jobs until standard input ends."""
+    # The answers keep standard output to themselves; what libraries print goes to standard error.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    framework = FRAMEWORKS[sys.argv[1]]
+    package: ModuleType | None = None
+    job: dict[str, Any] = {}
+    for line in sys.stdin:
+        started = time.perf_counter()
+        try:
+            if package is None:
+                package = load_package(framework)
+                _full_precision()
+            job = json.loads(line)
+            run_job(package, job)
+            answer: dict[str, Any] = {
+                "seconds": round(time.perf_counter() - started, 3),
+                "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT,
+            }
+        except RosettaError as error:
+            answer = {"kind": type(error).__name__, "error": str(error)}
+        except MemoryError:
+            answer = {"kind": "FrameworkError", "error": f"{_place(framework, job)}: out of memory"}
+        except Exception as error:  # noqa: BLE001 - a framework may raise anything; the parent says it in one line
+            said = str(error).strip().splitlines() or [""]
+            what = f"{_place(framework, job)}: {type(error).__name__}: {said[0]}"
+            answer = {"kind": "FrameworkError", "error": what}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _place(framework: Framework, job: Mapping[str, Any]) -> str:
+    """Which network failed where."""
+    return f"{job.get('spec', {}).get('name', 'a network')} in {framework.name}"
+
+
+def _full_precision() -> None:
+    """No TF32 where PyTorch runs on a GPU. JAX is told through its environment."""
+    if "torch" in sys.modules:
+        import torch
+
+        torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        torch.set_float32_matmul_precision("highest")
+    if "tensorflow" in sys.modules:
+        import tensorflow
+
+        tensorflow.config.experimental.enable_tensor_float_32_execution(False)
+
+
+def run_job(package: ModuleType, job: Mapping[str, Any]) -> None:
+    """Take one trace and save it. A low precision brings its rounding budget along."""
+    spec = ResNetSpec.from_dict(job["spec"])
+    dtype = job["dtype"]
+    if package.__name__ == "shared.frameworks.reference":
+        dtype = (
+            "float64"  # the reference is exact; it gets the weights and images that the others get
+        )
+    images = _images(job, spec)
+
+    def take(dtype: str) -> Trace:
+        return _trace(package, spec, _weights(job, spec), images, dtype, job)
+
+    trace = take(dtype)
+    if dtype != "float64" and job.get("budget", True):
+        trace.about["rounding"] = json.dumps(rounding_budget(trace, take("float64")))
+    trace.about |= {
+        "seed": str(job["seed"]),
+        "weights_source": str(job["weights"] or "probe"),
+        "images_source": str(job["images"] or "probe"),
+    }
+    if job.get("only"):
+        trace.arrays = {name: trace[name] for name in job["only"]}
+    trace.save(job["output"], durable=job["durable"])
+
+
+def _trace(
+    package: ModuleType,
+    spec: ResNetSpec,
+    weights: Weights,
+    images: np.ndarray,
+    dtype: str,
+    job: Mapping[str, Any],
+) -> Trace:
+    model = package.build(spec, dtype=dtype)
+    package.load_weights(model, weights)
+    weights.clear()  # the largest networks fit into memory only once or twice
+    if "checks" not in job:
+        return package.trace(model, images)
+    labels = probe_labels(len(images), num_outputs(make_plan(spec, images.shape[1:3])), job["seed"])
+    return package.trace(
+        model,
+        images,
+        labels,
+        checks=tuple(job["checks"]),
+        training=Training.from_json(job["training"]),
+    )
+
+
+def _weights(job: Mapping[str, Any], spec: ResNetSpec) -> Weights:
+    """The file's weights, or probe weights; rounded to the job's dtype, then exact in
+    every other.
+    """
+    if not job["weights"]:
+        return probe_weights(spec, job["seed"], job["dtype"])
+    dtype = float_dtype(job["dtype"])
+    return {
+        name: array.astype(dtype, copy=False)
+        for name, array in read_weights(job["weights"], spec)[0].items()
+    }
+
+
+def _images(job: Mapping[str, Any], spec: ResNetSpec) -> np.ndarray:
+    dtype = float_dtype(job["dtype"])
+    if job["images"]:
+        tensors, _ = read_tensors(job["images"])
+        if set(tensors) != {"images"}:
+            raise FrameworkError(f"{job['images']}: holds no images")
+        return tensors["images"].astype(dtype).astype(np.float64)
+    height, width = make_plan(spec, tuple(job["image_size"])).image_size
+    shape = (job["batch"], height, width, spec.in_channels)
+    return probe_images(shape, job["seed"], dtype).astype(np.float64)
+
+
+if __name__ == "__main__":
+    main()

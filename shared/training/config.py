@@ -1,0 +1,209 @@
+"""`Training`: what a training step does, with one meaning in every framework; and what it is fed.
+
+The meaning is PyTorch's, of `torch.optim.SGD`, `Adam` and `AdamW` and `F.cross_entropy`:
+
+* SGD: v = momentum v + g, w = w - lr v. The learning rate is not part of the velocity, so a change
+  of it takes effect at once. Nesterov: w = w - lr (g + momentum v).
+* Coupled weight decay adds weight_decay w to the gradient, before momentum or Adam's averages (L2
+  regularisation, as in the ResNet papers). AdamW's is decoupled: w = w - lr weight_decay w, before
+  the step.
+* Adam: w = w - lr m' / (sqrt(v') + eps) with the bias-corrected averages m' and v'; eps is outside
+  the root.
+* The loss is the mean over the batch. Label smoothing s: the target is (1 - s) onehot + s /
+  classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from shared.architecture.fields import coerce, field_types
+from shared.architecture.ops import Dropout
+from shared.architecture.plan import Plan
+from shared.errors import SpecError, nearest
+from shared.weights.random import named_rng
+
+BUFFER, FIRST, SECOND = "momentum_buffer", "exp_avg", "exp_avg_sq"  # PyTorch's names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """SGD, Adam or AdamW. Raises `SpecError` naming the field."""
+
+    kind: Literal["sgd", "adam", "adamw"] = "sgd"
+    momentum: float = 0.9  # of SGD
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)  # of Adam and AdamW
+    eps: float = 1e-8
+    weight_decay: float = 1e-4
+    decay_norms: bool = True  # on norms and biases, too
+
+    def __post_init__(self) -> None:
+        _coerce_fields(self, "optimizer.")
+        for name, value in (
+            ("momentum", self.momentum),
+            *((f"betas[{i}]", b) for i, b in enumerate(self.betas)),
+        ):
+            _require(0.0 <= value < 1.0, f"optimizer.{name}", value, "must be in [0, 1)")
+        _require(self.eps > 0, "optimizer.eps", self.eps, "must be positive")
+        _require(
+            self.weight_decay >= 0,
+            "optimizer.weight_decay",
+            self.weight_decay,
+            "must not be negative",
+        )
+        _require(
+            not self.nesterov or (self.kind == "sgd" and self.momentum > 0),
+            "optimizer.nesterov",
+            True,
+            "needs kind=sgd and momentum",
+        )
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """What the optimizer keeps for every parameter, by PyTorch's names."""
+        if self.kind == "sgd":
+            return (BUFFER,) if self.momentum else ()
+        return (FIRST, SECOND)
+
+    def decay_of(self, tensor: str, ndim: int) -> float:
+        """The weight decay of a canonical tensor with so many dimensions."""
+        return self.weight_decay if self.decay_norms or ndim > 1 else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Optimizer, loss, and what is trained."""
+
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    label_smoothing: float = 0.0
+    # Norms use and keep their running statistics, and their gamma and beta are not trained.
+    frozen_norms: bool = False
+
+    def __post_init__(self) -> None:
+        _coerce_fields(self, "")
+        _require(
+            0.0 <= self.label_smoothing < 1.0,
+            "label_smoothing",
+            self.label_smoothing,
+            "must be in [0, 1)",
+        )
+
+    def trainable(self, plan: Plan) -> tuple[str, ...]:
+        """The canonical tensors that are trained, in the plan's order."""
+        names = [
+            name for name in plan.tensors if not name.endswith(("running_mean", "running_var"))
+        ]
+        if self.frozen_norms:
+            norms = norm_layers(plan)
+            names = [name for name in names if name.rpartition(".")[0] not in norms]
+        return tuple(names)
+
+    def replace(self, changes: Mapping[str, Any]) -> Training:
+        """A copy with fields changed: `label_smoothing`, or `optimizer.kind` for one of the
+        optimizer's.
+        """
+        data = asdict(self)
+        for key, value in changes.items():
+            group, _, name = key.rpartition(".")
+            fields = data if not group else data["optimizer"] if group == "optimizer" else {}
+            if name not in fields:
+                known = [f for f in data if f != "optimizer"] + [
+                    f"optimizer.{f}" for f in data["optimizer"]
+                ]
+                raise SpecError(
+                    f"training has no field {key!r}{nearest(key, known)}; it has {', '.join(known)}"
+                )
+            fields[name] = value
+        return self.from_dict(data)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Training:
+        return coerce(data, cls, "training")
+
+    @classmethod
+    def from_json(cls, text: str) -> Training:
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise SpecError(f"training is not JSON: {error}") from None
+        return cls.from_dict(data)
+
+
+def _coerce_fields(value: Any, where: str) -> None:
+    for name, annotation in field_types(type(value)).items():
+        object.__setattr__(value, name, coerce(getattr(value, name), annotation, f"{where}{name}"))
+
+
+def _require(condition: bool, where: str, value: Any, allowed: str) -> None:
+    if not condition:
+        raise SpecError(f"{where} = {value}: {allowed}")
+
+
+# What verification trains with: every term of the step is there.
+PROBE = Training(optimizer=Optimizer(momentum=0.9, weight_decay=5e-4), label_smoothing=0.1)
+
+STEPS = 10
+# pixels a side at most: ten steps take three times as long at 224, where the gradients are compared
+STEP_SIZE = 128
+
+
+def learning_rate(step: int) -> float:
+    """The probe's learning rate at step 1, 2, …: another one at every step, up and down.
+
+    So small that a step moves no network far: a deep one that learns fast from a batch of two is
+    chaotic, and multiplies rounding by a hundred at every step. What a step does is seen to ten
+    digits all the same.
+    """
+    return 2e-6 * (1 + 3 * step % 7)
+
+
+def norm_layers(plan: Plan) -> frozenset[str]:
+    """The canonical names of all norms."""
+    return frozenset(row.name for row in plan.layers if row.op in ("batch_norm", "group_norm"))
+
+
+def num_outputs(plan: Plan) -> int:
+    """Channels of what the network returns: its classes, where it has a classifier."""
+    return plan.output[-1]
+
+
+def probe_labels(batch: int, classes: int, seed: int) -> np.ndarray:
+    """Random class numbers, int64 [batch]."""
+    return named_rng("labels", seed).integers(0, classes, batch)
+
+
+def step_batch(
+    images: np.ndarray, labels: np.ndarray, step: int, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The batch of step 1, 2, …: another one at every step, made of one batch whatever it shows.
+
+    Images [batch, height, width, channels] move `step` pixels to the right, what leaves comes back
+    on the left, and lose what is beyond `STEP_SIZE` pixels; labels count up.
+    """
+    return np.roll(images, step, axis=2)[:, :STEP_SIZE, :STEP_SIZE], (labels + step) % classes
+
+
+def dropout_masks(plan: Plan, batch: int, step: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Which values each dropout of the network keeps at a step: bool [batch, height, width,
+    channels] by layer.
+
+    Made from the layer's name, so that all frameworks drop the same ones. `plan` is that of the
+    images' size.
+    """
+    shapes = {row.name: row.output for row in plan.layers}
+    masks = {}
+    for node in plan.nodes():
+        if isinstance(node.op, Dropout):
+            block = node.name.rpartition(".")[0]
+            rng = named_rng(f"{node.name}.mask.{step}", seed)
+            masks[node.name] = rng.random((batch, *shapes[block])) >= node.op.rate
+    return masks

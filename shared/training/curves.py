@@ -1,0 +1,142 @@
+"""Several runs against each other: the step where their losses part, and a picture of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.errors import CheckpointError, FrameworkError, SpecError
+from shared.training.runs import Run
+from shared.weights.files import replacing
+
+# Relative differences of the loss at which two runs are said to part: bit by bit, to seven digits,
+# and so on.
+THRESHOLDS = (0.0, 1e-9, 1e-6, 1e-3, 1e-2)
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Two runs: the first step at which their losses differ by more than each of `THRESHOLDS`, if
+    they ever do.
+    """
+
+    a: str
+    b: str
+    steps: int  # that both have
+    first: tuple[int | None, ...]
+    largest: float  # relative difference of the loss over all steps
+    accuracy: tuple[float | None, float | None]  # the last on the test split
+
+
+def partings(runs: Sequence[Run]) -> list[Parting]:
+    """Every pair of runs. Raises `CheckpointError` for a run without a step."""
+    for run in runs:
+        if not run.steps:
+            raise CheckpointError(f"{run.folder}: no step has been logged yet")
+    return [_parting(a, b) for a, b in itertools.combinations(runs, 2)]
+
+
+def _parting(a: Run, b: Run) -> Parting:
+    steps = min(len(a.steps), len(b.steps))
+    x, y = (np.array([row["loss"] for row in run.steps[:steps]]) for run in (a, b))
+    difference = np.abs(x - y) / np.minimum(np.abs(x), np.abs(y))
+    first = tuple(
+        int(a.steps[int(np.argmax(difference > limit))]["step"])
+        if (difference > limit).any()
+        else None
+        for limit in THRESHOLDS
+    )
+    last = [run.evaluations[-1]["accuracy"] if run.evaluations else None for run in (a, b)]
+    return Parting(label(a), label(b), steps, first, float(difference.max()), (last[0], last[1]))
+
+
+def label(run: Run) -> str:
+    """What a run is called in a legend."""
+    seed = f", seed {run.recipe.seed}" if run.recipe.seed else ""
+    return f"{run.recipe.name} {run.framework}{seed}"
+
+
+def draw(runs: Sequence[Run], output: Path) -> None:
+    """A picture of loss and accuracy over the steps, of the kind that its suffix says.
+
+    Raises `SpecError` for another suffix, `FrameworkError` without matplotlib.
+    """
+    if output.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise SpecError(f"{output}: a picture is a .png, .svg or .pdf")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise FrameworkError(
+            "curves are drawn by matplotlib, which is not installed; "
+            "pip install 'resnet-rosetta[train]'"
+        ) from None
+    figure = Figure(figsize=(11, 7.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 2)
+    (loss, accuracy), (apart, test) = axes
+    for i, run in enumerate(runs):
+        color = f"C{i}"
+        width = 1.4 + 2 * (
+            len(runs) - 1 - i
+        )  # what lies below shows at the edges of what lies on it
+        _curve(loss, run, "loss", color, width)
+        _curve(accuracy, run, "accuracy", color, width)
+        if run.evaluations:
+            test.plot(
+                [row["step"] for row in run.evaluations],
+                [100 * row["accuracy"] for row in run.evaluations],
+                "o-",
+                color=color,
+                markersize=4,
+                label=label(run),
+            )
+    _differences(apart, runs)
+    loss.set(title="training loss (mean of 20 steps)", yscale="log")
+    accuracy.set(title="training accuracy (mean of 20 steps)")
+    test.set(title="test accuracy, %", xlabel="step")
+    apart.set(title=f"loss against {label(runs[0])}, relative", xlabel="step", yscale="log")
+    for ax in axes.flat:
+        ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+    if not any(run.evaluations for run in runs):
+        _say(test, "not evaluated yet")
+    if len(runs) == 1:
+        _say(apart, "one run alone")
+    loss.legend(frameon=False, fontsize=8)
+    with replacing(output) as temporary:
+        figure.savefig(temporary, format=output.suffix.lower().removeprefix("."))
+
+
+def _say(ax: Any, why: str) -> None:
+    """Why there is nothing to draw."""
+    ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", color="gray")
+    ax.set(yscale="linear", xlabel="")
+    ax.set(xticks=[], yticks=[])
+
+
+def _curve(ax: Any, run: Run, column: str, color: str, width: float, window: int = 20) -> None:
+    steps, values = (np.array([row[name] for row in run.steps]) for name in ("step", column))
+    ax.plot(steps, values, color=color, alpha=0.15, linewidth=0.7)
+    if len(values) >= window:
+        smooth = np.convolve(values, np.ones(window) / window, "valid")
+        middle = steps[window // 2 : window // 2 + len(smooth)]
+        ax.plot(middle, smooth, color=color, linewidth=width, label=label(run))
+    else:
+        ax.plot(steps, values, color=color, linewidth=width, label=label(run))
+
+
+def _differences(ax: Any, runs: Sequence[Run]) -> None:
+    for i, run in enumerate(runs[1:], start=1):
+        count = min(len(runs[0].steps), len(run.steps))
+        x, y = (np.array([row["loss"] for row in r.steps[:count]]) for r in (runs[0], run))
+        difference = np.abs(x - y) / np.minimum(np.abs(x), np.abs(y))
+        steps = np.array([row["step"] for row in run.steps[:count]])
+        shown = difference > 0
+        if shown.any():
+            ax.plot(steps[shown], difference[shown], color=f"C{i}", linewidth=0.8)

@@ -1,0 +1,238 @@
+"""Tensor files on disk: safetensors, checked before they are read, and replaced in one step.
+
+A file is written to a temporary sibling, flushed to disk, read back and renamed: whoever is killed
+leaves the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.errors import CheckpointError
+
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U8": "u1",
+}
+MAX_DIMENSIONS = (
+    8  # a product of more sizes than any tensor has could keep a reader busy for minutes
+)
+MAX_HEADER = 16 << 20  # bytes; the trace of the deepest network needs about one
+
+
+class TensorFile:
+    """A safetensors file, read lazily: `names`, `metadata`, `shape(name)`, `file[name]`.
+
+    Raises `CheckpointError` when the file is missing, truncated or not what the format allows:
+    tensors must fill the file without gap or overlap.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            size = self.path.stat().st_size
+            with self.path.open("rb") as file:
+                header, start = self._read_header(file.read(8), file.read, size)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+        self.metadata: dict[str, str] = self._read_metadata(header)
+        self._entries = self._read_entries(header, start, size)
+        self._map = np.memmap(self.path, np.uint8, "r") if size else np.empty(0, np.uint8)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._entries[name][1]
+
+    def dtype(self, name: str) -> np.dtype:
+        return self._entries[name][0]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        dtype, shape, begin, end = self._entries[name]
+        try:
+            return np.frombuffer(self._map[begin:end], dtype).reshape(shape)
+        except ValueError:  # an empty tensor whose other axes are absurd
+            raise self._fail(f"{name!r} has the impossible shape {list(shape)}") from None
+
+    def _fail(self, what: str) -> CheckpointError:
+        return CheckpointError(f"{self.path}: not a safetensors file, or a damaged one: {what}")
+
+    def _read_header(
+        self, prefix: bytes, read: Callable[[int], bytes], size: int
+    ) -> tuple[dict[str, Any], int]:
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
+            raise self._fail(f"{size} bytes do not hold the header that its first 8 bytes announce")
+        text = read(length)
+        try:
+            header = json.loads(text.decode("utf-8"), object_pairs_hook=self._unique)
+        except CheckpointError:  # a ValueError, too
+            raise
+        except (ValueError, RecursionError):
+            raise self._fail("its header is not JSON") from None
+        if not isinstance(header, dict):
+            raise self._fail("its header is not an object")
+        return header, 8 + length
+
+    def _unique(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise self._fail("its header names something twice")
+        return dict(pairs)
+
+    def _read_metadata(self, header: dict[str, Any]) -> dict[str, str]:
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+            raise self._fail("its metadata is not a table of strings")
+        return metadata
+
+    def _read_entries(self, header: dict[str, Any], start: int, size: int) -> dict[str, tuple]:
+        entries: dict[str, tuple] = {}
+        for name, entry in header.items():
+            try:
+                dtype = _dtype(entry["dtype"])
+                shape = tuple(entry["shape"])
+                begin, end = entry["data_offsets"]
+                valid = len(shape) <= MAX_DIMENSIONS and all(
+                    type(n) is int and n >= 0 for n in (*shape, begin, end)
+                )
+            except (KeyError, TypeError, ValueError):
+                raise self._fail(
+                    f"the entry of {name!r} has an unknown dtype or lacks a field"
+                ) from None
+            count = 1
+            for n in shape if valid else ():
+                count *= n
+            if not valid or end - begin != count * dtype.itemsize:
+                raise self._fail(f"the size of {name!r} does not follow from its shape and dtype")
+            entries[name] = (dtype, shape, start + begin, start + end)
+        position = start
+        for name, (_, _, begin, end) in sorted(entries.items(), key=lambda item: item[1][2:]):
+            if begin != position:
+                raise self._fail(f"{name!r} overlaps another tensor or leaves a gap")
+            position = end
+        if position != size:
+            raise self._fail(f"its tensors end at byte {position}, the file at byte {size}")
+        return entries
+
+
+def _dtype(name: str) -> np.dtype:
+    if name == "BF16":  # NumPy learns bfloat16 from ml_dtypes
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(_DTYPES[name])
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """All tensors of a safetensors file, in memory, and its metadata."""
+    file = TensorFile(path)
+    return {name: np.array(file[name]) for name in file.names}, file.metadata
+
+
+def write_tensors(
+    path: str | Path,
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+    *,
+    durable: bool = True,
+) -> None:
+    """Write a safetensors file in one step; flushed to the disk unless it need not be `durable`."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    with replacing(path, durable=durable) as temporary:
+        try:
+            ordered = {
+                name: np.asarray(array, order="C") for name, array in tensors.items()
+            }  # 0-d stays 0-d
+            save_file(ordered, temporary, metadata=dict(metadata))
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: cannot be written ({error})") from None
+        written = TensorFile(temporary)
+        if {n: (written.dtype(n), written.shape(n)) for n in written.names} != {
+            n: (a.dtype, a.shape) for n, a in tensors.items()
+        }:
+            raise CheckpointError(
+                f"{path}: what was written does not read back; the disk may be failing"
+            )
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
+    """A temporary sibling of `path` to write to, which takes its place when the block succeeds.
+
+    Raises `CheckpointError` when the folder cannot be written; the old file then stands untouched.
+    """
+    target = Path(path)
+    temporary: Path | None = None
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(None, "is a folder")
+        descriptor, name = tempfile.mkstemp(
+            prefix=f".{target.name}.", suffix=".tmp", dir=target.parent
+        )
+        os.close(descriptor)
+        temporary = Path(name)
+        yield temporary
+        if durable:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, target)
+        temporary = None
+        if durable:
+            flush_folder(target.parent)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make a rename in it last; not every file system lets a folder be flushed."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def replacing_is_possible(path: str | Path) -> None:
+    """Raise `CheckpointError` now if `path` could not be written later."""
+    target = Path(path)
+    reason = None
+    if target.is_dir():
+        reason = "is a folder"
+    elif not target.parent.is_dir():
+        reason = f"there is no folder {target.parent}"
+    elif not os.access(target.parent, os.W_OK):
+        reason = f"the folder {target.parent} is not writable"
+    if reason:
+        raise CheckpointError(f"{path}: cannot be written ({reason})")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

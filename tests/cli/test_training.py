@@ -1,0 +1,254 @@
+"""`rosetta train`, `evaluate` and `curves`, from end to end on a small dataset in the published
+layout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from shared import read_weights
+from shared.training.runs import read_run
+from shared.verification.recording import STEPS
+from tests.cli_runner import Rosetta, listening
+from tests.datasets.makers import write_fashion_mnist
+from tests.parity.rendering import FRAMEWORKS
+
+SMALL = (
+    "--set",
+    "spec.depths=1,1,1",
+    "--set",
+    "spec.widths=4,8,8",
+    "--set",
+    "spec.stem.convs=[[3,1,4]]",
+    "--set",
+    "batch=16",
+    "--set",
+    "schedule.warmup=2",
+    "--set",
+    "schedule.rate=0.02",
+)
+FLOAT64_CURVES = 1e-9  # of the losses, after a few steps
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_fashion_mnist(tmp_path_factory.mktemp("data"), train=80, test=20)
+
+
+def command(data: Path, output: Path, framework: str, *more: str) -> list[str]:
+    return [
+        "train",
+        "fashion-mnist/resnet20",
+        "--framework",
+        framework,
+        "--data",
+        str(data),
+        "--output",
+        str(output),
+        *SMALL,
+        *more,
+    ]
+
+
+def folder_of(output: Path, framework: str) -> Path:
+    (found,) = (output / "fashion-mnist" / "resnet20").glob(f"{framework}*")
+    return found
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in read_run(folder).steps]
+
+
+def test_three_frameworks_draw_one_curve(rosetta: Rosetta, data: Path, tmp_path: Path) -> None:
+    """In float64, from one start and on the same augmented batches; and their weights give equal
+    answers.
+    """
+    result = rosetta(
+        *command(
+            data,
+            tmp_path,
+            "torch,keras,flax",
+            "--dtype",
+            "float64",
+            "--set",
+            f"steps={STEPS}",
+            "--json",
+            "-",
+        )
+    )
+    assert [(r["step"], r["stopped"], r["diverged"]) for r in result.json] == [
+        (STEPS, False, None)
+    ] * 3
+    folders = [folder_of(tmp_path, framework) for framework in FRAMEWORKS]
+    curves = [losses(folder) for folder in folders]
+    assert all(len(curve) == STEPS for curve in curves)
+    assert len(set(curves[0])) == STEPS
+    for other in curves[1:]:
+        assert (
+            max(abs(a - b) / abs(a) for a, b in zip(curves[0], other, strict=True)) < FLOAT64_CURVES
+        )
+    tests = [read_run(folder).evaluations for folder in folders]
+    assert tests[0][-1]["step"] == STEPS
+    assert tests[0][-1]["accuracy"] == tests[1][-1]["accuracy"] == tests[2][-1]["accuracy"]
+    picture = tmp_path / "curves.png"
+    (first, *_) = rosetta("curves", *folders, "-o", picture, "--json", "-").json
+    assert picture.stat().st_size > 10_000
+    assert first["largest"] < FLOAT64_CURVES
+    weights, spec = read_weights(folders[1] / "weights.safetensors")
+    assert (spec.depths, weights["head.weight"].dtype.name) == ((1, 1, 1), "float64")
+    found = rosetta(
+        "evaluate",
+        folders[1] / "weights.safetensors",
+        "--data",
+        data,
+        "--framework",
+        "torch,flax",
+        "--dtype",
+        "float64",
+        "--json",
+        "-",
+    ).json
+    assert {r["accuracy"] for r in found} == {tests[0][-1]["accuracy"]}
+    assert {r["examples"] for r in found} == {20}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_killed_run_goes_on_to_the_same_numbers(
+    rosetta: Rosetta, data: Path, tmp_path: Path, framework: str
+) -> None:
+    """`kill -9` in the middle, then `--resume`: every loss and the weights are those of an
+    undisturbed run.
+    """
+    more = ("--set", "steps=12", "--checkpoint-every", "3")
+    rosetta(*command(data, tmp_path / "whole", framework, *more, "--json", "-"))
+    program = [
+        sys.executable,
+        "-m",
+        "shared.cli.main",
+        *command(
+            data, tmp_path / "killed", framework, "--set", "steps=12", "--checkpoint-every", "3"
+        ),
+    ]
+    process = subprocess.Popen(
+        program,
+        cwd=Path(__file__).parents[2],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    checkpoints = tmp_path / "killed" / "fashion-mnist" / "resnet20"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("*/checkpoints/[36]")) and process.poll() is None:
+        assert time.monotonic() < deadline, "no checkpoint in two minutes"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder_of(tmp_path / "killed", framework) / "weights.safetensors").exists()
+    rosetta(*command(data, tmp_path / "killed", framework, *more, "--resume", "--json", "-"))
+    whole, resumed = (folder_of(tmp_path / name, framework) for name in ("whole", "killed"))
+    assert losses(resumed) == losses(whole)
+    assert read_run(resumed).evaluations == read_run(whole).evaluations
+    a, b = (read_weights(folder / "weights.safetensors")[0] for folder in (whole, resumed))
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+@pytest.mark.parametrize(
+    "to_all", [True, False], ids=["as a terminal does", "to the command alone"]
+)
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    rosetta: Rosetta, data: Path, tmp_path: Path, to_all: bool
+) -> None:
+    """Ctrl-C lets the step end and writes its checkpoint; nothing is lost, and no other framework
+    begins.
+    """
+    more = ("--set", "steps=400", "--checkpoint-every", "400", "--json", tmp_path / "result.json")
+    program = listening(*command(data, tmp_path, "torch,keras", *map(str, more)))
+    steps = tmp_path / "fashion-mnist" / "resnet20" / "torch" / "steps.csv"
+    deadline = time.monotonic() + 120
+    with subprocess.Popen(
+        program,
+        cwd=Path(__file__).parents[2],
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        while process.poll() is None and (
+            not steps.exists() or len(steps.read_text().splitlines()) < 3
+        ):
+            assert time.monotonic() < deadline, "no step in two minutes"
+            time.sleep(0.01)
+        (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    (result,) = json.loads((tmp_path / "result.json").read_text())
+    assert result["stopped"]
+    assert f"torch stopped after step {result['step']} of 400; --resume goes on" in out
+    assert len(losses(steps.parent)) == result["step"]
+    assert [path.name for path in (steps.parent / "checkpoints").iterdir()] == [str(result["step"])]
+    assert not (steps.parent / "weights.safetensors").exists()
+    first = losses(steps.parent)
+    rosetta(
+        *command(
+            data,
+            tmp_path,
+            "torch,keras",
+            "--set",
+            "steps=400",
+            "--resume",
+            "--stop-after",
+            str(result["step"] + 2),
+        )
+    )
+    again = losses(steps.parent)
+    assert again[:-2] == first
+    assert len(losses(folder_of(tmp_path, "keras"))) == len(again)  # it had not begun
+
+
+def test_a_run_that_has_ended_is_told_again(rosetta: Rosetta, data: Path, tmp_path: Path) -> None:
+    first = rosetta(*command(data, tmp_path, "torch", "--set", "steps=5", "--json", "-")).json
+    again = rosetta(
+        *command(data, tmp_path, "torch", "--set", "steps=5", "--json", "-", "--resume")
+    ).json
+    assert [r["accuracy"] for r in first] == [r["accuracy"] for r in again] != [None]
+    assert [r["step"] for r in again] == [5]
+
+
+def test_a_run_that_diverges_says_so(rosetta: Rosetta, data: Path, tmp_path: Path) -> None:
+    result = rosetta(
+        *command(data, tmp_path, "torch", "--set", "steps=30", "--set", "schedule.rate=1e30")
+    )
+    assert result.code == 1
+    assert "diverged" in result.out
+    assert not (folder_of(tmp_path, "torch") / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--set", "spec.in_channels=3"), "takes 3 channels"),
+        (("--set", "spec.num_classes=12"), "12 classes"),
+        (("--set", "batch=100"), "a batch of 100 from 80 examples"),
+        (("--resume",), "no run to resume"),
+        (("--framework", "reference"), "--framework reference"),
+        (("--set", "epoch=3"), "nearest: epochs"),
+        (("--dtype", "float16"), "float32 or float64"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    rosetta: Rosetta, data: Path, tmp_path: Path, more: tuple[str, ...], said: str
+) -> None:
+    rosetta(*command(data, tmp_path / "runs", "torch", *more)).refused(said)
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("steps.csv"))
+
+
+def test_data_that_is_not_there_is_one_line(rosetta: Rosetta, tmp_path: Path) -> None:
+    rosetta(*command(tmp_path, tmp_path / "runs", "torch")).refused("holds no Fashion")

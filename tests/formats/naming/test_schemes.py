@@ -1,0 +1,203 @@
+"""The naming schemes: every preset's names in every format that can express it, there and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared import CheckpointError, get_spec, list_presets, make_plan
+from shared.architecture.spec import ResNetSpec
+from shared.formats.checkpoint import Wanted, identify
+from shared.formats.containers.archive import Archive, Entry
+from shared.formats.naming.infer import candidates, differences, infer_spec, same_function
+from shared.formats.naming.names import canonical_names, foreign_names
+from shared.formats.naming.schemes import FORMATS
+from shared.formats.render import choose_scheme, fold_bias, fold_eps, obstacles, render
+
+FLOAT32 = np.dtype(np.float32)
+# blocks; deeper presets repeat the same ones, and a few stand for their numbers of two digits
+DEEP = 20
+TALL = (
+    "torchvision/resnet152",
+    "keras/resnet152",
+    "keras/resnet152v2",
+    "flax/resnet152",
+    "cifar/resnet110",
+)
+PRESETS = [name for name in list_presets() if sum(get_spec(name).depths) <= DEEP or name in TALL]
+
+
+def entries_of(spec: ResNetSpec) -> dict[str, Entry]:
+    """Tensors that have shapes and cannot be read."""
+    return {
+        name: Entry(shape, FLOAT32, unreadable) for name, shape in make_plan(spec).tensors.items()
+    }
+
+
+def unreadable() -> np.ndarray:
+    raise AssertionError("naming a tensor needs none of its values")
+
+
+def archive_of(spec: ResNetSpec, form: str) -> Archive:
+    """The archive of the format, without the spec that our own formats carry along."""
+    target = FORMATS[form]
+    archive = render(
+        spec, entries_of(spec), target, choose_scheme(spec, target), target.containers[0]
+    )
+    metadata = {key: value for key, value in archive.metadata.items() if key != "spec"}
+    return Archive(archive.container, archive.entries, metadata)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_format_that_can_express_a_preset_names_it(preset: str) -> None:
+    """Formats of other projects know the very function; our own names, which any network can have,
+    the tensors.
+    """
+    spec = get_spec(preset)
+    expressed = 0
+    for name, target in FORMATS.items():
+        try:
+            scheme = choose_scheme(spec, target)
+        except CheckpointError:
+            continue
+        expressed += 1
+        found = identify(Path("file"), archive_of(spec, name), Wanted(name))
+        assert list(found.entries) == list(make_plan(spec).tensors), name
+        if scheme.free is not None:
+            assert same_function(found.spec, spec), (name, differences(found.spec, spec))
+            assert found.preset is not None
+    assert expressed >= 4  # our own
+
+
+@pytest.mark.parametrize(
+    ("preset", "form"),
+    [
+        ("torchvision/resnet50", "torchvision"),
+        ("torchvision/resnext50_32x4d", "torchvision"),
+        ("timm/resnet50_gn", "timm"),
+        ("timm/resnet26t", "timm"),
+        ("timm/resnetv2_50", "timm"),
+        ("timm/resnetv2_50d_gn", "timm"),
+        ("timm/resnetv2_50x1_bit", "timm"),
+        ("cifar/resnet56", "akamaster"),
+        ("kuangliu/resnet18", "kuangliu"),
+        ("kuangliu/preact_resnet50", "kuangliu"),
+        ("keras/resnet152", "keras-applications"),
+        ("keras/resnet101v2", "keras-applications"),
+        ("keras_hub/resnet_vd_50", "keras-hub"),
+        ("flax/resnet34", "linen"),
+        ("bit/r101x1", "bit"),
+        ("d2l/resnet18", "d2l"),
+        ("article/resnet50v2", "article-003"),
+    ],
+)
+@pytest.mark.parametrize("classes", [0, 7])
+def test_a_file_is_known_without_being_told(preset: str, form: str, classes: int) -> None:
+    spec = get_spec(preset, num_classes=classes)
+    found = identify(Path("file"), archive_of(spec, form), Wanted())
+    assert (found.format.name, found.preset) == (form, preset)
+    assert found.spec.num_classes == classes
+    assert same_function(found.spec, spec)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_names_of_a_format_are_different_and_read_back(form: str) -> None:
+    for scheme in FORMATS[form].schemes:
+        plan = make_plan(get_spec(scheme.convention, **scheme.changes))
+        names, homeless = foreign_names(scheme, plan)
+        assert not homeless
+        assert len(set(names.values())) == len(names) == len(plan.tensors)
+        back, strangers = canonical_names(scheme, list(names.values()))
+        assert not strangers
+        assert back == {foreign: canonical for canonical, foreign in names.items()}
+
+
+@pytest.mark.parametrize(
+    ("preset", "form", "reason"),
+    [
+        ("keras/resnet50", "torchvision", "norm.eps is 1e-05 there, 1.001e-05 here"),
+        ("keras/resnet50", "torchvision", "stem.bias is False there, True here"),
+        ("keras/resnet50", "huggingface", "shortcut.bias"),
+        ("he/resnet101", "torchvision", "block.stride_conv is 2 there, 1 here"),
+        ("flax/resnet50", "torchvision", "block.padding is symmetric there, same here"),
+        ("torchvision/resnet50", "linen", "stem.pool_padding is same there, symmetric here"),
+        ("torchvision/resnet50", "bit", "no name for stem.norm1.weight"),
+        ("keras/resnet50v2", "timm", "block.stride_block is first there, last here"),
+        ("timm/resnetv2_50x1_bit", "bit", "weight_std_eps is 1e-10 there, 1e-08 here"),
+    ],
+)
+def test_what_a_format_cannot_express_is_refused_with_the_reason(
+    preset: str, form: str, reason: str
+) -> None:
+    found = {
+        text for scheme in FORMATS[form].schemes for text in obstacles(get_spec(preset), scheme)
+    }
+    assert any(reason in text for text in found), found
+    with pytest.raises(CheckpointError, match="cannot express"):
+        choose_scheme(get_spec(preset), FORMATS[form])
+
+
+def test_a_pool_padding_that_makes_no_difference_is_none() -> None:
+    """Zeros behind a ReLU are as good as minus infinity; before one they are not."""
+    v1, v2 = get_spec("torchvision/resnet50"), get_spec("timm/resnetv2_50")
+    assert same_function(v1, v1.replace(**{"stem.pool_padding": "zero"}))
+    assert not same_function(v2, v2.replace(**{"stem.pool_padding": "zero"}))
+
+
+@pytest.mark.parametrize(
+    "preset", ["he/resnet50", "keras/resnet50", "keras/resnet50v2", "timm/resnet26t"]
+)
+def test_a_network_that_is_no_preset_is_inferred(preset: str) -> None:
+    spec = get_spec(preset, depths=(1, 2, 1, 1), num_classes=3, in_channels=4)
+    shapes = dict(make_plan(spec).tensors)
+    assert same_function(infer_spec(shapes, get_spec(preset)), spec)
+
+
+def test_candidates_are_all_with_the_same_tensors() -> None:
+    found = candidates(get_spec("torchvision/resnet50", num_classes=10))
+    assert {"torchvision/resnet50", "timm/resnet50", "flax/resnet50", "tf/resnet50_v1"} <= set(
+        found
+    )
+    assert "keras/resnet50" not in found  # has biases
+    assert "timm/resnet50d" not in found
+
+
+def with_values(spec: ResNetSpec) -> dict[str, Entry]:
+    from shared import probe_weights
+
+    return {name: Entry.of(array) for name, array in probe_weights(spec, dtype="float64").items()}
+
+
+@pytest.mark.parametrize("preset", ["keras/resnet50", "d2l/resnet18"])
+def test_folding_keeps_the_function(preset: str) -> None:
+    """Biases into means and eps into variances: the same outputs, to a rounding."""
+    from shared.frameworks import reference
+    from tests.probes import images_for, relative_error
+
+    narrow = {"depths": (1, 1), "widths": (4, 8), "stem.convs": ((7, 2, 4),), "num_classes": 3}
+    spec = get_spec(preset, **narrow, **{"shortcut.norm": True})
+    entries, images = with_values(spec), images_for(spec, (33, 34))
+
+    def run(spec: ResNetSpec, entries: dict[str, Entry]) -> np.ndarray:
+        model = reference.Reference(spec, {name: entry.load() for name, entry in entries.items()})
+        return reference.trace(model, images)["eval/output"]
+
+    folded, fewer = fold_bias(spec, entries)
+    folded, fewer = fold_eps(folded, fewer, 2e-5)
+    assert len(fewer) < len(entries)
+    assert set(fewer) == set(make_plan(folded).tensors)
+    assert not any(name.endswith("conv1.bias") for name in fewer)
+    assert folded.norm.eps == 2e-5
+    assert relative_error(run(folded, fewer), run(spec, entries)) < 1e-13
+    broken = {**fewer, "stem.norm1.running_mean": entries["stem.norm1.running_mean"]}
+    assert relative_error(run(folded, broken), run(spec, entries)) > 1e-3
+
+
+def test_group_norms_cannot_be_folded_into() -> None:
+    spec = get_spec("timm/resnet50_gn")
+    with pytest.raises(CheckpointError, match="batch norm only"):
+        fold_bias(spec, entries_of(spec))
+    with pytest.raises(CheckpointError, match="group norms have none"):
+        fold_eps(spec, entries_of(spec), 1e-3)
