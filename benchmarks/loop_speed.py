@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from shared.cli.report_training import TrainProgress
-from shared.datasets import ArraySource, Batch, Pipeline, Source, open_split
+from shared.datasets import ArraySource, Batch, ImageSource, Pipeline, open_split
 from shared.datasets.catalogue import Split, get_dataset
 from shared.errors import DatasetError, FrameworkError
 from shared.frameworks import train_worker
@@ -152,7 +152,7 @@ def metered(package: ModuleType, meter: Meter) -> Any:
     return SimpleNamespace(build=package.build, load_weights=package.load_weights, Trainer=Trainer)
 
 
-def open_or_invent(name: str, split: Split, folder: Path | None = None) -> Source:
+def open_or_invent(name: str, split: Split, folder: Path | None = None) -> ImageSource:
     """The dataset where it lies; else noise of its shape, as fast to read. Nothing is
     downloaded.
     """

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from benchmarks.timing import Step
+from benchmarks.timing import StepFunction
 from shared.architecture.ops import Shape
-from shared.training.config import Optimizer
+from shared.training.config import OptimizerConfig
 
 NAMES = {"resnet50": "keras.applications", "resnet20": "plain keras.layers"}
 
@@ -52,7 +52,7 @@ def build(net: str, image: Shape, classes: int) -> keras.Model:
     return plain_resnet20(image, classes)
 
 
-def training_step(model: keras.Model, how: Optimizer, learning_rate: float) -> Step:
+def training_step(model: keras.Model, how: OptimizerConfig, learning_rate: float) -> StepFunction:
     """Keras' own, with its own optimizer. The decay is decoupled there, which costs as much."""
     optimizer = keras.optimizers.SGD(
         learning_rate, momentum=how.momentum, weight_decay=how.weight_decay

@@ -9,9 +9,9 @@ import numpy as np
 import optax  # type: ignore[import-untyped]
 from flax import nnx
 
-from benchmarks.timing import Step
+from benchmarks.timing import StepFunction
 from shared.architecture.ops import Shape
-from shared.training.config import Optimizer
+from shared.training.config import OptimizerConfig
 
 NAMES = {"resnet50": "plain nnx.Conv", "resnet20": "plain nnx.Conv"}
 
@@ -109,7 +109,7 @@ def build(net: str, image: Shape, classes: int) -> nnx.Module:
     )
 
 
-def training_step(model: nnx.Module, how: Optimizer, learning_rate: float) -> Step:
+def training_step(model: nnx.Module, how: OptimizerConfig, learning_rate: float) -> StepFunction:
     """As NNX' own examples do it."""
     model.train()
     sgd = optax.chain(

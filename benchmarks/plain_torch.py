@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.timing import Step
+from benchmarks.timing import StepFunction
 from shared.architecture.ops import Shape
-from shared.training.config import Optimizer
+from shared.training.config import OptimizerConfig
 from tests.peers import import_torchvision
 
 models = import_torchvision().models
@@ -61,7 +61,7 @@ def build(net: str, image: Shape, classes: int) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-def training_step(model: nn.Module, how: Optimizer, learning_rate: float) -> Step:
+def training_step(model: nn.Module, how: OptimizerConfig, learning_rate: float) -> StepFunction:
     """As PyTorch's own examples do it."""
     model.train()
     optimizer = torch.optim.SGD(

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 # One training step on images (float32, NHWC) and labels (int64); the loss.
-Step = Callable[[np.ndarray, np.ndarray], float]
+StepFunction = Callable[[np.ndarray, np.ndarray], float]
 
 BATCH, SIZE = 8, 224
 ROUNDS = 7

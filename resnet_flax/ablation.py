@@ -15,10 +15,10 @@ from shared.architecture import ops
 from shared.architecture import plan as p
 
 
-class Join(nnx.Module):
+class Merge(nnx.Module):
     """Shortcut and branch made one: x + F, a x + b F, (1-g) x + g F, or (1-g) x + F."""
 
-    def __init__(self, op: ops.Join):
+    def __init__(self, op: ops.Merge):
         self.op = op
 
     def __call__(
@@ -27,9 +27,9 @@ class Join(nnx.Module):
         if gate_logits is not None:
             gate = jax.nn.sigmoid(gate_logits)
             return (1 - gate) * shortcut + (
-                gate * branch if self.op.how == "exclusive_gate" else branch
+                gate * branch if self.op.mode == "exclusive_gate" else branch
             )
-        if self.op.how == "scale":
+        if self.op.mode == "scale":
             return self.op.scales[0] * shortcut + self.op.scales[1] * branch
         return shortcut + branch
 
@@ -45,7 +45,7 @@ class AblationBlock(nnx.Module):
         for k, (conv, norm) in enumerate(zip(plan.convs, plan.norms, strict=True), start=1):
             setattr(self, f"conv{k}", Conv(conv, rngs=rngs, dtype=dtype))
             setattr(self, f"norm{k}", Norm(norm, rngs=rngs, dtype=dtype) if norm else None)
-        self.join = Join(plan.join)
+        self.join = Merge(plan.join)
 
     def _layer(self, name: str, k: int) -> nnx.Module:
         return getattr(self, f"{name}{k}")

@@ -254,7 +254,7 @@ class GlobalPool(nnx.Module):
         self.op = op
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x.mean((1, 2)) if self.op.how == "avg" else x.max((1, 2))
+        return x.mean((1, 2)) if self.op.mode == "avg" else x.max((1, 2))
 
 
 def Linear(op: ops.Linear, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.Linear:

@@ -18,7 +18,7 @@ from resnet_flax.layers import get_layer, set_layer
 from resnet_flax.model import ResNet
 from resnet_flax.weights import export_weights, model_dtype, require_x64
 from shared.architecture.plan import make_plan
-from shared.training.config import BUFFER, FIRST, SECOND, Optimizer, Training
+from shared.training.config import BUFFER, FIRST, SECOND, OptimizerConfig, Training
 from shared.verification.recording import Gradients, check_state
 from shared.weights.canonical import Weights, cast_exactly, from_channels_last, to_channels_last
 
@@ -51,7 +51,9 @@ def pooled(logits: jax.Array) -> jax.Array:
     return logits.mean((1, 2)) if logits.ndim == 4 else logits
 
 
-def make_optimizer(model: ResNet, optimizer: Optimizer, wrt: Any = nnx.Param) -> nnx.Optimizer:
+def make_optimizer(
+    model: ResNet, optimizer: OptimizerConfig, wrt: Any = nnx.Param
+) -> nnx.Optimizer:
     """SGD, Adam or AdamW over what the filter `wrt` finds in the model.
 
     Each update takes its own learning rate: `update(model, gradients, learning_rate=...)`.

@@ -22,15 +22,15 @@ from shared.architecture.ops import Shape
 
 
 @register_keras_serializable(package="resnet_rosetta")
-class Join(keras.layers.Layer):
+class Merge(keras.layers.Layer):
     """Shortcut and branch made one: x + F, a x + b F, (1-g) x + g F, or (1-g) x + F.
 
     Takes [shortcut, branch] or [shortcut, branch, gate logits].
     """
 
-    def __init__(self, how: str, scales: tuple[float, float] = (1.0, 1.0), **kwargs: Any):
+    def __init__(self, mode: str, scales: tuple[float, float] = (1.0, 1.0), **kwargs: Any):
         super().__init__(**kwargs)
-        self.how = how
+        self.mode = mode
         self.scales = tuple(scales)
 
     def call(self, inputs: list[Any]) -> Any:
@@ -38,9 +38,9 @@ class Join(keras.layers.Layer):
         if gate_logits:
             gate = kops.sigmoid(gate_logits[0])
             return (1 - gate) * shortcut + (
-                gate * branch if self.how == "exclusive_gate" else branch
+                gate * branch if self.mode == "exclusive_gate" else branch
             )
-        if self.how == "scale":
+        if self.mode == "scale":
             return self.scales[0] * shortcut + self.scales[1] * branch
         return shortcut + branch
 
@@ -48,7 +48,7 @@ class Join(keras.layers.Layer):
         return input_shape[1]
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "how": self.how, "scales": self.scales}
+        return {**super().get_config(), "mode": self.mode, "scales": self.scales}
 
 
 @register_keras_serializable(package="resnet_rosetta")
@@ -125,7 +125,7 @@ def AblationBlock(plan: p.Block, scope: Scope) -> Apply:
 
         activated = order in ("post", "norm_after_add")
         at = scope / "join" if activated else scope
-        x = Join(plan.join.how, plan.join.scales, name=at.name, dtype=at.dtype)(
+        x = Merge(plan.join.mode, plan.join.scales, name=at.name, dtype=at.dtype)(
             [shortcut, x, *gate]
         )
         if order == "norm_after_add":

@@ -17,12 +17,12 @@ from keras import initializers
 from keras.saving import register_keras_serializable
 
 from shared.architecture import ops
-from shared.architecture.spec import Init
+from shared.architecture.spec import InitSpec
 from shared.weights.canonical import float_dtype
 from shared.weights.random import named_rng
 
 
-class Scaling(NamedTuple):
+class VarianceScaling(NamedTuple):
     """Values of variance gain / fan, as `keras.initializers.VarianceScaling` takes them."""
 
     gain: float
@@ -31,12 +31,12 @@ class Scaling(NamedTuple):
 
 
 CONV = {
-    "kaiming_normal_fan_out": Scaling(2.0, "out", "normal"),
-    "kaiming_normal_fan_in": Scaling(2.0, "in", "normal"),
-    "he_normal_truncated": Scaling(2.0, "in", "truncated_normal"),
-    "glorot_uniform": Scaling(1.0, "mean", "uniform"),
-    "lecun_normal": Scaling(1.0, "in", "truncated_normal"),
-    "torch_default": Scaling(1 / 3, "in", "uniform"),  # within sqrt(1 / fan in)
+    "kaiming_normal_fan_out": VarianceScaling(2.0, "out", "normal"),
+    "kaiming_normal_fan_in": VarianceScaling(2.0, "in", "normal"),
+    "he_normal_truncated": VarianceScaling(2.0, "in", "truncated_normal"),
+    "glorot_uniform": VarianceScaling(1.0, "mean", "uniform"),
+    "lecun_normal": VarianceScaling(1.0, "in", "truncated_normal"),
+    "torch_default": VarianceScaling(1 / 3, "in", "uniform"),  # within sqrt(1 / fan in)
 }
 
 
@@ -49,7 +49,7 @@ class Scope:
 
     name: str
     dtype: str
-    init: Init
+    init: InitSpec
     seed: int
 
     def __truediv__(self, leaf: str) -> Scope:
@@ -134,7 +134,7 @@ def dropout_seed(scope: Scope) -> int:
     return int(named_rng(f"{scope.name}.seed", scope.seed).integers(2**31))
 
 
-def _scaled(scaling: Scaling, fan_in: int, fan_out: int, scope: Scope) -> Draw:
+def _scaled(scaling: VarianceScaling, fan_in: int, fan_out: int, scope: Scope) -> Draw:
     fan = {"in": fan_in, "out": fan_out, "mean": (fan_in + fan_out) / 2}[scaling.fan]
     return Draw(
         scaling.distribution, math.sqrt(scaling.gain / fan), f"{scope.name}.weight", scope.seed

@@ -298,7 +298,7 @@ class GlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
 
 def GlobalPool2D(op: ops.GlobalPool, scope: Scope) -> keras.layers.Layer:
     """[N, H, W, C] to [N, C]."""
-    layer = GlobalAveragePooling2D if op.how == "avg" else keras.layers.GlobalMaxPooling2D
+    layer = GlobalAveragePooling2D if op.mode == "avg" else keras.layers.GlobalMaxPooling2D
     return layer(data_format=CHANNELS_LAST, name=scope.name, dtype=scope.dtype)
 
 

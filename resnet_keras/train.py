@@ -25,7 +25,7 @@ from resnet_keras.model import ResNet
 from resnet_keras.optimizers import SGD, Adam, AdamW, KeepGradients
 from resnet_keras.weights import canonical_variables, export_weights
 from shared.architecture.plan import make_plan
-from shared.training.config import Optimizer, Training, norm_layers
+from shared.training.config import OptimizerConfig, Training, norm_layers
 from shared.verification.recording import Gradients, check_state
 from shared.weights.canonical import (
     Weights,
@@ -62,7 +62,7 @@ def pooled(logits: Any) -> Any:
     return kops.squeeze(average(logits, (1, 2)), (1, 2)) if len(logits.shape) == 4 else logits
 
 
-def make_optimizer(model: ResNet, optimizer: Optimizer) -> keras.optimizers.Optimizer:
+def make_optimizer(model: ResNet, optimizer: OptimizerConfig) -> keras.optimizers.Optimizer:
     """The optimizer, built for what is trainable in the model.
 
     Its learning rate is 0 until one is assigned.

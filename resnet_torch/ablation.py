@@ -15,10 +15,10 @@ from shared.architecture import ops
 from shared.architecture import plan as p
 
 
-class Join(nn.Module):
+class Merge(nn.Module):
     """Shortcut and branch made one: x + F, a x + b F, (1-g) x + g F, or (1-g) x + F."""
 
-    def __init__(self, op: ops.Join):
+    def __init__(self, op: ops.Merge):
         super().__init__()
         self.op = op
 
@@ -26,9 +26,9 @@ class Join(nn.Module):
         if gate_logits is not None:
             gate = torch.sigmoid(gate_logits)
             return (1 - gate) * shortcut + (
-                gate * branch if self.op.how == "exclusive_gate" else branch
+                gate * branch if self.op.mode == "exclusive_gate" else branch
             )
-        if self.op.how == "scale":
+        if self.op.mode == "scale":
             return self.op.scales[0] * shortcut + self.op.scales[1] * branch
         return shortcut + branch
 
@@ -45,7 +45,7 @@ class AblationBlock(nn.Module):
         for k, (conv, norm) in enumerate(zip(plan.convs, plan.norms, strict=True), start=1):
             self.add_module(f"conv{k}", Conv2d(conv))
             self.add_module(f"norm{k}", Norm2d(norm) if norm else None)
-        self.join = Join(plan.join)
+        self.join = Merge(plan.join)
 
     def _layer(self, name: str, k: int) -> nn.Module:
         return getattr(self, f"{name}{k}")

@@ -187,7 +187,7 @@ class GlobalPool2d(nn.Module):
         self.op = op
 
     def forward(self, x: Tensor) -> Tensor:
-        pool = F.adaptive_avg_pool2d if self.op.how == "avg" else F.adaptive_max_pool2d
+        pool = F.adaptive_avg_pool2d if self.op.mode == "avg" else F.adaptive_max_pool2d
         return pool(x, 1).flatten(1)
 
 

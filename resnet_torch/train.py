@@ -18,7 +18,7 @@ from resnet_torch.layers import Dropout
 from resnet_torch.model import ResNet
 from resnet_torch.weights import export_weights
 from shared.architecture.plan import make_plan
-from shared.training.config import Optimizer, Training
+from shared.training.config import OptimizerConfig, Training
 from shared.verification.recording import Gradients, check_state
 from shared.weights.canonical import cast_exactly
 
@@ -40,7 +40,7 @@ def pooled(logits: Tensor) -> Tensor:
     return logits.mean((2, 3)) if logits.ndim == 4 else logits
 
 
-def make_optimizer(model: ResNet, optimizer: Optimizer) -> torch.optim.Optimizer:
+def make_optimizer(model: ResNet, optimizer: OptimizerConfig) -> torch.optim.Optimizer:
     """SGD, Adam or AdamW over what of the model requires a gradient, in groups of equal weight
     decay.
 

@@ -8,14 +8,14 @@ import resnet_flax
 from resnet_flax.model import ResNet
 from shared import ResNetSpec, get_spec, probe_weights
 from shared.architecture.presets import miniature
-from shared.training.config import Optimizer, Training
+from shared.training.config import OptimizerConfig, Training
 
 BIASED, UNBIASED, DROPOUT = (
     "keras/resnet50v2",
     "torchvision/resnet18",
     "ablation/resnet110_dropout_shortcut",
 )
-FROZEN = Training(optimizer=Optimizer(kind="adam", decay_norms=False), frozen_norms=True)
+FROZEN = Training(optimizer=OptimizerConfig(kind="adam", decay_norms=False), frozen_norms=True)
 
 
 def sample(preset: str, **changes: Any) -> ResNetSpec:

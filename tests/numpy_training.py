@@ -6,19 +6,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from shared.training.config import Optimizer
+from shared.training.config import OptimizerConfig
 
 OPTIMIZERS = {
-    "sgd": Optimizer(momentum=0.0, weight_decay=0.0),
-    "decay": Optimizer(momentum=0.0, weight_decay=0.1),
-    "momentum": Optimizer(momentum=0.8, weight_decay=0.0),
-    "nesterov": Optimizer(momentum=0.8, nesterov=True, weight_decay=0.1),
-    "momentum-decay": Optimizer(momentum=0.8, weight_decay=0.1),
-    "momentum-decay-kernels": Optimizer(momentum=0.8, weight_decay=0.1, decay_norms=False),
-    "adam": Optimizer(kind="adam", betas=(0.7, 0.9), eps=1e-3, weight_decay=0.0),
-    "adam-decay": Optimizer(kind="adam", betas=(0.7, 0.9), eps=1e-3, weight_decay=0.1),
-    "adamw": Optimizer(kind="adamw", betas=(0.7, 0.9), eps=1e-3, weight_decay=0.1),
-    "adamw-kernels": Optimizer(
+    "sgd": OptimizerConfig(momentum=0.0, weight_decay=0.0),
+    "decay": OptimizerConfig(momentum=0.0, weight_decay=0.1),
+    "momentum": OptimizerConfig(momentum=0.8, weight_decay=0.0),
+    "nesterov": OptimizerConfig(momentum=0.8, nesterov=True, weight_decay=0.1),
+    "momentum-decay": OptimizerConfig(momentum=0.8, weight_decay=0.1),
+    "momentum-decay-kernels": OptimizerConfig(momentum=0.8, weight_decay=0.1, decay_norms=False),
+    "adam": OptimizerConfig(kind="adam", betas=(0.7, 0.9), eps=1e-3, weight_decay=0.0),
+    "adam-decay": OptimizerConfig(kind="adam", betas=(0.7, 0.9), eps=1e-3, weight_decay=0.1),
+    "adamw": OptimizerConfig(kind="adamw", betas=(0.7, 0.9), eps=1e-3, weight_decay=0.1),
+    "adamw-kernels": OptimizerConfig(
         kind="adamw", betas=(0.7, 0.9), eps=1e-3, weight_decay=0.1, decay_norms=False
     ),
 }
@@ -26,7 +26,7 @@ RATES = (0.01, 0.03, 0.002, 0.02)  # another learning rate at every step
 
 
 def numpy_step(
-    o: Optimizer, w: np.ndarray, g: np.ndarray, slots: dict, t: int, rate: float
+    o: OptimizerConfig, w: np.ndarray, g: np.ndarray, slots: dict, t: int, rate: float
 ) -> np.ndarray:
     """One tensor's step; `slots` are changed in place."""
     decay = o.weight_decay if o.decay_norms or w.ndim > 1 else 0.0

@@ -9,7 +9,7 @@ import functools
 import numpy as np
 
 from shared import ResNetSpec, Trace, list_presets, probe_images
-from shared.architecture.spec import Init
+from shared.architecture.spec import InitSpec
 from shared.frameworks import reference
 from shared.weights.canonical import Weights
 
@@ -24,7 +24,7 @@ def function_of(spec: ResNetSpec) -> ResNetSpec:
     """`spec` without what does not change the function it computes: equal nets become
     equal specs.
     """
-    return spec.replace(name="any", image_size=224, init=Init())
+    return spec.replace(name="any", image_size=224, init=InitSpec())
 
 
 def images_for(

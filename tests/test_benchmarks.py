@@ -20,9 +20,9 @@ from benchmarks.train_speed import PEERS, nets
 from shared.architecture.plan import make_plan
 from shared.datasets import Batch
 from shared.frameworks.registry import FRAMEWORKS
-from shared.training.config import Optimizer
+from shared.training.config import OptimizerConfig
 
-SGD = Optimizer(momentum=0.9, weight_decay=1e-4)
+SGD = OptimizerConfig(momentum=0.9, weight_decay=1e-4)
 
 
 def _peer(framework: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from shared.architecture.ops import AvgPool, Conv, Dropout, Join, MaxPool, Norm, Subsample
+from shared.architecture.ops import AvgPool, Conv, Dropout, MaxPool, Merge, Norm, Subsample
 from shared.architecture.spec import Order
 
 BlockKind = Literal[
@@ -61,7 +61,7 @@ class Block:
     shortcut_preact: bool  # the shortcut sees the activated input
     dropout: Dropout | None  # on the shortcut
     gate: Conv | None
-    join: Join
+    join: Merge
 
     @property
     def convs(self) -> tuple[Conv, ...]:

@@ -284,10 +284,10 @@ class Dropout(Op):
 
 
 @dataclass(frozen=True)
-class Join(Op):
+class Merge(Op):
     """Shortcut + branch, inputs (shortcut, branch) or (shortcut, branch, gate logits)."""
 
-    how: Literal["add", "scale", "exclusive_gate", "shortcut_gate"] = "add"
+    mode: Literal["add", "scale", "exclusive_gate", "shortcut_gate"] = "add"
     scales: tuple[float, float] = (1.0, 1.0)
 
     def describe(self) -> str:
@@ -296,18 +296,18 @@ class Join(Op):
             "scale": "{:g} x + {:g} F".format(*self.scales),
             "exclusive_gate": "(1 - g) x + g F",
             "shortcut_gate": "(1 - g) x + F",
-        }[self.how]
+        }[self.mode]
 
 
 @dataclass(frozen=True)
 class GlobalPool(Op):
     """Average or maximum over the whole image."""
 
-    how: Literal["avg", "max"] = "avg"
+    mode: Literal["avg", "max"] = "avg"
 
     @property
     def kind(self) -> str:
-        return f"global_{self.how}_pool"
+        return f"global_{self.mode}_pool"
 
     def output(self, *shapes: Shape) -> Shape:
         return shapes[0][2:]

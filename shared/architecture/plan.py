@@ -34,9 +34,9 @@ from shared.architecture.ops import (
     Dropout,
     GlobalPool,
     GroupNorm,
-    Join,
     Linear,
     MaxPool,
+    Merge,
     Norm,
     ReLU,
     Shape,
@@ -304,7 +304,7 @@ def _make_block(spec: ResNetSpec, place: _Place) -> Block:
         shortcut_preact=sees_preact,
         dropout=Dropout(shortcut.dropout) if shortcut.join == "dropout" else None,
         gate=Conv(in_channels, out_channels, 1, stride, bias=True) if gated else None,
-        join=Join(
+        join=Merge(
             "add" if shortcut.join == "dropout" else shortcut.join,
             shortcut.scales if shortcut.join == "scale" else (1.0, 1.0),
         ),

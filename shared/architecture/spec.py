@@ -30,7 +30,7 @@ Order = Literal["post", "norm_after_add", "act_before_add", "act_only_pre", "ful
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stem:
+class StemSpec:
     """The layers in front of the first stage.
 
     `convs` are (kernel, stride, width) triples, with norm and ReLU between them always.
@@ -48,7 +48,7 @@ class Stem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
+class BlockSpec:
     """The residual unit.
 
     `order` is the order of norm, activation and convolution (V2 paper, figure 4): `post` (a)
@@ -72,7 +72,7 @@ class Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shortcut:
+class ShortcutSpec:
     """The path around the residual branch, and how the two are joined."""
 
     # Where a 1 x 1 projection stands: never (option A), where the channels change (B),
@@ -94,7 +94,7 @@ class Shortcut:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Norm:
+class NormSpec:
     """Batch or group normalisation. `momentum` is the weight of the old running value."""
 
     kind: Literal["batch", "group"] = "batch"
@@ -108,7 +108,7 @@ class Norm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
+class HeadSpec:
     """What follows the last stage."""
 
     # V2 nets normalise and activate once more after the last addition; an activation-only
@@ -118,7 +118,7 @@ class Head:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Init:
+class InitSpec:
     """How fresh weights are drawn. Ports and proofs do not depend on it; training does."""
 
     conv: Literal[
@@ -159,12 +159,12 @@ class ResNetSpec:
     strides: tuple[int, ...] = (1, 2, 2, 2)
     dilate: tuple[bool, ...] = (False, False, False, False)  # trade a stage's stride for dilation
     weight_std_eps: float | None = None  # weight standardisation of every convolution (BiT)
-    stem: Stem = field(default_factory=Stem)
-    block: Block = field(default_factory=Block)
-    shortcut: Shortcut = field(default_factory=Shortcut)
-    norm: Norm = field(default_factory=Norm)
-    head: Head = field(default_factory=Head)
-    init: Init = field(default_factory=Init)
+    stem: StemSpec = field(default_factory=StemSpec)
+    block: BlockSpec = field(default_factory=BlockSpec)
+    shortcut: ShortcutSpec = field(default_factory=ShortcutSpec)
+    norm: NormSpec = field(default_factory=NormSpec)
+    head: HeadSpec = field(default_factory=HeadSpec)
+    init: InitSpec = field(default_factory=InitSpec)
 
     def __post_init__(self) -> None:
         for name, annotation in field_types(type(self)).items():

@@ -190,7 +190,7 @@ def verify(
     """
     from shared.cli import report_verify as report
     from shared.frameworks.registry import get_framework, installed
-    from shared.frameworks.verify import TELLING, count_networks, verify
+    from shared.frameworks.verify import DEFAULT_PRESETS, count_networks, verify
 
     started = time.perf_counter()
     if every and presets:
@@ -201,7 +201,7 @@ def verify(
     if checkpoint:
         names, specs = [checkpoint.preset or checkpoint.scheme.convention], [checkpoint.spec]
     else:
-        names = list_presets() if every else presets or list(TELLING)
+        names = list_presets() if every else presets or list(DEFAULT_PRESETS)
         specs = [spec_of(name, settings, mini) for name in names]
     asked = [name.strip() for text in framework or installed() for name in text.split(",")]
     chosen = list(dict.fromkeys(get_framework(name).name for name in asked))

@@ -20,7 +20,7 @@ from shared.errors import SpecError
 
 if TYPE_CHECKING:
     from shared.formats.checkpoint import Checkpoint
-    from shared.formats.sources import Source
+    from shared.formats.sources import FetchedFile
     from shared.frameworks.verify import Inputs
     from shared.training.config import Training
 
@@ -201,7 +201,7 @@ def open_source(
     preset: str | None,
     settings: Sequence[str] | None,
     whole: ResNetSpec | None = None,
-) -> tuple[Checkpoint, Source]:
+) -> tuple[Checkpoint, FetchedFile]:
     """The checkpoint that a user names, by a path or at a hub, and what its name says.
 
     `whole`: all of its spec.

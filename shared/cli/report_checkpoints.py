@@ -14,12 +14,12 @@ from rich.text import Text
 
 from shared.cli.tables import Column, Table, printable, shape
 from shared.formats.containers.registry import CONTAINERS
-from shared.formats.naming.infer import untold
+from shared.formats.naming.infer import not_inferable
 
 if TYPE_CHECKING:
     from shared.architecture.spec import ResNetSpec
     from shared.formats.checkpoint import Checkpoint
-    from shared.formats.convert import Report
+    from shared.formats.convert import Conversion
     from shared.formats.naming.nearest_preset import Nearest
     from shared.frameworks.predict import Prediction
     from shared.verification.comparison import Comparison
@@ -37,7 +37,7 @@ def inspection(
         "metadata": "the file's metadata says so",
         "preset": "you say so, and every tensor fits",
         "tensors": "every tensor fits",
-    }[c.told_by]
+    }[c.identified_by]
     lines = [
         ("format", f"{c.format.title}, in {CONTAINERS[c.archive.container].title}"),
         ("network", f"{name}: {told}"),
@@ -52,8 +52,8 @@ def inspection(
             f"{len(c.entries)} of {', '.join(c.dtypes)}; {c.params:,} trainable parameters",
         ),
     ]
-    if c.archive.wrapping:
-        lines.append(("taken off", ", ".join(c.archive.wrapping)))
+    if c.archive.stripped_prefixes:
+        lines.append(("taken off", ", ".join(c.archive.stripped_prefixes)))
     if c.ignored:
         lines.append(
             (
@@ -61,7 +61,7 @@ def inspection(
                 f"{len(c.ignored)} counters (num_batches_tracked), which no output depends on",
             )
         )
-    if c.told_by == "tensors":
+    if c.identified_by == "tensors":
         lines.append(
             (
                 "assumed",
@@ -91,7 +91,7 @@ def inspection(
 def _untold(spec: ResNetSpec) -> str:
     return ", ".join(
         f"{name}={list(value) if isinstance(value, tuple) else value}"
-        for name, value in untold(spec).items()
+        for name, value in not_inferable(spec).items()
     )
 
 
@@ -104,7 +104,7 @@ def tensor_table(checkpoint: Checkpoint) -> Table:
     return table
 
 
-def conversion(found: Report, seconds: float) -> Text:
+def conversion(found: Conversion, seconds: float) -> Text:
     """What was carried where, and that it arrived."""
     source, target = found.source, found.target
     text = Text(f"✓ {printable(str(target.path))}", style="bold green")
@@ -133,7 +133,7 @@ HOMES = {
 }
 
 
-def run_both(found: Report, errors: Console) -> list[Comparison]:
+def run_both(found: Conversion, errors: Console) -> list[Comparison]:
     """Both ends of a conversion, each in the framework that it is for, and the target in the
     reference: all pairs.
     """

@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from shared.cli.tables import Column, Table, printable
-from shared.training.curves import THRESHOLDS, Parting
+from shared.training.curves import THRESHOLDS, Divergence
 from shared.training.recipes import Recipe
-from shared.training.significance import Rivals
+from shared.training.significance import PairedComparison
 
 
 def recipe_table(recipes: Sequence[Recipe]) -> Table:
@@ -190,7 +190,7 @@ def accuracy_table(
     return table
 
 
-def rivals_table(pairs: Sequence[Rivals], framework: str) -> Table:
+def rivals_table(pairs: Sequence[PairedComparison], framework: str) -> Table:
     """Every pair of weights: which names more images right, and how likely chance alone makes such
     a difference.
     """
@@ -210,9 +210,9 @@ def rivals_table(pairs: Sequence[Rivals], framework: str) -> Table:
     return table
 
 
-def parting_table(partings: Sequence[Parting]) -> Table:
+def divergence_table(divergences: Sequence[Divergence]) -> Table:
     """Every pair of runs. A recipe that is everybody's is said once, above them."""
-    recipes = {name.partition(" ")[0] for p in partings for name in (p.a, p.b)}
+    recipes = {name.partition(" ")[0] for p in divergences for name in (p.a, p.b)}
     common = recipes.pop() if len(recipes) == 1 else ""
     columns = ["first step apart", *(f"by {limit:g}" for limit in THRESHOLDS[1:])]
     table = Table(
@@ -224,7 +224,7 @@ def parting_table(partings: Sequence[Parting]) -> Table:
         Column("test accuracy", right=True),
         title=printable(common),
     )
-    for p in partings:
+    for p in divergences:
         first = ["never" if step is None else f"{step:,}" for step in p.first]
         accuracies = " and ".join("-" if a is None else f"{a:.4f}" for a in p.accuracy)
         a, b = (name.removeprefix(common).strip() for name in (p.a, p.b))

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 from shared.cli.tables import Column, Styled, Table, printable, shape
-from shared.frameworks.verify import Inputs, Step, Verdict
+from shared.frameworks.verify import Inputs, TraceTaken, Verdict
 from shared.verification.comparison import Comparison
 from shared.verification.recording import EVAL, TRAIN
 
@@ -304,7 +304,7 @@ class VerifyProgress(AbstractContextManager):
     ) -> None:
         self._progress.__exit__(kind, error, traceback)
 
-    def step(self, step: Step) -> None:
+    def step(self, step: TraceTaken) -> None:
         self._progress.update(
             self._task, advance=1, description=f"{step.preset} in {step.framework}"
         )

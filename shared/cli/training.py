@@ -262,17 +262,17 @@ def curves(
 ) -> None:
     """Loss and accuracy of several runs in one picture, and the step where they part."""
     from shared.cli import report_training as report
-    from shared.training.curves import draw, partings
+    from shared.training.curves import divergences, draw
     from shared.training.runs import read_run
 
     check_outputs(json_file, output)
     found = [read_run(folder) for folder in runs]
-    parted = partings(found)
+    parted = divergences(found)
     draw(found, output)
-    write_json(json_file, [dataclasses.asdict(parting) for parting in parted])
+    write_json(json_file, [dataclasses.asdict(divergence) for divergence in parted])
     console = make_console(json_file)
     if parted:
-        console.print(report.parting_table(parted), soft_wrap=True)
+        console.print(report.divergence_table(parted), soft_wrap=True)
     console.print(f"{output}: {len(found)} run{'s' if parted else ''}", soft_wrap=True)
 
 

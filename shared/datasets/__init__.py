@@ -13,7 +13,7 @@ from shared.datasets.catalogue import DATASETS, Dataset
 from shared.datasets.opening import open_split
 from shared.datasets.pipeline import Batch, Pipeline
 from shared.datasets.places import find_dataset
-from shared.datasets.sources import ArraySource, FolderSource, Source
+from shared.datasets.sources import ArraySource, FolderSource, ImageSource
 
 __all__ = [
     "DATASETS",
@@ -22,8 +22,8 @@ __all__ = [
     "Batch",
     "Dataset",
     "FolderSource",
+    "ImageSource",
     "Pipeline",
-    "Source",
     "find_dataset",
     "open_split",
 ]

@@ -7,19 +7,19 @@ from pathlib import Path
 from shared.datasets.catalogue import SPLITS, Dataset, Split, get_dataset
 from shared.datasets.cifar import Pictures, read_cifar
 from shared.datasets.idx import read_idx
-from shared.datasets.places import Place, idx_file, locate
-from shared.datasets.sources import ArraySource, FolderSource, Source
+from shared.datasets.places import DatasetLocation, idx_file, locate
+from shared.datasets.sources import ArraySource, FolderSource, ImageSource
 from shared.errors import DatasetError
 
 _IDX_SPLITS: dict[Split, str] = {"train": "train", "test": "t10k"}
-COME_ALONG: dict[tuple[str, Split], Path] = {
+BUNDLED: dict[tuple[str, Split], Path] = {
     ("fashion-mnist", "test"): Path(__file__).parent / "fashion_mnist"
 }
 
 
 def open_split(
     name: str, split: Split, folder: Path | None = None, *, download: bool = True
-) -> Source:
+) -> ImageSource:
     """The training or the test split; ImageNet's `val/` is its test split. `find_dataset` says
     where it is looked for.
 
@@ -51,17 +51,17 @@ def open_split(
     )
 
 
-def _find(name: str, split: Split, folder: Path | None, *, download: bool) -> Place:
+def _find(name: str, split: Split, folder: Path | None, *, download: bool) -> DatasetLocation:
     """Where a split lies. The one that comes along is looked at before the network is."""
-    if folder is not None or (name, split) not in COME_ALONG:
+    if folder is not None or (name, split) not in BUNDLED:
         return locate(name, folder, download=download)
     try:
         return locate(name, None, download=False)
     except DatasetError:
-        return Place(COME_ALONG[name, split], False)
+        return DatasetLocation(BUNDLED[name, split], False)
 
 
-def _open_folder(dataset: Dataset, place: Place, split: Split) -> FolderSource:
+def _open_folder(dataset: Dataset, place: DatasetLocation, split: Split) -> FolderSource:
     source = FolderSource(place.path, split)
     if dataset.num_classes not in (None, source.num_classes):
         raise DatasetError(

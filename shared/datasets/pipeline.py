@@ -21,7 +21,7 @@ from shared.datasets import draws, photographs
 from shared.datasets.augmentation import Augmentation
 from shared.datasets.batches import normalise, pca_shifts, random_crop_and_flip
 from shared.datasets.resizing import resize_batch
-from shared.datasets.sources import ArraySource, Source
+from shared.datasets.sources import ArraySource, ImageSource
 from shared.errors import DatasetError, FrameworkError, RosettaError
 
 BUFFERED = 2  # batches that each thread is ahead
@@ -55,7 +55,7 @@ class Pipeline:
 
     def __init__(
         self,
-        source: Source,
+        source: ImageSource,
         *,
         batch: int,
         seed: int,

@@ -37,7 +37,7 @@ IDX_NAMES = (
 )
 
 
-class Place(NamedTuple):
+class DatasetLocation(NamedTuple):
     path: Path
     given: (
         bool  # by a person, as opposed to found: may hold data of their own in the dataset's format
@@ -64,11 +64,11 @@ def find_dataset(
 
 def locate(
     name: str, folder: Path | None, *, download: bool, progress: Progress | None = None
-) -> Place:
+) -> DatasetLocation:
     dataset = get_dataset(name)
     if folder is not None:
         if found := _below(dataset, folder):
-            return Place(found, True)
+            return DatasetLocation(found, True)
         reason = "" if folder.is_dir() else ", which is no folder"
         raise DatasetError(
             f"{folder}{reason}: holds no {dataset.title}; expected {_expected(dataset)}"
@@ -77,10 +77,10 @@ def locate(
         raise DatasetError("a folder of images is nowhere in particular; " + dataset.hint)
     variable = os.environ.get(VARIABLE)
     if variable and (found := _below(dataset, Path(variable).expanduser())):
-        return Place(found, True)
+        return DatasetLocation(found, True)
     for root in _caches():
         if found := _below(dataset, root, itself=name not in _AMBIGUOUS):
-            return Place(found, False)
+            return DatasetLocation(found, False)
     if not download or not dataset.files:
         raise DatasetError(
             f"{dataset.title} is not on this machine; expected {_expected(dataset)} in a folder "
@@ -95,7 +95,7 @@ def locate(
         raise DatasetError(
             f"{target}: was downloaded, and is gone again; is another program at work there?"
         )
-    return Place(place, False)
+    return DatasetLocation(place, False)
 
 
 def our_cache() -> Path:

@@ -1,4 +1,4 @@
-"""`Source`: the examples of one split, by number.
+"""`ImageSource`: the examples of one split, by number.
 
 In memory, or as files in a folder for each class.
 """
@@ -24,7 +24,7 @@ FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("val", "t
 _CHUNK = 4096  # images
 
 
-class Source(ABC):
+class ImageSource(ABC):
     """Examples by number, from 0: an image, uint8 [height, width, channels], and its class.
 
     `published`: whether this is the very data that the dataset's authors published; None where
@@ -58,7 +58,7 @@ class Source(ABC):
         )
 
 
-class ArraySource(Source):
+class ArraySource(ImageSource):
     """Images [n, height, width, channels] and labels [n] in memory.
 
     `training` gives the training split, where this is another one.
@@ -71,7 +71,7 @@ class ArraySource(Source):
         num_classes: int,
         *,
         published: bool | None = None,
-        training: Callable[[], Source] | None = None,
+        training: Callable[[], ImageSource] | None = None,
     ):
         if images.dtype != np.uint8 or images.ndim != 4:
             raise DatasetError(
@@ -121,7 +121,7 @@ class ArraySource(Source):
         return (total / (255.0 * len(self.images))).astype(np.float32)
 
 
-class FolderSource(Source):
+class FolderSource(ImageSource):
     """The images below `root/<split>/<class>/`, as RGB, turned as their EXIF says, in the order of
     their paths.
 

@@ -15,7 +15,7 @@ from shared.formats.checkpoint import MAX_NAME, MAX_NAMES
 from shared.formats.containers.archive import MAX_DIMENSIONS, MAX_ELEMENTS
 from shared.formats.containers.registry import CONTAINERS
 from shared.formats.convert import USUAL
-from shared.formats.naming.infer import MAX_BLOCKS, UNTOLD, untold
+from shared.formats.naming.infer import MAX_BLOCKS, NOT_INFERABLE, not_inferable
 from shared.formats.naming.names import foreign_names
 from shared.formats.naming.schemes import FORMATS, Format, Scheme
 from shared.formats.render import COUNTED, expressing
@@ -178,7 +178,7 @@ def _our_own(f: Format) -> Iterator[str]:
 def _conventions(f: Format) -> Iterator[str]:
     """What each variant takes for granted, and what it lets one choose."""
     told = [
-        {name: _show(value) for name, value in untold(_convention(scheme)).items()}
+        {name: _show(value) for name, value in not_inferable(_convention(scheme)).items()}
         for scheme in f.schemes
     ]
     common = {
@@ -207,7 +207,7 @@ def _conventions(f: Format) -> Iterator[str]:
 
 def _told_by(f: Format, free: Sequence[str]) -> str:
     """Who says what is free and not in the tensors."""
-    fields = _fields([name for name in free if name in UNTOLD])
+    fields = _fields([name for name in free if name in NOT_INFERABLE])
     if not fields:
         return ""
     says = "a folder's `config.json`" if f.name == "huggingface" else "`--set`"

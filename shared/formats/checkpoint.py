@@ -18,7 +18,7 @@ from shared.architecture.preprocessing import PREPROCESSING
 from shared.architecture.presets import get_preset, get_spec
 from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, RosettaError, SpecError, nearest
-from shared.formats.containers.ahead import Watched
+from shared.formats.containers.ahead import OnFirstLoad
 from shared.formats.containers.archive import Archive, Entry
 from shared.formats.containers.registry import read_archive
 from shared.formats.containers.spans import shown
@@ -74,7 +74,7 @@ class Checkpoint:
     names: Mapping[str, str]  # canonical -> the file's
     ignored: tuple[str, ...]  # tensors that are no weights: PyTorch's batch counters
     # what said which network it is: "metadata", "preset", "tensors", or the caller's "spec"
-    told_by: str
+    identified_by: str
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -120,12 +120,12 @@ class Checkpoint:
             yield name, array
         self._raise(problems)
 
-    def watched(self) -> Watched[list[tuple[str, str]]]:
+    def watched(self) -> OnFirstLoad[list[tuple[str, str]]]:
         """The entries, whose values are checked when they are loaded; what is found is for
         `raise_found`.
         """
         digests = self._digests()
-        return Watched(self.entries, lambda name, array: self._problems(name, array, digests))
+        return OnFirstLoad(self.entries, lambda name, array: self._problems(name, array, digests))
 
     def raise_found(self, found: Mapping[str, list[tuple[str, str]]]) -> None:
         """Raise what `arrays` would."""
@@ -237,7 +237,7 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
             failures.append((attempt, reading))
         elif attempt is not None:
             family = (attempt.preset or "").partition("/")[0]
-            if attempt.told_by == "metadata" or family in attempt.scheme.families:
+            if attempt.identified_by == "metadata" or family in attempt.scheme.families:
                 return attempt  # formats and their conventions stand in the order of preference
             whole.append(attempt)
     if whole:
@@ -265,7 +265,7 @@ class _Reading:
     format: Format
     scheme: Scheme
     canonical: Mapping[str, str]  # the file's name -> canonical
-    strangers: tuple[str, ...]
+    unrecognised: tuple[str, ...]
 
     @property
     def known(self) -> int:
@@ -286,8 +286,8 @@ def _readings(formats: list[Format], archive: Archive, names: list[str]) -> Iter
         key = id(scheme.layers), id(scheme.leaves)
         if key not in known:
             known[key] = _read_names(scheme, names)
-        canonical, strangers = known[key]
-        yield _Reading(f, _configured(f, scheme, archive), canonical, tuple(strangers))
+        canonical, unrecognised = known[key]
+        yield _Reading(f, _configured(f, scheme, archive), canonical, tuple(unrecognised))
 
 
 def _read_names(scheme: Scheme, names: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -341,9 +341,9 @@ def _attempt(
         entries[canonical] = to_canonical(scheme, canonical, archive.entries[foreign])
     shapes = {name: entry.shape for name, entry in entries.items()}
     try:
-        spec, told_by = _resolve(archive, scheme, shapes, wanted)
+        spec, identified_by = _resolve(archive, scheme, shapes, wanted)
     except RosettaError as error:
-        near = by_names(scheme, names, shapes, reading.strangers) if hints else None
+        near = by_names(scheme, names, shapes, reading.unrecognised) if hints else None
         return type(error)(
             f"{path}: as {reading.format.title}: {str(error)[:MAX_SAID]}{_near(near)}"
         )
@@ -352,32 +352,32 @@ def _attempt(
         clash := _clash(archive.metadata.get("config", "{}"), spec)
     ):
         return CheckpointError(f"{path}: its config.json is not that of its tensors: {clash}")
-    expected, homeless = foreign_names(scheme, plan)
+    expected, unmapped = foreign_names(scheme, plan)
     problems = _problems(archive, plan.tensors, expected, names, shapes)
-    problems["without a name in this format"] = homeless
-    hinted = reading.strangers[: _HINTS if hints else 0]
+    problems["without a name in this format"] = unmapped
+    hinted = reading.unrecognised[: _HINTS if hints else 0]
     problems["unexpected"] += [f"{name}{nearest(name, expected.values(), 1)}" for name in hinted]
-    problems["unexpected"] += reading.strangers[len(hinted) : 1000]
+    problems["unexpected"] += reading.unrecognised[len(hinted) : 1000]
     problems["duplicate"] = doubled
-    preset = find_preset(spec, scheme.families) if hints and told_by == "tensors" else None
+    preset = find_preset(spec, scheme.families) if hints and identified_by == "tensors" else None
     try:
         raise_problems(f"{path} as {reading.format.title}, {preset or spec.name}", problems)
     except CheckpointError as error:
         if not hints or preset:
             return error
-        near = by_names(scheme, names, shapes, reading.strangers)
-        told = near is not None and told_by != "tensors" and near.preset in candidates(spec)
+        near = by_names(scheme, names, shapes, reading.unrecognised)
+        told = near is not None and identified_by != "tensors" and near.preset in candidates(spec)
         return CheckpointError(f"{error}{'' if told else _near(near)}", error.problems)
     found = get_preset(wanted.preset).name if wanted.preset and not wanted.changes else None
     found = found or find_preset(spec, scheme.families)
-    if found and told_by == "tensors":
+    if found and identified_by == "tensors":
         spec = spec.replace(
             name=found, image_size=get_spec(found).image_size, init=get_spec(found).init
         )
     ordered = {name: entries[name] for name in plan.tensors}
     ignored = tuple(name for name in archive.entries if name.endswith(f".{COUNTER}"))
     return Checkpoint(
-        path, reading.format, scheme, archive, spec, found, ordered, names, ignored, told_by
+        path, reading.format, scheme, archive, spec, found, ordered, names, ignored, identified_by
     )
 
 
@@ -391,10 +391,13 @@ def _resolve(
         classes = shapes["head.weight"][0] if len(shapes.get("head.weight", ())) == 2 else 0
         return get_spec(wanted.preset, **{"num_classes": classes, **wanted.changes}), "preset"
     if "spec" in archive.metadata:
-        spec, told_by = _told_spec(archive.metadata["spec"], len(shapes)), "metadata"
+        spec, identified_by = _told_spec(archive.metadata["spec"], len(shapes)), "metadata"
     else:
-        spec, told_by = infer_spec(shapes, get_spec(scheme.convention, **scheme.changes)), "tensors"
-    return spec.replace(**wanted.changes) if wanted.changes else spec, told_by
+        spec, identified_by = (
+            infer_spec(shapes, get_spec(scheme.convention, **scheme.changes)),
+            "tensors",
+        )
+    return spec.replace(**wanted.changes) if wanted.changes else spec, identified_by
 
 
 def _told_spec(text: str, tensors: int) -> ResNetSpec:
@@ -459,24 +462,24 @@ def _no_resnet(
     if best is None:
         return CheckpointError(f"{path}: no known format comes in this kind of file")
     f, scheme = best
-    known, strangers = _read_names(scheme, names)
+    known, unrecognised = _read_names(scheme, names)
     near = None
     if known:
         said = (
             f"the nearest format is {f.title}, which has {len(known)} of its {len(names)} names, "
             "but not "
-            f"{first(strangers, 5)}"
+            f"{first(unrecognised, 5)}"
         )
         entries = {
             own: to_canonical(scheme, own, archive.entries[name]) for name, own in known.items()
         }
         shapes = {own: entry.shape for own, entry in entries.items()}
-        near = by_names(scheme, {own: name for name, own in known.items()}, shapes, strangers)
+        near = by_names(scheme, {own: name for name, own in known.items()}, shapes, unrecognised)
     else:
-        said = f"no format has any of its {len(names)} names: {first(strangers, 5)}"
+        said = f"no format has any of its {len(names)} names: {first(unrecognised, 5)}"
     near = near or by_shapes({name: archive.entries[name].shape for name in names})
     return CheckpointError(
-        f"{path}: no ResNet that is known; {said}{_near(near)}", sorted(strangers)
+        f"{path}: no ResNet that is known; {said}{_near(near)}", sorted(unrecognised)
     )
 
 

@@ -24,7 +24,7 @@ from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, SpecError
 from shared.formats.checkpoint import Checkpoint, Wanted, get_format, identify
 from shared.formats.containers import safetensors_file
-from shared.formats.containers.ahead import Watched, each
+from shared.formats.containers.ahead import OnFirstLoad, each
 from shared.formats.containers.archive import Archive, Entry
 from shared.formats.containers.registry import CONTAINERS, Container, by_suffix
 from shared.formats.naming.infer import same_function
@@ -59,7 +59,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Report:
+class Conversion:
     """What a conversion did. `target` is what was read back; `open_target` opens the file where it
     is now.
 
@@ -95,7 +95,7 @@ class Report:
 
 
 @dataclass
-class _Cargo:
+class _ConversionState:
     """What is carried: the network, its tensors, and what was done to them on the way."""
 
     spec: ResNetSpec
@@ -105,7 +105,7 @@ class _Cargo:
 
 def convert(
     source: Checkpoint, output: str | Path, to: str | None = None, options: Options | None = None
-) -> Report:
+) -> Conversion:
     """Write `source` to `output`, read it back, and compare every tensor bit by bit.
 
     Args:
@@ -124,11 +124,11 @@ def convert(
     output, options = Path(output), options or Options()
     target, container = find_target(output, to)
     values = source.watched()
-    cargo = _Cargo(source.spec, values.entries)
+    cargo = _ConversionState(source.spec, values.entries)
     _cast(cargo, container, options)
     scheme = _fit(cargo, target, options)
     digests = (
-        Watched(cargo.entries, lambda name, array: sha256_of(array))
+        OnFirstLoad(cargo.entries, lambda name, array: sha256_of(array))
         if target.name == "canonical"
         else None
     )
@@ -148,7 +148,7 @@ def convert(
             archive = _sealed(archive, digests.finish())
             safetensors_file.rewrite_header(temporary, archive)
         back, sha256 = _read_back(archive, cargo, target, temporary, output)
-    return Report(source, back, sha256, tuple(cargo.notes))
+    return Conversion(source, back, sha256, tuple(cargo.notes))
 
 
 def _sealed(archive: Archive, digests: Mapping[str, str]) -> Archive:
@@ -159,7 +159,7 @@ def _sealed(archive: Archive, digests: Mapping[str, str]) -> Archive:
 
 
 def _read_back(
-    archive: Archive, cargo: _Cargo, target: Format, temporary: Path, output: Path
+    archive: Archive, cargo: _ConversionState, target: Format, temporary: Path, output: Path
 ) -> tuple[Checkpoint, str]:
     """What was written, once it is known to be what was read, and the SHA-256 of its files.
 
@@ -222,7 +222,7 @@ def find_target(output: Path, to: str | None) -> tuple[Format, Container]:
     )
 
 
-def _cast(cargo: _Cargo, container: Container, options: Options) -> None:
+def _cast(cargo: _ConversionState, container: Container, options: Options) -> None:
     """Round to the dtype that is asked for; widen what the container cannot hold."""
     entries = {}
     for name, entry in cargo.entries.items():
@@ -252,7 +252,7 @@ def _as(entry: Entry, dtype: np.dtype) -> Entry:
     return Entry(entry.shape, dtype, lambda: entry.load().astype(dtype))
 
 
-def _fit(cargo: _Cargo, target: Format, options: Options) -> Scheme:
+def _fit(cargo: _ConversionState, target: Format, options: Options) -> Scheme:
     """The scheme that can express the network; folded first, where that is asked for and needed."""
     with contextlib.suppress(CheckpointError):
         return choose_scheme(cargo.spec, target)
@@ -270,7 +270,7 @@ def _fit(cargo: _Cargo, target: Format, options: Options) -> Scheme:
 
 
 def _compare(
-    archive: Archive, written: Archive, cargo: _Cargo, back: Checkpoint, output: Path
+    archive: Archive, written: Archive, cargo: _ConversionState, back: Checkpoint, output: Path
 ) -> None:
     """What was written is what was read: names, shapes, dtypes and every bit; and digests, where it
     has them.
@@ -297,7 +297,7 @@ def _same_bits(a: Entry, b: Entry) -> bool:
     return np.array_equal(x.view(word), y.view(word))
 
 
-def _warn(cargo: _Cargo, output: Path, written: Archive, target: Format) -> None:
+def _warn(cargo: _ConversionState, output: Path, written: Archive, target: Format) -> None:
     """Say it when whoever reads the file later would take it for another network."""
     if written.metadata.get("spec") == cargo.spec.to_json():
         return

@@ -75,8 +75,8 @@ def _expresses(scheme: Scheme, spec: ResNetSpec) -> bool:
 
 def obstacles(spec: ResNetSpec, scheme: Scheme) -> list[str]:
     """Why the code behind a scheme cannot be this network; empty when it can."""
-    _, homeless = foreign_names(scheme, plan_of(spec))
-    lacking = [f"there is no name for {name}" for name in homeless[:3]]
+    _, unmapped = foreign_names(scheme, plan_of(spec))
+    lacking = [f"there is no name for {name}" for name in unmapped[:3]]
     if scheme.free is None:
         return lacking
     try:
@@ -131,9 +131,9 @@ def render(
     spec: ResNetSpec, entries: Mapping[str, Entry], target: Format, scheme: Scheme, container: str
 ) -> Archive:
     """The archive of a format: names, layouts, order, and what belongs beside the tensors."""
-    names, homeless = foreign_names(scheme, plan_of(spec))
-    if homeless:
-        raise CheckpointError(f"{target.title} has no name for {', '.join(homeless[:5])}", homeless)
+    names, unmapped = foreign_names(scheme, plan_of(spec))
+    if unmapped:
+        raise CheckpointError(f"{target.title} has no name for {', '.join(unmapped[:5])}", unmapped)
     found: dict[str, Entry] = {}
     for tensor in _ordered(spec, target, names):
         found[names[tensor]] = from_canonical(scheme, tensor, entries[tensor])

@@ -54,7 +54,7 @@ HUB_FILES = (
 )
 
 
-class Source(NamedTuple):
+class FetchedFile(NamedTuple):
     """A checkpoint on this machine, and what its name says about it."""
 
     path: Path
@@ -65,7 +65,7 @@ class Source(NamedTuple):
     )
 
 
-def fetch(text: str, preset: str | None = None) -> Source:
+def fetch(text: str, preset: str | None = None) -> FetchedFile:
     """The checkpoint that `text` names, downloaded if it has to be.
 
     `torchvision:` and `keras:` name the weights of a network, which `preset` gives. Raises
@@ -73,22 +73,22 @@ def fetch(text: str, preset: str | None = None) -> Source:
     does not match its hash.
     """
     scheme, separator, name = text.partition(":")
-    fetchers: dict[str, Callable[[str, str | None], Source]] = {
+    fetchers: dict[str, Callable[[str, str | None], FetchedFile]] = {
         "hf": _huggingface,
         "torchvision": _torchvision,
         "keras": _keras,
         "rosetta": _come_along,
     }
     if not separator or scheme not in fetchers or Path(text).exists():
-        return Source(Path(text))
+        return FetchedFile(Path(text))
     return fetchers[scheme](name, preset)
 
 
-def _come_along(name: str, preset: str | None) -> Source:
-    return Source(pretrained_file(name), "canonical", preset)
+def _come_along(name: str, preset: str | None) -> FetchedFile:
+    return FetchedFile(pretrained_file(name), "canonical", preset)
 
 
-def _torchvision(name: str, preset: str | None) -> Source:
+def _torchvision(name: str, preset: str | None) -> FetchedFile:
     model = _model(preset, "torchvision", TORCHVISION)
     hashes = TORCHVISION[model]
     tag = name if name != "DEFAULT" else list(hashes)[-1]
@@ -107,10 +107,10 @@ def _torchvision(name: str, preset: str | None) -> Source:
 
         _online(download, TORCHVISION_URL + file)
     resize = 232 if tag == "IMAGENET1K_V2" or (model, tag) in RESIZE_232 else None
-    return Source(target, "torchvision", f"torchvision/{model}", resize)
+    return FetchedFile(target, "torchvision", f"torchvision/{model}", resize)
 
 
-def _keras(name: str, preset: str | None) -> Source:
+def _keras(name: str, preset: str | None) -> FetchedFile:
     if name not in ("imagenet", "imagenet-notop"):
         raise SpecError(
             f"keras.applications has no weights {name!r}; it has imagenet and imagenet-notop"
@@ -123,10 +123,12 @@ def _keras(name: str, preset: str | None) -> Source:
     def download() -> str:
         return keras.utils.get_file(file, KERAS_URL + file, cache_subdir="models", file_hash=md5)
 
-    return Source(Path(_online(download, KERAS_URL + file)), "keras-applications", f"keras/{model}")
+    return FetchedFile(
+        Path(_online(download, KERAS_URL + file)), "keras-applications", f"keras/{model}"
+    )
 
 
-def _huggingface(name: str, preset: str | None) -> Source:
+def _huggingface(name: str, preset: str | None) -> FetchedFile:
     """A model repository: its config.json and weights; or, with a file behind the repository, that
     file.
     """
@@ -151,7 +153,7 @@ def _huggingface(name: str, preset: str | None) -> Source:
             return folder / "model.safetensors" if not (folder / "config.json").exists() else folder
         return folder
 
-    return Source(_online(download, f"hf:{name}"), None, preset)
+    return FetchedFile(_online(download, f"hf:{name}"), None, preset)
 
 
 def _model(preset: str | None, family: str, known: dict[str, Any]) -> str:

@@ -12,11 +12,19 @@ import numpy as np
 from shared.architecture.ops import TRAINABLE
 from shared.architecture.plan import make_plan
 from shared.reference.backward import backward, saved
-from shared.reference.forward import Array, Step, forward
+from shared.reference.forward import Array, Computed, forward
 from shared.reference.loss import cross_entropy, cross_entropy_backward
 from shared.reference.network import Reference, build, export_weights, load_weights
 from shared.reference.optimizers import adam, sgd
-from shared.training.config import BUFFER, FIRST, PROBE, SECOND, Optimizer, Training, dropout_masks
+from shared.training.config import (
+    BUFFER,
+    FIRST,
+    PROBE,
+    SECOND,
+    OptimizerConfig,
+    Training,
+    dropout_masks,
+)
 from shared.verification.recording import (
     EVAL,
     OUTPUT,
@@ -76,7 +84,7 @@ def trace(
     return Trace(model.spec, "reference", str(dtype), widened(arrays), about)
 
 
-def _layers(check: str, steps: Iterator[Step]) -> tuple[Arrays, Arrays]:
+def _layers(check: str, steps: Iterator[Computed]) -> tuple[Arrays, Arrays]:
     """Outputs of the named layers and of the network, by their keys; running statistics
     that moved.
     """
@@ -94,7 +102,7 @@ class ReferenceOptimizer:
     counts the updates.
     """
 
-    def __init__(self, config: Optimizer, parameters: Mapping[str, Array]):
+    def __init__(self, config: OptimizerConfig, parameters: Mapping[str, Array]):
         self.config = config
         self.state = {
             f"{slot}/{name}": np.zeros_like(array)
@@ -146,7 +154,7 @@ class ReferenceOptimizer:
 
 
 def make_optimizer(
-    model: Reference, config: Optimizer, trained: tuple[str, ...] | None = None
+    model: Reference, config: OptimizerConfig, trained: tuple[str, ...] | None = None
 ) -> ReferenceOptimizer:
     """The optimizer of the canonical tensors `trained`, by default of all parameters."""
     if trained is None:

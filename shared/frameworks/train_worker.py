@@ -38,7 +38,7 @@ import numpy as np
 
 from shared.architecture.plan import Plan, make_plan
 from shared.architecture.spec import ResNetSpec
-from shared.datasets import Augmentation, Batch, Pipeline, Source, open_split
+from shared.datasets import Augmentation, Batch, ImageSource, Pipeline, open_split
 from shared.errors import CheckpointError, RosettaError, SpecError
 from shared.frameworks.registry import FRAMEWORKS, load_package
 from shared.training.config import Training, dropout_masks
@@ -130,7 +130,7 @@ class _Loop:
         self,
         trainer: ResumableTrainer,
         recipe: Recipe,
-        splits: dict[str, Source],
+        splits: dict[str, ImageSource],
         run: RunWriter,
         emit: Emit,
         total: int,
@@ -218,7 +218,7 @@ class _Loop:
 
 def measure(
     run: Callable[[np.ndarray], np.ndarray],
-    source: Source,
+    source: ImageSource,
     augmentation: Augmentation,
     on_batch: Callable[[int], None],
     batch: int = EVALUATION_BATCH,
@@ -272,7 +272,7 @@ def evaluate(package: ModuleType, framework: str, job: Mapping[str, Any], emit: 
     emit({"event": "evaluation", "step": 0, **found})
 
 
-def _require_fit(spec: ResNetSpec, source: Source, recipe: Recipe) -> None:
+def _require_fit(spec: ResNetSpec, source: ImageSource, recipe: Recipe) -> None:
     """Refuse data that the network cannot learn from, before anything is built."""
     image, _ = source[0]
     channels = image.shape[2] if image.ndim == 3 else 1
@@ -293,7 +293,7 @@ def _about(
     recipe: Recipe,
     framework: str,
     dtype: str,
-    splits: dict[str, Source],
+    splits: dict[str, ImageSource],
     start: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     packages = ("numpy", "grain", *FRAMEWORKS[framework].requires)

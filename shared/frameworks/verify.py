@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from shared.architecture.plan import Plan, make_plan
-from shared.architecture.spec import Init, ResNetSpec
+from shared.architecture.spec import InitSpec, ResNetSpec
 from shared.errors import CheckpointError, FrameworkError
 from shared.frameworks.processes import Worker
 from shared.frameworks.registry import get_framework
@@ -31,7 +31,7 @@ from shared.weights.files import write_tensors
 
 # Presets that between them have every kind of block, shortcut, stem, norm and padding, and are
 # quick: what `rosetta verify` checks when no preset is named.
-TELLING = (
+DEFAULT_PRESETS = (
     "torchvision/resnet18",
     "torchvision/resnet50",
     "keras/resnet50v2",
@@ -70,7 +70,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Step:
+class TraceTaken:
     """Something that happened, for a progress bar."""
 
     preset: str
@@ -86,7 +86,7 @@ class Verdict:
     spec: ResNetSpec
     plan: Plan
     comparisons: tuple[Comparison, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[TraceTaken, ...]
     versions: Mapping[str, str]
     seconds: float
     same_as: str | None = None  # the preset whose verdict this is, because it is the same network
@@ -110,7 +110,7 @@ def verify(
     specs: Sequence[ResNetSpec],
     frameworks: Sequence[str],
     inputs: Inputs | None = None,
-    on_step: Callable[[Step], None] = lambda step: None,
+    on_step: Callable[[TraceTaken], None] = lambda step: None,
 ) -> Iterator[Verdict]:
     """Yield a `Verdict` for each spec: every framework's trace compared with every other's.
 
@@ -127,7 +127,7 @@ def verify(
         )
     for name in frameworks:
         get_framework(name)
-    with tempfile.TemporaryDirectory(prefix="rosetta-") as folder, _Crew(frameworks) as crew:
+    with tempfile.TemporaryDirectory(prefix="rosetta-") as folder, _WorkerPool(frameworks) as crew:
         images = _save_images(inputs, Path(folder))
         known: dict[ResNetSpec, Verdict] = {}
         for spec in specs:
@@ -158,7 +158,7 @@ def _function(spec: ResNetSpec) -> ResNetSpec:
 
     Presets that differ in that alone are one network.
     """
-    return spec.replace(name="", init=Init())
+    return spec.replace(name="", init=InitSpec())
 
 
 def _again(verdict: Verdict, spec: ResNetSpec) -> Verdict:
@@ -169,13 +169,13 @@ def _again(verdict: Verdict, spec: ResNetSpec) -> Verdict:
     )
 
 
-def take_trace(spec: ResNetSpec, framework: str, inputs: Inputs, output: Path) -> Step:
+def take_trace(spec: ResNetSpec, framework: str, inputs: Inputs, output: Path) -> TraceTaken:
     """One framework's trace, saved to `output`."""
     with tempfile.TemporaryDirectory(prefix="rosetta-") as folder, Worker(framework) as worker:
         return _run(worker, spec, inputs, _save_images(inputs, Path(folder)), output, durable=True)
 
 
-class _Crew:
+class _WorkerPool:
     """A worker for each framework, kept from one network to the next where memory holds them all.
 
     A worker that has ended a network keeps what that took, for the next. Of larger networks, each
@@ -187,7 +187,7 @@ class _Crew:
         self._workers: list[Worker] = []
         self._room = _free_memory()  # without any worker
 
-    def __enter__(self) -> _Crew:
+    def __enter__(self) -> _WorkerPool:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -200,8 +200,8 @@ class _Crew:
         self._workers.clear()
 
     def map(
-        self, job: Callable[[Worker, Path], Step], files: Sequence[Path], need: int
-    ) -> tuple[Step, ...]:
+        self, job: Callable[[Worker, Path], TraceTaken], files: Sequence[Path], need: int
+    ) -> tuple[TraceTaken, ...]:
         """Do the job, which takes `need` bytes, in every framework, each with its own file."""
         cores = os.cpu_count() or 1
         stay = need * len(self.frameworks) <= self._room
@@ -215,7 +215,7 @@ class _Crew:
 
         failed = threading.Event()
 
-        def alone(name: str, file: Path) -> Step:
+        def alone(name: str, file: Path) -> TraceTaken:
             with Worker(name, cores // at_once) as worker:
                 self._workers.append(worker)
                 if failed.is_set():  # in between: nobody else would end this one
@@ -241,17 +241,17 @@ class _Crew:
 
 def _verify_one(
     spec: ResNetSpec,
-    crew: _Crew,
+    crew: _WorkerPool,
     inputs: Inputs,
     images: Path | None,
     folder: Path,
-    on_step: Callable[[Step], None],
+    on_step: Callable[[TraceTaken], None],
 ) -> Verdict:
     started = time.perf_counter()
     plan = make_plan(spec, _image_size(spec, inputs))
     files = [folder / f"{i}.safetensors" for i in range(len(crew.frameworks))]
 
-    def job(worker: Worker, file: Path) -> Step:
+    def job(worker: Worker, file: Path) -> TraceTaken:
         step = _run(worker, spec, inputs, images, file)
         on_step(step)
         return step
@@ -279,7 +279,7 @@ def _run(
     output: Path,
     *,
     durable: bool = False,
-) -> Step:
+) -> TraceTaken:
     job: dict[str, Any] = {
         "spec": spec.to_dict(),
         "dtype": inputs.dtype,
@@ -294,7 +294,7 @@ def _run(
         "training": inputs.training.to_json(),
     }
     report = worker.run(job)
-    return Step(spec.name, worker.name, report["seconds"], report["peak_bytes"])
+    return TraceTaken(spec.name, worker.name, report["seconds"], report["peak_bytes"])
 
 
 def _image_size(spec: ResNetSpec, inputs: Inputs) -> tuple[int, int]:

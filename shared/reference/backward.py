@@ -24,9 +24,9 @@ from shared.architecture.ops import (
     Dropout,
     GlobalPool,
     GroupNorm,
-    Join,
     Linear,
     MaxPool,
+    Merge,
     Op,
     Pads,
     ReLU,
@@ -35,7 +35,7 @@ from shared.architecture.ops import (
 from shared.reference.forward import (
     IMAGE,
     Array,
-    Step,
+    Computed,
     group_slices,
     kernel_of,
     logistic,
@@ -166,15 +166,15 @@ def dropout(op: Dropout, weights: Mapping[str, Array], dy: Array, x: Array) -> B
     return (dy * weights["mask"] / (1 - op.rate),), {}
 
 
-def join(op: Join, weights: Mapping[str, Array], dy: Array, *inputs: Array) -> Backward:
-    if op.how == "add":
+def join(op: Merge, weights: Mapping[str, Array], dy: Array, *inputs: Array) -> Backward:
+    if op.mode == "add":
         return (dy, dy), {}
-    if op.how == "scale":
+    if op.mode == "scale":
         return (op.scales[0] * dy, op.scales[1] * dy), {}
     shortcut, branch, logits = inputs
     gate = logistic(logits)
     by_logits = gate * (1 - gate) * dy  # the logistic function's derivative
-    if op.how == "exclusive_gate":
+    if op.mode == "exclusive_gate":
         return ((1 - gate) * dy, gate * dy, by_logits * (branch - shortcut)), {}
     return ((1 - gate) * dy, dy, -by_logits * shortcut), {}
 
@@ -182,7 +182,7 @@ def join(op: Join, weights: Mapping[str, Array], dy: Array, *inputs: Array) -> B
 def global_pool(op: GlobalPool, weights: Mapping[str, Array], dy: Array, x: Array) -> Backward:
     """The average's to all pixels alike, the maximum's to the first maximum."""
     dy = dy[:, np.newaxis, np.newaxis]
-    if op.how == "avg":
+    if op.mode == "avg":
         return (np.broadcast_to(dy, x.shape) / (x.shape[1] * x.shape[2]),), {}
     flat = x.reshape(len(x), -1, x.shape[3])
     first = np.arange(flat.shape[1])[:, np.newaxis] == flat.argmax(axis=1)[:, np.newaxis]
@@ -202,7 +202,7 @@ BACKWARD: dict[type[Op], Callable[..., Backward]] = {
     Subsample: subsample,
     ReLU: relu,
     Dropout: dropout,
-    Join: join,
+    Merge: join,
     GlobalPool: global_pool,
     Linear: linear,
 }
@@ -216,12 +216,12 @@ class Saved(NamedTuple):
     inputs: tuple[Array, ...]
 
 
-def saved(step: Step) -> Saved:
+def saved(step: Computed) -> Saved:
     """A step without the values that nobody will read: they are half of all."""
     inputs = step.inputs
     if isinstance(step.node.op, ReLU):
         inputs = (step.output,)  # as the next convolution keeps it
-    elif isinstance(step.node.op, Join) and len(inputs) == 2:
+    elif isinstance(step.node.op, Merge) and len(inputs) == 2:
         inputs = ()
     return Saved(step.node, step.tensors, inputs)
 

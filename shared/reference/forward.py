@@ -16,9 +16,9 @@ from shared.architecture.ops import (
     Dropout,
     GlobalPool,
     GroupNorm,
-    Join,
     Linear,
     MaxPool,
+    Merge,
     Op,
     Pads,
     ReLU,
@@ -157,14 +157,14 @@ def dropout(op: Dropout, weights: Mapping[str, Array], x: Array) -> Array:
 
 
 def join(
-    op: Join, weights: Mapping[str, Array], shortcut: Array, branch: Array, *gate_logits: Array
+    op: Merge, weights: Mapping[str, Array], shortcut: Array, branch: Array, *gate_logits: Array
 ) -> Array:
-    if op.how == "scale":
+    if op.mode == "scale":
         return op.scales[0] * shortcut + op.scales[1] * branch
-    if op.how == "add":
+    if op.mode == "add":
         return shortcut + branch
     gate = logistic(gate_logits[0])
-    return (1 - gate) * shortcut + (gate * branch if op.how == "exclusive_gate" else branch)
+    return (1 - gate) * shortcut + (gate * branch if op.mode == "exclusive_gate" else branch)
 
 
 def logistic(x: Array) -> Array:
@@ -172,7 +172,7 @@ def logistic(x: Array) -> Array:
 
 
 def global_pool(op: GlobalPool, weights: Mapping[str, Array], x: Array) -> Array:
-    return x.mean(axis=(1, 2)) if op.how == "avg" else x.max(axis=(1, 2))
+    return x.mean(axis=(1, 2)) if op.mode == "avg" else x.max(axis=(1, 2))
 
 
 def linear(op: Linear, weights: Mapping[str, Array], x: Array) -> Array:
@@ -188,13 +188,13 @@ OPERATORS: dict[type[Op], Callable[..., Array]] = {
     Subsample: subsample,
     ReLU: relu,
     Dropout: dropout,
-    Join: join,
+    Merge: join,
     GlobalPool: global_pool,
     Linear: linear,
 }
 
 
-class Step(NamedTuple):
+class Computed(NamedTuple):
     """A node of the graph and what it computed."""
 
     node: Node
@@ -216,7 +216,7 @@ def forward(
     train: bool = False,
     frozen_norms: bool = False,
     masks: Mapping[str, Array] | None = None,
-) -> Iterator[Step]:
+) -> Iterator[Computed]:
     """Run the graph on images [batch, height, width, channels], at inference or in training mode.
 
     A value is let go after its last use; who needs it longer keeps the step. Running statistics are
@@ -237,7 +237,7 @@ def forward(
             tensors["mask"] = (masks or {})[node.name]
         values[node.name] = OPERATORS[type(node.op)](node.op, tensors, *inputs)
         statistics = {f"{node.name}.{leaf}": array for leaf, array in moved.items()}
-        yield Step(node, tensors, inputs, values[node.name], statistics)
+        yield Computed(node, tensors, inputs, values[node.name], statistics)
         for name in [n for n in values if last_use.get(n, k + 1) <= k]:
             del values[name]
 

@@ -32,7 +32,7 @@ BUFFER, FIRST, SECOND = "momentum_buffer", "exp_avg", "exp_avg_sq"  # PyTorch's 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimizer:
+class OptimizerConfig:
     """SGD, Adam or AdamW. Raises `SpecError` naming the field."""
 
     kind: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -80,7 +80,7 @@ class Optimizer:
 class Training:
     """Optimizer, loss, and what is trained."""
 
-    optimizer: Optimizer = field(default_factory=Optimizer)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     label_smoothing: float = 0.0
     # Norms use and keep their running statistics, and their gamma and beta are not trained.
     frozen_norms: bool = False
@@ -149,7 +149,7 @@ def _require(condition: bool, where: str, value: Any, allowed: str) -> None:
 
 
 # What verification trains with: every term of the step is there.
-PROBE = Training(optimizer=Optimizer(momentum=0.9, weight_decay=5e-4), label_smoothing=0.1)
+PROBE = Training(optimizer=OptimizerConfig(momentum=0.9, weight_decay=5e-4), label_smoothing=0.1)
 
 STEPS = 10
 # pixels a side at most: ten steps take three times as long at 224, where the gradients are compared

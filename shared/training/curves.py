@@ -20,7 +20,7 @@ THRESHOLDS = (0.0, 1e-9, 1e-6, 1e-3, 1e-2)
 
 
 @dataclass(frozen=True)
-class Parting:
+class Divergence:
     """Two runs: the first step at which their losses differ by more than each of `THRESHOLDS`, if
     they ever do.
     """
@@ -33,7 +33,7 @@ class Parting:
     accuracy: tuple[float | None, float | None]  # the last on the test split
 
 
-def partings(runs: Sequence[Run]) -> list[Parting]:
+def divergences(runs: Sequence[Run]) -> list[Divergence]:
     """Every pair of runs. Raises `CheckpointError` for a run without a step."""
     for run in runs:
         if not run.steps:
@@ -41,7 +41,7 @@ def partings(runs: Sequence[Run]) -> list[Parting]:
     return [_parting(a, b) for a, b in itertools.combinations(runs, 2)]
 
 
-def _parting(a: Run, b: Run) -> Parting:
+def _parting(a: Run, b: Run) -> Divergence:
     steps = min(len(a.steps), len(b.steps))
     x, y = (np.array([row["loss"] for row in run.steps[:steps]]) for run in (a, b))
     difference = np.abs(x - y) / np.minimum(np.abs(x), np.abs(y))
@@ -52,7 +52,7 @@ def _parting(a: Run, b: Run) -> Parting:
         for limit in THRESHOLDS
     )
     last = [run.evaluations[-1]["accuracy"] if run.evaluations else None for run in (a, b)]
-    return Parting(label(a), label(b), steps, first, float(difference.max()), (last[0], last[1]))
+    return Divergence(label(a), label(b), steps, first, float(difference.max()), (last[0], last[1]))
 
 
 def label(run: Run) -> str:

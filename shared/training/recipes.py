@@ -20,7 +20,7 @@ from shared.architecture.presets import get_spec, list_presets
 from shared.architecture.spec import ResNetSpec
 from shared.datasets import DATASETS, Augmentation
 from shared.errors import SpecError, nearest
-from shared.training.config import Optimizer, Training
+from shared.training.config import OptimizerConfig, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ def _keys(data: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 # The augmentation of CIFAR in both papers: 4 pixels of padding, a random 32 x 32 crop, flips.
 _CIFAR = Augmentation(pad_crop=4, flip=True, per_pixel_mean=True)
-_PAPER = Training(optimizer=Optimizer(momentum=0.9, weight_decay=1e-4))
+_PAPER = Training(optimizer=OptimizerConfig(momentum=0.9, weight_decay=1e-4))
 _FASHION = Augmentation(
     pad_crop=2, flip=True, mean=DATASETS["fashion-mnist"].mean, std=DATASETS["fashion-mnist"].std
 )
@@ -160,7 +160,7 @@ def _fashion() -> Iterator[Recipe]:
         dataset="fashion-mnist",
         preset="d2l/resnet18",
         augmentation=Augmentation(resize=96),
-        training=Training(optimizer=Optimizer(kind="adam", weight_decay=0.0)),
+        training=Training(optimizer=OptimizerConfig(kind="adam", weight_decay=0.0)),
         schedule=Schedule(rate=1e-3),
         batch=256,
         epochs=5,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Rivals:
+class PairedComparison:
     """Two networks on the same images."""
 
     a: str
@@ -39,11 +39,11 @@ class Rivals:
         return min(1.0, 2 * tail / 2**tosses)
 
 
-def rivals(wrong: Mapping[str, Collection[int]], examples: int) -> list[Rivals]:
+def rivals(wrong: Mapping[str, Collection[int]], examples: int) -> list[PairedComparison]:
     """Every pair of networks, from the images that each names wrong, of `examples` in all."""
     found = {name: set(images) for name, images in wrong.items()}
     return [
-        Rivals(a, b, len(found[b] - found[a]), len(found[a] - found[b]), examples)
+        PairedComparison(a, b, len(found[b] - found[a]), len(found[a] - found[b]), examples)
         for a, b in itertools.combinations(found, 2)
     ]
 

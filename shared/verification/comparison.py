@@ -185,13 +185,13 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
         )
     dtype = _dtype(a, b)
     problems: list[str] = []
-    partings: list[
+    divergences: list[
         tuple[int, int, str]
     ] = []  # (place in the computation, structure before numbers, layer)
     for trace in (a, b):
-        trace_problems, parting = _structure_problems(trace, check)
+        trace_problems, divergence = _structure_problems(trace, check)
         problems += trace_problems
-        partings += [(parting[0], 0, parting[1])] if parting else []
+        divergences += [(divergence[0], 0, divergence[1])] if divergence else []
     for what in (
         ("images", "weights") if check == EVAL else ("images", "labels", "weights", "training")
     ):
@@ -213,7 +213,7 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
             own = _own(budget_a, name), _own(budget_b, name)
             rows.append(Row(name, errors[name], _limit(place, dtype, check, own), own))
             if not rows[-1].passed:
-                partings.append((place, 1, name))
+                divergences.append((place, 1, name))
     return Comparison(
         preset=a.spec.name,
         a=a.framework,
@@ -222,7 +222,7 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
         check=check,
         rows=tuple(rows),
         problems=tuple(problems),
-        first_divergence=min(partings)[-1] if partings else None,
+        first_divergence=min(divergences)[-1] if divergences else None,
     )
 
 
@@ -252,10 +252,10 @@ def _structure_problems(trace: Trace, check: str) -> tuple[list[str], tuple[int,
     for place, (name, planned) in enumerate(itertools.zip_longest(found, expected)):
         if name == planned and found[name] == expected[name]:
             continue
-        parting = planned if planned is not None and planned not in found else name
+        divergence = planned if planned is not None and planned not in found else name
         if not problems:
-            problems.append(f"{who} computes {parting} at another place than the plan")
-        return problems, (place, parting)
+            problems.append(f"{who} computes {divergence} at another place than the plan")
+        return problems, (place, divergence)
     return problems, None
 
 

@@ -46,7 +46,7 @@ ROUNDING_FACTOR = 16.0
 # Layer n's error after n roundings: this many units in the last place times sqrt(n). The same
 # command gives 5 in all networks but bit/r50x1, where PyTorch's group norm reaches 85. TF32 is
 # beyond it at the first convolution.
-ROUNDING_WALK = 128.0
+ERROR_GROWTH = 128.0
 
 # No budget is tighter than this many units in the last place of the dtype: a layer that a
 # framework happens to compute exactly must not forbid the other its rounding.
@@ -60,5 +60,5 @@ def rounding_limit(dtype: str, place: int, *budgets: float) -> float:
     """The limit of layer number `place` in a low precision, from the budgets of those that computed
     it.
     """
-    walk = ROUNDING_WALK * ULP[dtype] * (place + 1) ** 0.5
+    walk = ERROR_GROWTH * ULP[dtype] * (place + 1) ** 0.5
     return max(min(ROUNDING_FACTOR * min(budgets), walk), ROUNDING_FLOOR_ULPS * ULP[dtype])

@@ -21,7 +21,7 @@ from shared.weights.random import named_rng
 TRUNCATED = 0.87962566103423978
 
 
-class Scaling(NamedTuple):
+class VarianceScaling(NamedTuple):
     """Variance `gain` over the fan of a kernel: He et al. 2015 (arXiv:1502.01852), Glorot & Bengio
     2010, LeCun 1998.
     """
@@ -32,12 +32,12 @@ class Scaling(NamedTuple):
 
 
 CONV = {
-    "kaiming_normal_fan_out": Scaling(2.0, "out", "normal"),
-    "kaiming_normal_fan_in": Scaling(2.0, "in", "normal"),
-    "he_normal_truncated": Scaling(2.0, "in", "truncated"),
-    "glorot_uniform": Scaling(1.0, "avg", "uniform"),
-    "lecun_normal": Scaling(1.0, "in", "truncated"),
-    "torch_default": Scaling(
+    "kaiming_normal_fan_out": VarianceScaling(2.0, "out", "normal"),
+    "kaiming_normal_fan_in": VarianceScaling(2.0, "in", "normal"),
+    "he_normal_truncated": VarianceScaling(2.0, "in", "truncated"),
+    "glorot_uniform": VarianceScaling(1.0, "avg", "uniform"),
+    "lecun_normal": VarianceScaling(1.0, "in", "truncated"),
+    "torch_default": VarianceScaling(
         1 / 3, "in", "uniform"
     ),  # nn.Conv2d and nn.Linear: kaiming_uniform_(a=sqrt(5))
 }

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from shared import ResNetSpec, RosettaError, SpecError, get_spec
-from shared.architecture.spec import MAX_BLOCKS, MAX_IMAGE_SIZE, Stem, parse_setting
+from shared.architecture.spec import MAX_BLOCKS, MAX_IMAGE_SIZE, StemSpec, parse_setting
 from tests.probes import PRESETS
 
 BASIC = {"block.kind": "basic", "block.stride_conv": 1}
@@ -47,7 +47,7 @@ def test_spec_is_hashable_and_compares_by_value() -> None:
         ({"stem_norm_act": False}, ("stem", "norm_act"), False),
         ({"block_first_preact": True}, ("block", "first_preact"), True),
         ({"stem": {"bias": True}}, ("stem", "bias"), True),
-        ({"stem": Stem(bias=True)}, ("stem", "bias"), True),
+        ({"stem": StemSpec(bias=True)}, ("stem", "bias"), True),
         ({"stem": {"bias": True}, "stem.pool": "none"}, ("stem", "bias"), True),
         ({"stem": {"bias": True}, "stem.pool": "none"}, ("stem", "pool"), "none"),
         ({"stem.convs": [[3, 1, 64]]}, ("stem", "convs"), ((3, 1, 64),)),
@@ -73,7 +73,7 @@ def test_replace_leaves_the_original_alone() -> None:
 
 
 def test_creating_a_spec_leaves_its_groups_alone() -> None:
-    stem = Stem(convs=[[3, 1, 64]])  # type: ignore[arg-type]
+    stem = StemSpec(convs=[[3, 1, 64]])  # type: ignore[arg-type]
     assert ResNetSpec(stem=stem).stem.convs == ((3, 1, 64),)
     assert stem.convs == [[3, 1, 64]]
 

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from tests.attacks import seeds
-from tests.attacks.attack import Place
+from tests.attacks.attack import Placement
 from tests.attacks.check import over_baseline, snapshot, verdict
 from tests.attacks.corpus import ATTACKS
 from tests.attacks.watch import watching
@@ -25,7 +25,7 @@ def run_attacks(only: str | None) -> int:
         with watching([valid[kind] for kind in seeds.WARM]) as watcher:
             base = max(watcher.open(valid[kind]).children for kind in seeds.SANDBOXED)
             for attack in chosen:
-                place = Place.make(Path(folder) / attack.name)
+                place = Placement.make(Path(folder) / attack.name)
                 path = attack.make(place)
                 before = snapshot(place.inside.parent)
                 outcome = watcher.open(path)

@@ -9,14 +9,14 @@ from typing import NamedTuple
 SECRET = b"\x3f\x9d\x4c\xc1" * 4  # in the file outside; as float32 finite, and in no tensor of ours
 
 
-class Place(NamedTuple):
+class Placement(NamedTuple):
     """Where an attack lives: its files in `inside`; `outside` is what no reader may touch."""
 
     inside: Path
     outside: Path
 
     @classmethod
-    def make(cls, folder: Path) -> Place:
+    def make(cls, folder: Path) -> Placement:
         place = cls(folder / "inside", folder / "outside")
         for path in place:
             path.mkdir(parents=True)
@@ -43,7 +43,7 @@ class Place(NamedTuple):
         return path
 
 
-Make = Callable[[Place], Path]
+Make = Callable[[Placement], Path]
 
 
 class Attack(NamedTuple):

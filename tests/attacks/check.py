@@ -9,7 +9,7 @@ import os
 import stat
 from pathlib import Path
 
-from tests.attacks.attack import Attack, Place
+from tests.attacks.attack import Attack, Placement
 from tests.attacks.watch import Outcome
 
 SECONDS, MEMORY = 2.0, 200 << 20
@@ -32,7 +32,7 @@ def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
 def verdict(
     attack: Attack,
     path: Path,
-    place: Place,
+    place: Placement,
     before: dict,
     outcome: Outcome,
     base: int,

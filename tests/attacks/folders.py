@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.attacks import seeds
-from tests.attacks.attack import Attack, Make, Place, attacks
+from tests.attacks.attack import Attack, Make, Placement, attacks
 
 INDEX, CONFIG, SHARD = (
     "model.safetensors.index.json",
     "config.json",
     "model-00001-of-00002.safetensors",
 )
-Edit = Callable[[Any, Place], Any]
+Edit = Callable[[Any, Placement], Any]
 
 
 @functools.cache
@@ -33,7 +33,7 @@ def _made(kind: str) -> Path:
     return seeds.SEEDS[kind](folder)
 
 
-def copied(kind: str, place: Place) -> Path:
+def copied(kind: str, place: Placement) -> Path:
     source = _made(kind)
     target = place.inside / source.name
     if source.is_dir():
@@ -48,7 +48,7 @@ def edited(kind: str, name: str, edit: Edit) -> Make:
     another.
     """
 
-    def make(place: Place) -> Path:
+    def make(place: Placement) -> Path:
         path = copied(kind, place)
         table = json.loads((path / name).read_text())
         other = edit(table, place)
@@ -58,10 +58,10 @@ def edited(kind: str, name: str, edit: Edit) -> Make:
     return make
 
 
-def replaced(kind: str, name: str, replace: Callable[[Path, Place], Any]) -> Make:
+def replaced(kind: str, name: str, replace: Callable[[Path, Placement], Any]) -> Make:
     """A valid folder in which one file is gone and something else may stand there."""
 
-    def make(place: Place) -> Path:
+    def make(place: Placement) -> Path:
         path = copied(kind, place)
         target = path / name
         if target.is_dir():
@@ -99,7 +99,7 @@ def written(kind: str, name: str, data: bytes) -> Make:
     return replaced(kind, name, lambda target, place: target.write_bytes(data))
 
 
-def manifest(edit: Callable[[dict, Place], Any]) -> Make:
+def manifest(edit: Callable[[dict, Placement], Any]) -> Make:
     return edited(
         "tfjs", "model.json", lambda table, place: edit(table["weightsManifest"][0], place)
     )
@@ -125,7 +125,7 @@ def array(**fields: Any) -> Make:
     )
 
 
-def orbax_bomb(place: Place) -> Path:
+def orbax_bomb(place: Placement) -> Path:
     """An array of 8 GiB without chunks, which zarr reads as its fill value."""
     path = copied("orbax", place)
     name = path / "params.conv_init.kernel" / ".zarray"
@@ -144,7 +144,7 @@ def orbax_bomb(place: Place) -> Path:
 
 
 def fifo(name: str) -> Make:
-    def make(place: Place) -> Path:
+    def make(place: Placement) -> Path:
         os.mkfifo(place.inside / name)
         return place.inside / name
 
@@ -152,7 +152,7 @@ def fifo(name: str) -> Make:
 
 
 def link(name: str, to: str) -> Make:
-    def make(place: Place) -> Path:
+    def make(place: Placement) -> Path:
         path = place.inside / name
         path.symlink_to(to)
         return path
@@ -160,7 +160,7 @@ def link(name: str, to: str) -> Make:
     return make
 
 
-def loop(place: Place) -> Path:
+def loop(place: Placement) -> Path:
     folder = place.inside / "loop"
     folder.mkdir()
     (folder / "loop").symlink_to(folder)
@@ -175,7 +175,7 @@ def file(name: str, data: bytes = b"") -> Make:
 def posing(kind: str, name: str) -> Make:
     """A valid file under the name of another format."""
 
-    def make(place: Place) -> Path:
+    def make(place: Placement) -> Path:
         path = copied(kind, place)
         return path.rename(place.inside / name)
 
@@ -185,7 +185,7 @@ def posing(kind: str, name: str) -> Make:
 def cut(kind: str, keep: float | int) -> Make:
     """A valid file without its end: a part of it, a number of bytes, or all but so many."""
 
-    def make(place: Place) -> Path:
+    def make(place: Placement) -> Path:
         path = copied(kind, place)
         size = path.stat().st_size
         os.truncate(path, int(size * keep) if isinstance(keep, float) else keep % size)

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from tests.attacks import seeds
-from tests.attacks.attack import Attack, Make, Place, attacks
+from tests.attacks.attack import Attack, Make, Placement, attacks
 
 LAYER, WEIGHT = "stem.conv1", "stem.conv1/kernel"
 DATASET = f"{LAYER}/{WEIGHT}"
@@ -41,13 +41,13 @@ def base() -> bytes:
         return path.read_bytes()
 
 
-Change = Callable[[h5py.File, Place], Any]
+Change = Callable[[h5py.File, Placement], Any]
 
 
 def changed(change: Change, replace: bool = False) -> Make:
     """The valid file with a change; `replace` takes the first kernel out before."""
 
-    def make(place: Place) -> Path:
+    def make(place: Placement) -> Path:
         path = place.write("net.h5", base())
         with h5py.File(path, "r+") as file:
             if replace:
@@ -62,29 +62,29 @@ def instead(change: Change) -> Make:
     return changed(change, replace=True)
 
 
-def external_storage(file: h5py.File, place: Place) -> None:
+def external_storage(file: h5py.File, place: Placement) -> None:
     file.create_dataset(DATASET, (3, 3, 3, 4), "f4", external=[(str(place.secret), 0, 432)])
 
 
-def external_link(file: h5py.File, place: Place) -> None:
+def external_link(file: h5py.File, place: Placement) -> None:
     outside = place.outside / "other.h5"
     with h5py.File(outside, "w") as other:
         other["w"] = np.frombuffer(place.secret.read_bytes()[:432], "f4").reshape(3, 3, 3, 4)
     file[DATASET] = h5py.ExternalLink(str(outside), "/w")
 
 
-def external_group(file: h5py.File, place: Place) -> None:
+def external_group(file: h5py.File, place: Placement) -> None:
     del file[LAYER]
     file[LAYER] = h5py.ExternalLink(str(place.outside / "other.h5"), "/")
 
 
-def virtual(file: h5py.File, place: Place) -> None:
+def virtual(file: h5py.File, place: Placement) -> None:
     layout = h5py.VirtualLayout((3, 3, 3, 4), "f4")
     layout[...] = h5py.VirtualSource(str(place.outside / "other.h5"), "w", (3, 3, 3, 4))
     file.create_virtual_dataset(DATASET, layout)
 
 
-def virtual_of_itself(file: h5py.File, place: Place) -> None:
+def virtual_of_itself(file: h5py.File, place: Placement) -> None:
     layout = h5py.VirtualLayout((3, 3, 3, 4), "f4")
     layout[...] = h5py.VirtualSource(".", DATASET, (3, 3, 3, 4))
     file.create_virtual_dataset(DATASET, layout)
@@ -95,7 +95,7 @@ def dataset(shape: tuple[int, ...], dtype: Any = "f4", **options: Any) -> Make:
     return instead(lambda file, place: file.create_dataset(DATASET, shape, dtype, **options))
 
 
-def many_large(file: h5py.File, place: Place) -> None:
+def many_large(file: h5py.File, place: Placement) -> None:
     """200 datasets of 3.9 GiB each, below what other readers call large."""
     for index in range(200):
         file.create_dataset(
@@ -103,7 +103,7 @@ def many_large(file: h5py.File, place: Place) -> None:
         )
 
 
-def zeros(file: h5py.File, place: Place) -> None:
+def zeros(file: h5py.File, place: Placement) -> None:
     """A gibibyte of zeros, deflated twice, as chunks that are written once."""
     made = file.create_dataset(
         DATASET,
@@ -116,35 +116,35 @@ def zeros(file: h5py.File, place: Place) -> None:
     made[: 1 << 10, : 1 << 8] = 0
 
 
-def filled(file: h5py.File, place: Place) -> None:
+def filled(file: h5py.File, place: Placement) -> None:
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_fill_value(np.array(1.0, "f4"))
     space = h5py.h5s.create_simple((1 << 28,))
     h5py.h5d.create(file.id, b"fill", h5py.h5t.NATIVE_FLOAT, space, plist)
 
 
-def deep(file: h5py.File, place: Place) -> None:
+def deep(file: h5py.File, place: Placement) -> None:
     group = file
     for _ in range(2000):
         group = group.create_group("a")
 
 
-def wide(file: h5py.File, place: Place) -> None:
+def wide(file: h5py.File, place: Placement) -> None:
     group = file.create_group("g").id
     for index in range(31_000):
         h5py.h5g.create(group, b"%d" % index)
 
 
-def cycle(file: h5py.File, place: Place) -> None:
+def cycle(file: h5py.File, place: Placement) -> None:
     file[f"{LAYER}/again"] = file["/"]
 
 
-def cycle_of_two(file: h5py.File, place: Place) -> None:
+def cycle_of_two(file: h5py.File, place: Placement) -> None:
     a, b = file.create_group("a"), file.create_group("b")
     a["b"], b["a"] = b, a
 
 
-def text_bomb(file: h5py.File, place: Place) -> None:
+def text_bomb(file: h5py.File, place: Placement) -> None:
     """64 GiB of text, announced."""
     kind = h5py.h5t.C_S1.copy()
     kind.set_size(1 << 10)
@@ -152,14 +152,14 @@ def text_bomb(file: h5py.File, place: Place) -> None:
 
 
 def names(*layers: str) -> Make:
-    def change(file: h5py.File, place: Place) -> None:
+    def change(file: h5py.File, place: Placement) -> None:
         file.attrs["layer_names"] = [layer.encode() for layer in layers]
 
     return changed(change)
 
 
 def weight_names(*leaves: str) -> Make:
-    def change(file: h5py.File, place: Place) -> None:
+    def change(file: h5py.File, place: Placement) -> None:
         file[LAYER].attrs["weight_names"] = [leaf.encode() for leaf in leaves]
 
     return changed(change)
@@ -169,7 +169,7 @@ def attribute(name: str, value: Any) -> Make:
     return changed(lambda file, place: file.attrs.__setitem__(name, value))
 
 
-def overlapping(place: Place) -> Path:
+def overlapping(place: Placement) -> Path:
     """Two datasets at the same address of the file."""
     path = place.write("net.h5", base())
     with h5py.File(path, "r") as file:

@@ -14,7 +14,7 @@ import numpy as np
 
 from shared.weights.canonical import FORMAT
 from tests.attacks import seeds
-from tests.attacks.attack import SECRET, Attack, Make, Place, attacks
+from tests.attacks.attack import SECRET, Attack, Make, Placement, attacks
 
 Header = dict[str, Any]
 FIRST, SECOND = "stem.conv1.weight", "stem.norm1.weight"
@@ -38,7 +38,7 @@ def packed(text: bytes, data: bytes = b"") -> bytes:
 def changed(change: Callable[[Header], Any], tail: bytes = b"") -> Make:
     """A canonical file with another header."""
 
-    def make(place: Place) -> Path:
+    def make(place: Placement) -> Path:
         header, data = parts()
         change(header)
         return place.write("net.safetensors", packed(json.dumps(header).encode(), data + tail))
@@ -70,7 +70,7 @@ def metadata(**values: Any) -> Make:
 def values(name: str, value: float) -> Make:
     """A canonical file with another number as the first of a tensor."""
 
-    def make(place: Place) -> Path:
+    def make(place: Placement) -> Path:
         header, data = parts()
         at = header[name]["data_offsets"][0]
         return place.write(
@@ -93,7 +93,7 @@ def announced(length: int, size: int) -> Make:
     the disk.
     """
 
-    def make(place: Place) -> Path:
+    def make(place: Placement) -> Path:
         path = place.write("net.safetensors", length.to_bytes(8, "little") + b'{"a": 1}')
         with path.open("r+b") as file:
             file.truncate(size)
@@ -117,7 +117,7 @@ def entries(count: int) -> bytes:
     )
 
 
-def duplicate(place: Place) -> Path:
+def duplicate(place: Placement) -> Path:
     header, data = parts()
     encoded = json.dumps(header)
     again = json.dumps({FIRST: header[FIRST]})[1:-1]

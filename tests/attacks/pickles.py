@@ -10,16 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.attacks import seeds
-from tests.attacks.attack import Attack, Make, Place, attacks
+from tests.attacks.attack import Attack, Make, Placement, attacks
 from tests.attacks.seeds import integer, numbers, state_pickle, storage, tensor, text
 
-Code = Callable[[Place], bytes]
+Code = Callable[[Placement], bytes]
 
 
-def called(module: str, name: str, argument: Callable[[Place], str] | None = None) -> Code:
+def called(module: str, name: str, argument: Callable[[Placement], str] | None = None) -> Code:
     """GLOBAL, one text, REDUCE."""
 
-    def code(place: Place) -> bytes:
+    def code(place: Placement) -> bytes:
         said = place.command if argument is None else argument(place)
         return f"c{module}\n{name}\n".encode() + text(said) + b"\x85R"
 
@@ -46,12 +46,12 @@ def legacy(
     )
 
 
-def raw(make_pickle: Callable[[Place], bytes]) -> Make:
+def raw(make_pickle: Callable[[Placement], bytes]) -> Make:
     """A zip with just this pickle."""
     return lambda place: place.write("net.pt", seeds.torch_zip(make_pickle(place)))
 
 
-def python(place: Place) -> str:
+def python(place: Placement) -> str:
     return f"__import__('os').system({place.command!r})"
 
 
@@ -64,33 +64,33 @@ def in_wrapper(*keys: str) -> Callable[[bytes], bytes]:
     return wrap
 
 
-def beside(place: Place) -> bytes:
+def beside(place: Placement) -> bytes:
     """A clean state dict, and the code in the optimizer beside it."""
     state = state_pickle()[2:-1]
     code = called("posix", "system")(place)
     return b"\x80\x02}(" + text("state_dict") + state + text("optimizer") + code + b"u."
 
 
-def nested(place: Place) -> bytes:
+def nested(place: Placement) -> bytes:
     inner = b"\x80\x02" + called("os", "system")(place) + b"."
     return b"c_pickle\nloads\nC" + bytes([len(inner)]) + inner + b"\x85R"
 
 
-def setstate(place: Place) -> bytes:
+def setstate(place: Placement) -> bytes:
     """An object that calls what its `__setstate__` is."""
     state = b"}(" + text("__setstate__") + b"cos\nsystem\nu"
     return b"cargparse\nNamespace\n)\x81" + state + b"b" + text(place.command) + b"b"
 
 
-def followed(place: Place) -> bytes:
+def followed(place: Placement) -> bytes:
     return state_pickle() + b"\x80\x02" + called("os", "system")(place) + b"."
 
 
-def popped(place: Place) -> bytes:
+def popped(place: Placement) -> bytes:
     return b"cos\nsystem\n" + text(place.command) + b"\x85R0N"
 
 
-def by_the_library(place: Place) -> bytes:
+def by_the_library(place: Placement) -> bytes:
     class Evil:
         def __reduce__(self) -> tuple:
             import os
@@ -100,7 +100,7 @@ def by_the_library(place: Place) -> bytes:
     return pickle.dumps({"state_dict": {"conv1.weight": Evil()}}, 4)
 
 
-def laughs(place: Place) -> bytes:
+def laughs(place: Placement) -> bytes:
     """Lists of ten times the list before."""
     return (
         b"](]q\x00"
@@ -109,19 +109,19 @@ def laughs(place: Place) -> bytes:
     )
 
 
-def many_copies(place: Place) -> bytes:
+def many_copies(place: Placement) -> bytes:
     big = b"](" + b"".join(b"(" + integer(i) + b"Nt" for i in range(1000)) + b"eq\x05"
     return b"](" + big + b"](" + b"ccollections\nOrderedDict\nh\x05\x85R" * 1000 + b"ee"
 
 
-def described_twice(place: Place) -> bytes:
+def described_twice(place: Placement) -> bytes:
     return tensor("0", (2,), 1 << 20)
 
 
 def sparse(name: str) -> Code:
     """Indices that point out of the tensor."""
 
-    def code(place: Place) -> bytes:
+    def code(place: Placement) -> bytes:
         indices = tensor(
             "0", (1, 2), stride=(2, 1), numel=len(seeds.weights()["stem.conv1.weight"].reshape(-1))
         )
@@ -143,7 +143,7 @@ def view(shape: tuple[int, ...], stride: tuple[int, ...], offset: int = 0) -> Co
     return of(tensor("0", shape, numel, offset, stride))
 
 
-def swap_legacy_count(place: Place) -> Path:
+def swap_legacy_count(place: Placement) -> Path:
     data = seeds.torch_legacy()
     first = seeds.weights()["stem.conv1.weight"]
     honest = first.size.to_bytes(8, "little") + first.tobytes()[:16]
@@ -153,7 +153,7 @@ def swap_legacy_count(place: Place) -> Path:
 
 
 def members(change: Callable[[dict[str, bytes]], None]) -> Make:
-    def make(place: Place) -> Path:
+    def make(place: Placement) -> Path:
         found = seeds.torch_members()
         change(found)
         return place.write("net.pth", seeds.stored_zip(found))

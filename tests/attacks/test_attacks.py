@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.attacks import seeds
-from tests.attacks.attack import SECRET, Place
+from tests.attacks.attack import SECRET, Placement
 from tests.attacks.check import MEMORY, SECONDS, snapshot, verdict, wrong_line
 from tests.attacks.corpus import ATTACKS
 from tests.attacks.headers import packed, parts
@@ -73,7 +73,7 @@ def test_what_attacks_are_made_of_is_read(
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_refused(watcher: Watcher, base: int, tmp_path: Path, name: str) -> None:
-    place = Place.make(tmp_path / "attack")
+    place = Placement.make(tmp_path / "attack")
     path = ATTACKS[name].make(place)
     before = snapshot(place.inside.parent)
     assert verdict(ATTACKS[name], path, place, before, watcher.open(path), base, PATIENCE) == []
@@ -82,7 +82,7 @@ def test_refused(watcher: Watcher, base: int, tmp_path: Path, name: str) -> None
 @pytest.mark.parametrize("name", [name for name in THIRD if name != UNSPEAKABLE])
 def test_refused_by_the_command(rosetta: Rosetta, tmp_path: Path, name: str) -> None:
     """Both commands: one line on standard error, code 2, nothing written."""
-    place = Place.make(tmp_path / "attack")
+    place = Placement.make(tmp_path / "attack")
     path = ATTACKS[name].make(place)
     before = snapshot(tmp_path)
     rosetta("convert", path, tmp_path / "out.safetensors").refused(*ATTACKS[name].words)
@@ -93,7 +93,7 @@ def test_refused_by_the_command(rosetta: Rosetta, tmp_path: Path, name: str) -> 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_refused_by_the_program(tmp_path: Path, name: str) -> None:
-    place = Place.make(tmp_path / "attack")
+    place = Placement.make(tmp_path / "attack")
     path = ATTACKS[name].make(place)
     before = snapshot(tmp_path)
     run_program("convert", path, tmp_path / "out.safetensors").refused(*ATTACKS[name].words)
@@ -125,7 +125,7 @@ def test_a_secret_in_a_tensor_is_seen(tmp_path: Path) -> None:
     ],
 )
 def test_a_verdict_can_be_guilty(tmp_path: Path, changes: dict, said: str) -> None:
-    attack, place = ATTACKS["pickle-reduce"], Place.make(tmp_path)
+    attack, place = ATTACKS["pickle-reduce"], Placement.make(tmp_path)
     path = attack.make(place)
     before = snapshot(tmp_path)
     good = Outcome("CheckpointError", f"{path}: os.system nothing was run", 0.1, 0, 0, [])
@@ -136,7 +136,7 @@ def test_a_verdict_can_be_guilty(tmp_path: Path, changes: dict, said: str) -> No
 
 
 def test_what_code_leaves_is_seen(tmp_path: Path) -> None:
-    attack, place = ATTACKS["pickle-reduce"], Place.make(tmp_path)
+    attack, place = ATTACKS["pickle-reduce"], Placement.make(tmp_path)
     path = attack.make(place)
     before = snapshot(tmp_path)
     place.executed.touch()
@@ -163,7 +163,7 @@ def test_the_guard_sees_what_python_does(
 
 def test_the_attacks_do_run_code_elsewhere(tmp_path: Path) -> None:
     """Python's own unpickler falls for them, so there is something to refuse."""
-    place = Place.make(tmp_path)
+    place = Placement.make(tmp_path)
     for number, code in enumerate((called("os", "system"), setstate)):
         pickle.loads(b"\x80\x02" + code(place) + b".")  # noqa: S301 - which is the point
         assert place.executed.exists(), number

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tests.attacks import seeds
-from tests.attacks.attack import SECRET, Attack, Make, Place, attacks
+from tests.attacks.attack import SECRET, Attack, Make, Placement, attacks
 from tests.attacks.hdf5s import base as hdf5
 
 KERNEL = "resnet/root_block/standardized_conv2d/kernel"
@@ -59,7 +59,7 @@ def one(data: bytes) -> Make:
     return npz({f"{KERNEL}.npy": data})
 
 
-def object_array(place: Place) -> Path:
+def object_array(place: Placement) -> Path:
     class Evil:
         def __reduce__(self) -> tuple:
             import os
@@ -74,7 +74,7 @@ def object_array(place: Place) -> Path:
 def bomb(size: int, name: str = f"{KERNEL}.npy") -> Make:
     """Zeros, deflated a thousandfold; they are deflated in pieces."""
 
-    def make(place: Place) -> Path:
+    def make(place: Placement) -> Path:
         head = headed(header(shape=f"({size // 4},)"))
         deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
         packed, crc = deflate.compress(head), zlib.crc32(head)
@@ -110,7 +110,7 @@ def by_hand(
     return local + data + central + end
 
 
-def overlapped(place: Place) -> Path:
+def overlapped(place: Placement) -> Path:
     """Ten thousand names for the same deflated bytes, as in the better zip bomb."""
     whole = bytes(1 << 20) + bytes(range(256)) * 4
     data = zlib.compress(whole, 1)[2:-4]  # which packs zeros less than the thousandfold
@@ -131,7 +131,7 @@ def torch_named(name: str) -> Make:
     return lambda place: place.write("net.pth", archive({**seeds.torch_members(), name: SECRET}))
 
 
-def torch_deflated(place: Place) -> Path:
+def torch_deflated(place: Placement) -> Path:
     return place.write("net.pth", archive(seeds.torch_members(), zipfile.ZIP_DEFLATED))
 
 
@@ -172,7 +172,7 @@ def with_member(name: str, data: bytes = SECRET) -> Make:
     return lambda place: place.write("net.keras", archive({**keras_members(), name: data}))
 
 
-def symlink(place: Place) -> Path:
+def symlink(place: Placement) -> Path:
     """The weights as a link to a file outside, as Unix zips store it."""
     members = keras_members()
     members["model.weights.h5"] = str(place.secret).encode()
@@ -180,7 +180,7 @@ def symlink(place: Place) -> Path:
 
 
 def deflated_bomb(name: str, size: int) -> Make:
-    def make(place: Place) -> Path:
+    def make(place: Placement) -> Path:
         return place.write(
             "net.keras", archive({**keras_members(), name: bytes(size)}, zipfile.ZIP_DEFLATED)
         )

@@ -84,7 +84,7 @@ def test_inspect_for_a_program(rosetta: Rosetta, weights: Path) -> None:
     assert {"format", "preset", "candidates", "tensors", "params", "dtypes", "metadata"} <= set(
         found
     )
-    assert (found["format"], found["told_by"], found["dtypes"]) == (
+    assert (found["format"], found["identified_by"], found["dtypes"]) == (
         "canonical",
         "metadata",
         ["float32"],

@@ -417,8 +417,8 @@ def test_what_is_not_imported(code: str, but: tuple[str, ...]) -> None:
         "contextlib.suppress(SystemExit): main()"
     )
     body = (
-        f"{code}\n{run if 'import main' in code else ''}\nimport sys\nprint([m for m in {heavy!r} if "
-        "m in sys.modules])"
+        f"{code}\n{run if 'import main' in code else ''}\nimport sys\n"
+        f"print([m for m in {heavy!r} if m in sys.modules])"
     )
     assert run_python(body) == "[]"
 

@@ -16,7 +16,6 @@ from safetensors.numpy import load_file, save_file
 
 from shared import get_spec, miniature, probe_weights, save_weights
 from shared.frameworks import processes
-from shared.frameworks import registry as frameworks
 from shared.weights.files import TensorFile
 from tests.cli_runner import Rosetta
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.datasets import ArraySource, Augmentation, Batch, Pipeline, Source, pipeline
+from shared.datasets import ArraySource, Augmentation, Batch, ImageSource, Pipeline, pipeline
 from shared.errors import DatasetError, FrameworkError
 from tests.datasets import makers
 
@@ -25,7 +25,7 @@ COUNT, BATCH = 50, 8  # 6 steps an epoch, and 2 examples left over
 STEPS = COUNT // BATCH
 
 
-def made(source: Source | None = None, **changes: Any) -> Pipeline:
+def made(source: ImageSource | None = None, **changes: Any) -> Pipeline:
     settings: dict[str, Any] = {
         "batch": BATCH,
         "seed": 3,
@@ -48,7 +48,7 @@ def all_same(a: list[Batch], b: list[Batch]) -> bool:
     return len(a) == len(b) and all(map(same, a, b))
 
 
-class Recorded(Source):
+class Recorded(ImageSource):
     """An array source one by one, that remembers which examples were asked for."""
 
     def __init__(self, inner: ArraySource):

@@ -30,7 +30,7 @@ __all__ = [
     "probe_tensor",
 ]
 
-# Float64 outputs of one function: see `tests.peers.test_peers.PEER_LIMIT`.
+# Float64 outputs of one function: see `tests.architecture.test_peers.PEER_LIMIT`.
 PEER_LIMIT = 1e-13
 
 SIZE = (64, 65)  # padding conventions differ on even sides, ceil modes on odd ones

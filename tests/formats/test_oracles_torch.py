@@ -127,7 +127,7 @@ def test_torchvision(name: str, folder: Path) -> None:
 
     checkpoint = open_checkpoint(folder / "peer.pth")
     assert (checkpoint.format.name, checkpoint.preset) == ("torchvision", f"torchvision/{name}")
-    assert checkpoint.told_by == "tensors"
+    assert checkpoint.identified_by == "tensors"
     ours = our_module(checkpoint)
     assert error(logits(ours), logits(peer)) <= PEER_LIMIT
     assert torch.equal(logits(ours, torch.float32), logits(peer, torch.float32))

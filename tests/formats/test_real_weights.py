@@ -83,7 +83,7 @@ def right(framework: str, checkpoint: Checkpoint, pictures: tuple[np.ndarray, np
 
 def test_it_is_known(original: Checkpoint) -> None:
     assert (original.format.name, original.preset) == ("akamaster", "cifar/resnet20")
-    assert original.told_by == "tensors"
+    assert original.identified_by == "tensors"
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -30,7 +30,14 @@ from shared.frameworks import reference
 from shared.frameworks import verify as verify_module
 from shared.frameworks.registry import installed
 from shared.frameworks.trace_worker import run_job
-from shared.frameworks.verify import TELLING, Inputs, Step, Verdict, take_trace, verify
+from shared.frameworks.verify import (
+    DEFAULT_PRESETS,
+    Inputs,
+    TraceTaken,
+    Verdict,
+    take_trace,
+    verify,
+)
 from shared.verification.tolerances import DTYPES, EVAL_FLOAT64
 
 pytest.importorskip("torch")
@@ -50,9 +57,11 @@ def temporary(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module", params=DTYPES)
-def run(request: pytest.FixtureRequest, temporary: Path) -> tuple[str, list[Verdict], list[Step]]:
+def run(
+    request: pytest.FixtureRequest, temporary: Path
+) -> tuple[str, list[Verdict], list[TraceTaken]]:
     """Both `SPECS` verified in one precision: (precision, verdicts, steps)."""
-    steps: list[Step] = []
+    steps: list[TraceTaken] = []
     verdicts = list(verify(SPECS, PAIR, Inputs(dtype=request.param, image_size=SIZE), steps.append))
     return request.param, verdicts, steps
 
@@ -324,8 +333,8 @@ def test_the_telling_presets_have_every_kind_of_block_and_shortcut() -> None:
             ("standardised", spec.weight_std_eps is not None),
         }
 
-    assert set(TELLING) <= set(list_presets())
-    told = set[object]().union(*(traits(name) for name in TELLING))
+    assert set(DEFAULT_PRESETS) <= set(list_presets())
+    told = set[object]().union(*(traits(name) for name in DEFAULT_PRESETS))
     assert told >= set[object]().union(*(traits(name) for name in list_presets()))
 
 

@@ -5,12 +5,12 @@ one.
 from __future__ import annotations
 
 from shared import ResNetSpec, get_spec, list_presets, miniature
-from shared.architecture.spec import Init
+from shared.architecture.spec import InitSpec
 
 
 def structure(preset: str) -> ResNetSpec:
     """The miniature of a preset, without what does not change the function."""
-    return miniature(get_spec(preset)).replace(name="structure", init=Init())
+    return miniature(get_spec(preset)).replace(name="structure", init=InitSpec())
 
 
 def distinct() -> dict[str, ResNetSpec]:

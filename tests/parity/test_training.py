@@ -84,7 +84,7 @@ def kinds_of_layers(spec) -> set:
         for node in plan.nodes()
     }
     return ops | {
-        (block.kind, block.order, block.shortcut_preact, block.join.how)
+        (block.kind, block.order, block.shortcut_preact, block.join.mode)
         for _, block in plan.blocks()
     }
 

@@ -49,10 +49,10 @@ OTHERS = [
     ops.Subsample(3, 0, 4),
     ops.ReLU(),
     ops.Dropout(0.3),
-    ops.Join(),
-    ops.Join("scale", (0.5, 2.0)),
-    ops.Join("exclusive_gate"),
-    ops.Join("shortcut_gate"),
+    ops.Merge(),
+    ops.Merge("scale", (0.5, 2.0)),
+    ops.Merge("exclusive_gate"),
+    ops.Merge("shortcut_gate"),
     ops.GlobalPool(),
     ops.GlobalPool("max"),
     ops.Linear(4, 6),
@@ -63,7 +63,7 @@ def problem(
     op: ops.Op, size: tuple[int, int]
 ) -> tuple[list[np.ndarray], dict[str, np.ndarray], np.ndarray]:
     """Inputs and tensors of an operator, and the weights of a sum of its outputs."""
-    count = 1 if not isinstance(op, ops.Join) else 3 if op.how.endswith("gate") else 2
+    count = 1 if not isinstance(op, ops.Merge) else 3 if op.mode.endswith("gate") else 2
     shape = (4,) if isinstance(op, ops.Linear) else (*size, 4)
     inputs = [random(f"input {k}", 3, *shape) for k in range(count)]
     tensors = {leaf: random(leaf, *of) for leaf, of in op.tensors().items()}

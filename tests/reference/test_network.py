@@ -15,6 +15,7 @@ from shared.architecture import ops
 from shared.architecture.ops import window_pads
 from shared.architecture.presets import miniature
 from shared.frameworks import reference
+from shared.reference import forward
 from shared.weights.random import named_rng
 from tests.probes import images_for, relative_error
 
@@ -91,15 +92,15 @@ def test_convolution(op: ops.Conv, size: tuple[int, int]) -> None:
     kernel = torch.from_numpy(weights["weight"])
     bias = torch.from_numpy(weights["bias"]) if op.bias else None
     expected = F.conv2d(padded(x, pads, 0.0), kernel, bias, op.stride, 0, op.dilation, op.groups)
-    assert relative_error(reference.conv(op, weights, x), nhwc(expected)) <= OPERATOR_LIMIT
+    assert relative_error(forward.conv(op, weights, x), nhwc(expected)) <= OPERATOR_LIMIT
 
 
 def test_convolution_by_hand() -> None:
     """A 2 x 2 image under a 3 x 3 kernel of ones at stride 2, both paddings."""
     x = np.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
     weights = {"weight": np.arange(1.0, 10.0).reshape(1, 1, 3, 3)}
-    symmetric = reference.conv(ops.Conv(1, 1, 3, stride=2), weights, x)
-    same = reference.conv(ops.Conv(1, 1, 3, stride=2, padding="same"), weights, x)
+    symmetric = forward.conv(ops.Conv(1, 1, 3, stride=2), weights, x)
+    same = forward.conv(ops.Conv(1, 1, 3, stride=2, padding="same"), weights, x)
     assert symmetric.item() == 1 * 5 + 2 * 6 + 3 * 8 + 4 * 9
     assert same.item() == 1 * 1 + 2 * 2 + 3 * 4 + 4 * 5
 
@@ -110,7 +111,7 @@ def test_weight_standardisation_by_hand() -> None:
     """
     weights = {"weight": np.array([[1.0, 3.0], [-2.0, 2.0]]).reshape(2, 2, 1, 1)}
     x = np.array([10.0, 1.0]).reshape(1, 1, 1, 2)
-    found = reference.conv(ops.Conv(2, 2, weight_std_eps=3.0), weights, x)
+    found = forward.conv(ops.Conv(2, 2, weight_std_eps=3.0), weights, x)
     expected = [(-10.0 + 1.0) / np.sqrt(1 + 3), (-20.0 + 2.0) / np.sqrt(4 + 3)]
     assert found.ravel() == pytest.approx(expected, rel=OPERATOR_LIMIT)
 
@@ -123,9 +124,7 @@ def test_weight_standardisation_against_batch_norm() -> None:
         torch.from_numpy(kernel).reshape(1, 6, -1), None, None, training=True, eps=1e-3
     )
     expected = F.conv2d(nchw(x), standard.reshape(kernel.shape), padding=1)
-    assert (
-        relative_error(reference.conv(op, {"weight": kernel}, x), nhwc(expected)) <= OPERATOR_LIMIT
-    )
+    assert relative_error(forward.conv(op, {"weight": kernel}, x), nhwc(expected)) <= OPERATOR_LIMIT
 
 
 def norm_weights(channels: int) -> dict[str, np.ndarray]:
@@ -140,7 +139,7 @@ def test_batch_norm() -> None:
         for leaf in ("running_mean", "running_var", "weight", "bias")
     )
     expected = F.batch_norm(nchw(x), mean, variance, gamma, beta, eps=1.001e-5)
-    found = reference.batch_norm(ops.BatchNorm(8, eps=1.001e-5), weights, x)
+    found = forward.batch_norm(ops.BatchNorm(8, eps=1.001e-5), weights, x)
     assert relative_error(found, nhwc(expected)) <= OPERATOR_LIMIT
 
 
@@ -151,7 +150,7 @@ def test_batch_norm_by_hand() -> None:
             ("weight", "bias", "running_mean", "running_var"), (3.0, 0.5, 1.0, 3.0), strict=True
         )
     }
-    found = reference.batch_norm(ops.BatchNorm(1, eps=1.0), weights, np.full((1, 1, 1, 1), 5.0))
+    found = forward.batch_norm(ops.BatchNorm(1, eps=1.0), weights, np.full((1, 1, 1, 1), 5.0))
     assert found.item() == 3.0 * (5.0 - 1.0) / 2.0 + 0.5
 
 
@@ -160,7 +159,7 @@ def test_group_norm(groups: int) -> None:
     x, weights = random("x", 2, 5, 6, 8), norm_weights(8)
     gamma, beta = torch.from_numpy(weights["weight"]), torch.from_numpy(weights["bias"])
     expected = F.group_norm(nchw(x), groups, gamma, beta, eps=1e-3)
-    found = reference.group_norm(ops.GroupNorm(8, groups, eps=1e-3), weights, x)
+    found = forward.group_norm(ops.GroupNorm(8, groups, eps=1e-3), weights, x)
     assert relative_error(found, nhwc(expected)) <= OPERATOR_LIMIT
 
 
@@ -171,7 +170,7 @@ def test_max_pool(padding: str, size: tuple[int, int]) -> None:
     op = ops.MaxPool(padding=padding)
     pads = ((1, 1), (1, 1)) if padding != "same" else tuple(tensorflow_pads(n, 3, 2) for n in size)
     expected = F.max_pool2d(padded(x, pads, 0.0 if padding == "zero" else -torch.inf), 3, 2)
-    assert np.array_equal(reference.max_pool(op, {}, x), nhwc(expected))
+    assert np.array_equal(forward.max_pool(op, {}, x), nhwc(expected))
 
 
 @pytest.mark.parametrize(
@@ -179,30 +178,28 @@ def test_max_pool(padding: str, size: tuple[int, int]) -> None:
 )
 def test_what_a_max_pool_sees_outside_the_image(padding: str, expected: float) -> None:
     x = np.full((1, 2, 2, 1), -1.0)
-    assert reference.max_pool(ops.MaxPool(padding=padding), {}, x).item() == expected
+    assert forward.max_pool(ops.MaxPool(padding=padding), {}, x).item() == expected
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_avg_pool_is_pytorchs_ceil_mode(size: tuple[int, int]) -> None:
     x = random("x", 2, *size, 3)
     expected = F.avg_pool2d(nchw(x), 2, 2, ceil_mode=True, count_include_pad=False)
-    assert (
-        relative_error(reference.avg_pool(ops.AvgPool(), {}, x), nhwc(expected)) <= OPERATOR_LIMIT
-    )
+    assert relative_error(forward.avg_pool(ops.AvgPool(), {}, x), nhwc(expected)) <= OPERATOR_LIMIT
 
 
 @pytest.mark.parametrize(("count_pad", "expected"), [(False, [1.5, 2.0]), (True, [1.5, 1.0])])
 def test_avg_pool_at_the_border(count_pad: bool, expected: list[float]) -> None:
     """One row, (1, 2), at stride 1: the windows hang over the right and lower border."""
     x = np.array([[1.0, 2.0], [1.0, 2.0]]).reshape(1, 2, 2, 1)
-    found = reference.avg_pool(ops.AvgPool(stride=1, count_pad=count_pad), {}, x)
+    found = forward.avg_pool(ops.AvgPool(stride=1, count_pad=count_pad), {}, x)
     assert found[0, 0, :, 0].tolist() == expected
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 2), (0, 4)])
 def test_subsample(before: int, after: int) -> None:
     x = random("x", 2, 5, 6, 4)
-    found = reference.subsample(ops.Subsample(2, before, after), {}, x)
+    found = forward.subsample(ops.Subsample(2, before, after), {}, x)
     assert found.shape == (2, 3, 3, 4 + before + after)
     assert np.array_equal(found[..., before : before + 4], x[:, ::2, ::2])
     assert np.abs(np.delete(found, range(before, before + 4), axis=3)).sum() == 0
@@ -211,40 +208,40 @@ def test_subsample(before: int, after: int) -> None:
 def test_subsample_is_the_one_by_one_max_pool_of_keras() -> None:
     x = random("x", 2, 5, 6, 4)
     assert np.array_equal(
-        reference.subsample(ops.Subsample(2), {}, x), nhwc(F.max_pool2d(nchw(x), 1, 2))
+        forward.subsample(ops.Subsample(2), {}, x), nhwc(F.max_pool2d(nchw(x), 1, 2))
     )
 
 
 def test_relu_by_hand() -> None:
-    assert reference.relu(ops.ReLU(), {}, np.array([-1.0, 0.0, 2.0])).tolist() == [0.0, 0.0, 2.0]
+    assert forward.relu(ops.ReLU(), {}, np.array([-1.0, 0.0, 2.0])).tolist() == [0.0, 0.0, 2.0]
 
 
 def test_dropout_does_nothing_at_inference() -> None:
     x = random("x", 2, 3)
-    assert np.array_equal(reference.dropout(ops.Dropout(0.5), {}, x), x)
+    assert np.array_equal(forward.dropout(ops.Dropout(0.5), {}, x), x)
 
 
 @pytest.mark.parametrize(
     ("op", "expected"),
     [
-        (ops.Join(), 3.0 + 5.0),
-        (ops.Join("scale", (0.5, 2.0)), 1.5 + 10.0),
-        (ops.Join("exclusive_gate"), 0.25 * 3.0 + 0.75 * 5.0),
-        (ops.Join("shortcut_gate"), 0.25 * 3.0 + 5.0),
+        (ops.Merge(), 3.0 + 5.0),
+        (ops.Merge("scale", (0.5, 2.0)), 1.5 + 10.0),
+        (ops.Merge("exclusive_gate"), 0.25 * 3.0 + 0.75 * 5.0),
+        (ops.Merge("shortcut_gate"), 0.25 * 3.0 + 5.0),
     ],
-    ids=lambda value: getattr(value, "how", ""),
+    ids=lambda value: getattr(value, "mode", ""),
 )
-def test_joins_by_hand(op: ops.Join, expected: float) -> None:
+def test_joins_by_hand(op: ops.Merge, expected: float) -> None:
     logit = np.log(3.0)  # sigmoid 3/4
-    gate = (np.array([logit]),) if op.how.endswith("gate") else ()
-    found = reference.join(op, {}, np.array([3.0]), np.array([5.0]), *gate)
+    gate = (np.array([logit]),) if op.mode.endswith("gate") else ()
+    found = forward.join(op, {}, np.array([3.0]), np.array([5.0]), *gate)
     assert found.item() == pytest.approx(expected, rel=OPERATOR_LIMIT)
 
 
 @pytest.mark.parametrize(("how", "expected"), [("avg", [2.5, 25.0]), ("max", [4.0, 40.0])])
 def test_global_pool_by_hand(how: str, expected: list[float]) -> None:
     x = np.array([1.0, 10.0]) * np.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 2, 2, 1)
-    assert reference.global_pool(ops.GlobalPool(how), {}, x)[0].tolist() == expected
+    assert forward.global_pool(ops.GlobalPool(how), {}, x)[0].tolist() == expected
 
 
 def test_linear_by_hand() -> None:
@@ -252,12 +249,12 @@ def test_linear_by_hand() -> None:
         "weight": np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
         "bias": np.array([0.5, 0.0, -1.0]),
     }
-    found = reference.linear(ops.Linear(2, 3), weights, np.array([[1.0, 10.0]]))
+    found = forward.linear(ops.Linear(2, 3), weights, np.array([[1.0, 10.0]]))
     assert found.tolist() == [[21.5, 43.0, 64.0]]
 
 
 def test_every_operator_is_known() -> None:
-    assert set(reference.OPERATORS) == set(ops.Op.__subclasses__())
+    assert set(forward.OPERATORS) == set(ops.Op.__subclasses__())
 
 
 def test_trace_has_every_layer_with_the_plans_shape() -> None:

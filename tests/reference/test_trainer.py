@@ -19,11 +19,12 @@ from shared.architecture import ops
 from shared.architecture.presets import miniature
 from shared.frameworks import reference
 from shared.frameworks.reference import Reference, Trainer, make_optimizer
+from shared.reference import forward
 from shared.reference.forward import batch_statistics
 from shared.reference.loss import cross_entropy, cross_entropy_backward
 from shared.training.config import (
     PROBE,
-    Optimizer,
+    OptimizerConfig,
     Training,
     dropout_masks,
     norm_layers,
@@ -34,7 +35,7 @@ from tests.probes import relative_error, same_weights
 from tests.training_probes import batch_for
 
 DROPOUT = miniature(get_spec("ablation/resnet110_dropout_shortcut"))
-FROZEN = Training(optimizer=Optimizer(weight_decay=5e-4), frozen_norms=True)
+FROZEN = Training(optimizer=OptimizerConfig(weight_decay=5e-4), frozen_norms=True)
 
 
 # The loss.
@@ -83,22 +84,24 @@ def test_large_logits_do_not_overflow() -> None:
 @pytest.mark.parametrize(
     "optimizer",
     [
-        Optimizer(momentum=0.0, weight_decay=0.0),
-        Optimizer(momentum=0.0, weight_decay=0.01),
-        Optimizer(momentum=0.9, weight_decay=0.01),
-        Optimizer(momentum=0.9, weight_decay=0.01, nesterov=True),
-        Optimizer(momentum=0.9, weight_decay=0.01, decay_norms=False),
-        Optimizer(kind="adam", weight_decay=0.01),
-        Optimizer(kind="adam", betas=(0.8, 0.95), eps=1e-3, weight_decay=0.01, decay_norms=False),
-        Optimizer(kind="adamw", weight_decay=0.05),
-        Optimizer(kind="adamw", weight_decay=0.05, decay_norms=False),
+        OptimizerConfig(momentum=0.0, weight_decay=0.0),
+        OptimizerConfig(momentum=0.0, weight_decay=0.01),
+        OptimizerConfig(momentum=0.9, weight_decay=0.01),
+        OptimizerConfig(momentum=0.9, weight_decay=0.01, nesterov=True),
+        OptimizerConfig(momentum=0.9, weight_decay=0.01, decay_norms=False),
+        OptimizerConfig(kind="adam", weight_decay=0.01),
+        OptimizerConfig(
+            kind="adam", betas=(0.8, 0.95), eps=1e-3, weight_decay=0.01, decay_norms=False
+        ),
+        OptimizerConfig(kind="adamw", weight_decay=0.05),
+        OptimizerConfig(kind="adamw", weight_decay=0.05, decay_norms=False),
     ],
     ids=lambda o: (
         f"{o.kind}-{o.momentum}-{o.weight_decay}{'-nesterov' * o.nesterov}"
         f"{'-some' * (not o.decay_norms)}"
     ),
 )
-def test_optimizers_are_pytorchs(optimizer: Optimizer) -> None:
+def test_optimizers_are_pytorchs(optimizer: OptimizerConfig) -> None:
     """Five steps, each with a learning rate of its own, on a kernel and a bias."""
     torch = pytest.importorskip("torch")
     weights = {"head.weight": random("w", 3, 4), "head.bias": random("b", 3)}
@@ -133,7 +136,7 @@ def test_optimizers_are_pytorchs(optimizer: Optimizer) -> None:
     assert set(ours.state) == {f"{slot}/{name}" for slot in optimizer.slots for name in weights}
 
 
-def one_number(optimizer: Optimizer, name: str = "head.weight", ndim: int = 2) -> list[float]:
+def one_number(optimizer: OptimizerConfig, name: str = "head.weight", ndim: int = 2) -> list[float]:
     """1.0 after each of two steps at rates 0.5 and 0.25 with gradients 2 and 4."""
     weights = {name: np.ones((1,) * ndim)}
     made, found = make_optimizer(Reference(get_spec("resnet18"), weights), optimizer), []
@@ -144,27 +147,29 @@ def one_number(optimizer: Optimizer, name: str = "head.weight", ndim: int = 2) -
 
 
 def test_optimizers_by_hand() -> None:
-    assert one_number(Optimizer(momentum=0.0, weight_decay=0.0)) == [0.0, -1.0]
-    assert one_number(Optimizer(momentum=0.5, weight_decay=0.0)) == [
+    assert one_number(OptimizerConfig(momentum=0.0, weight_decay=0.0)) == [0.0, -1.0]
+    assert one_number(OptimizerConfig(momentum=0.5, weight_decay=0.0)) == [
         0.0,
         -1.25,
     ]  # velocities 2 and 5
-    assert one_number(Optimizer(momentum=0.5, weight_decay=0.0, nesterov=True)) == [
+    assert one_number(OptimizerConfig(momentum=0.5, weight_decay=0.0, nesterov=True)) == [
         -0.5,
         -2.125,
     ]  # 2 + 1, 4 + 2.5
-    assert one_number(Optimizer(momentum=0.5, weight_decay=2.0)) == [
+    assert one_number(OptimizerConfig(momentum=0.5, weight_decay=2.0)) == [
         -1.0,
         -2.0,
     ]  # velocities 2 + 2 and 4 - 2 + 2
-    some = Optimizer(momentum=0.5, weight_decay=2.0, decay_norms=False)
+    some = OptimizerConfig(momentum=0.5, weight_decay=2.0, decay_norms=False)
     assert one_number(some) == [-1.0, -2.0]
     assert one_number(some, "head.bias", 1) == [0.0, -1.25]
     # Adam's first step is the learning rate, whatever the gradient; AdamW has taken half of the
     # weight before it.
-    adam = one_number(Optimizer(kind="adam", weight_decay=0.0))
+    adam = one_number(OptimizerConfig(kind="adam", weight_decay=0.0))
     assert adam[0] == pytest.approx(0.5, abs=1e-8)
-    assert one_number(Optimizer(kind="adamw", weight_decay=1.0))[0] == pytest.approx(0.0, abs=1e-8)
+    assert one_number(OptimizerConfig(kind="adamw", weight_decay=1.0))[0] == pytest.approx(
+        0.0, abs=1e-8
+    )
     mean, square = (0.9 * 0.2 + 0.4) / 0.19, (0.999 * 0.004 + 0.016) / (1 - 0.999**2)
     assert adam[1] == pytest.approx(adam[0] - 0.25 * mean / (math.sqrt(square) + 1e-8), rel=1e-12)
 
@@ -183,13 +188,13 @@ def test_running_statistics_by_hand(unbiased: bool, stored: float) -> None:
     assert batch["running_var"].item() == pytest.approx(8.0)
     assert moved["running_mean"].item() == pytest.approx(0.75 * 2.0 + 0.25 * 3.0)
     assert moved["running_var"].item() == pytest.approx(0.75 * 4.0 + 0.25 * stored)
-    y = reference.batch_norm(op, {"weight": np.ones(1), "bias": np.zeros(1), **batch}, x)
+    y = forward.batch_norm(op, {"weight": np.ones(1), "bias": np.zeros(1), **batch}, x)
     assert y.mean() == pytest.approx(0.0, abs=1e-15)
     assert y.var() == pytest.approx(8.0 / 9.0)  # biased, and eps is 1
 
 
 def test_dropout_keeps_what_the_mask_says_and_scales_it() -> None:
-    found = reference.dropout(
+    found = forward.dropout(
         ops.Dropout(0.75), {"mask": np.array([True, False, True])}, np.array([1.0, 2.0, 3.0])
     )
     assert found.tolist() == [4.0, 0.0, 12.0]
@@ -246,7 +251,7 @@ def test_training_is_resumed_bit_for_bit(kind: str) -> None:
     """Two trainers of three steps and of one and two, in a network with dropout and masks of its
     own.
     """
-    training = Training(optimizer=Optimizer(kind=kind), label_smoothing=0.1)
+    training = Training(optimizer=OptimizerConfig(kind=kind), label_smoothing=0.1)
     batch = batch_for(DROPOUT)
     whole = Trainer(reference.build(DROPOUT), training)
     losses = [whole.step(*batch, rate) for rate in (0.1, 0.02, 0.03)]
@@ -326,7 +331,7 @@ def test_training_learns_a_batch() -> None:
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_float32_stays_float32(kind: str) -> None:
     trainer = Trainer(
-        reference.build(DROPOUT, dtype="float32"), Training(optimizer=Optimizer(kind=kind))
+        reference.build(DROPOUT, dtype="float32"), Training(optimizer=OptimizerConfig(kind=kind))
     )
     images, labels = batch_for(DROPOUT)
     trainer.step(images, labels, np.float64(0.1))

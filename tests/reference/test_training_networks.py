@@ -16,7 +16,7 @@ from shared.architecture.presets import miniature
 from shared.frameworks import reference
 from shared.frameworks.reference import Trainer
 from shared.reference.loss import cross_entropy
-from shared.training.config import PROBE, Optimizer, Training, dropout_masks, probe_labels
+from shared.training.config import PROBE, OptimizerConfig, Training, dropout_masks, probe_labels
 from shared.verification.recording import CHECKS
 from shared.weights.canonical import Weights
 from shared.weights.random import named_rng
@@ -29,7 +29,7 @@ from tests.training_probes import batch_for, expected_arrays
 NETWORK_STEPS = (1e-7, 1e-8)
 NETWORK_LIMIT = 1e-6  # relative to the largest gradient. Measured at most 3e-8
 
-FROZEN = Training(optimizer=Optimizer(weight_decay=5e-4), frozen_norms=True)
+FROZEN = Training(optimizer=OptimizerConfig(weight_decay=5e-4), frozen_norms=True)
 
 NETWORKS = {
     name: miniature(get_spec(name))
@@ -79,7 +79,14 @@ def check_network(spec: ResNetSpec, training: Training, coordinates: int) -> Non
     }
 
     def loss(arrays: Weights) -> float:
-        *_, last = reference.forward(plan, arrays, arrays["images"], training, masks)
+        *_, last = reference.forward(
+            plan,
+            arrays,
+            arrays["images"],
+            train=True,
+            frozen_norms=training.frozen_norms,
+            masks=masks,
+        )
         return float(cross_entropy(last.output, labels, training.label_smoothing))
 
     def agrees(gradient: float, difference: Callable[[float], float], scale: float) -> bool:
@@ -165,7 +172,7 @@ def test_a_trace_has_the_expected_keys_and_leaves_the_model_as_it_was(name: str)
     [
         FROZEN,
         *(
-            Training(optimizer=Optimizer(kind=kind, momentum=0.0))
+            Training(optimizer=OptimizerConfig(kind=kind, momentum=0.0))
             for kind in ("sgd", "adam", "adamw")
         ),
     ],

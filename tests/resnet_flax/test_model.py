@@ -124,7 +124,7 @@ def test_samples_and_variants_cover_every_layer() -> None:
         ops.AvgPool,
         ops.Subsample,
         ops.Dropout,
-        ops.Join,
+        ops.Merge,
         ops.GlobalPool,
         ops.Linear,
     }

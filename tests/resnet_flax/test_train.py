@@ -21,7 +21,7 @@ from resnet_flax import Trainer
 from resnet_flax.model import ResNet
 from resnet_flax.train import canonical_name, cross_entropy, make_optimizer
 from shared import CheckpointError, FrameworkError, make_plan
-from shared.training.config import PROBE, Optimizer, Training
+from shared.training.config import PROBE, OptimizerConfig, Training
 from shared.weights.canonical import to_channels_last
 from tests import numpy_training
 from tests.flax_models import BIASED, DROPOUT, UNBIASED, loaded, sample
@@ -40,12 +40,12 @@ SAME_LIMIT = 1e-12
 
 # Adam also where it keeps no mean of the gradients.
 OPTIMIZERS = numpy_training.OPTIMIZERS | {
-    "adam": Optimizer(kind="adam", betas=(0.0, 0.9), eps=1e-3, weight_decay=0.0)
+    "adam": OptimizerConfig(kind="adam", betas=(0.0, 0.9), eps=1e-3, weight_decay=0.0)
 }
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_optimizers_mean_what_numpy_says(optimizer: Optimizer) -> None:
+def test_optimizers_mean_what_numpy_says(optimizer: OptimizerConfig) -> None:
     """With another learning rate and other gradients at every step, biases and norms among the
     parameters.
     """
@@ -88,7 +88,7 @@ def test_adams_corrections_are_exact_in_float32() -> None:
     with jax.enable_x64(False):
         model = loaded(UNBIASED, "float32", depths=(1,))
         optimizer = make_optimizer(
-            model, Optimizer(kind="adam", betas=(0.9, 0.999), eps=1e-3, weight_decay=0.0)
+            model, OptimizerConfig(kind="adam", betas=(0.9, 0.999), eps=1e-3, weight_decay=0.0)
         )
         before = np.asarray(model.head.bias[...], np.float64)
         shapes = make_plan(model.spec).tensors

@@ -25,7 +25,7 @@ from resnet_keras import init, layers
 from shared import CheckpointError, ResNetSpec, get_spec, probe_images, probe_weights
 from shared.architecture import ops
 from shared.architecture.presets import miniature
-from shared.architecture.spec import Init
+from shared.architecture.spec import InitSpec
 from tests.keras_backend_parity import DILATED, global_state, small
 from tests.probes import SIZE, images_for, reference_trace, worst_layer
 
@@ -235,7 +235,7 @@ def test_fit_updates_weights_and_running_statistics(images: np.ndarray) -> None:
 
 def test_float64_batch_norm_trains_in_float64() -> None:
     """The running variance is the biased one, as Keras has it."""
-    scope = init.Scope("norm", "float64", Init(), seed=0)
+    scope = init.Scope("norm", "float64", InitSpec(), seed=0)
     norm = layers.Norm2D(ops.BatchNorm(5, eps=1e-3, momentum=0.75, unbiased=False), scope)
     x = 1e3 + probe_images((3, 7, 6, 5), dtype="float64")
     y = np.asarray(
@@ -265,7 +265,9 @@ def test_float64_batch_norm_trains_in_float64() -> None:
 )
 def test_fresh_kernels_have_the_spread_that_the_spec_asks_for(how: Any, deviation: float) -> None:
     op = ops.Conv(32, 128, 3)
-    initializer = init.conv_initializers(op, init.Scope("conv", "float32", Init(conv=how), seed=0))
+    initializer = init.conv_initializers(
+        op, init.Scope("conv", "float32", InitSpec(conv=how), seed=0)
+    )
     kernel = keras.ops.convert_to_numpy(initializer["kernel_initializer"]((3, 3, 32, 128)))
     assert abs(kernel.std() / deviation - 1) < SPREAD_LIMIT
     widest = {"uniform": 3**0.5, "truncated_normal": 2 / 0.8796, "normal": np.inf}

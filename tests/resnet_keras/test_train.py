@@ -25,8 +25,8 @@ import resnet_keras
 from resnet_keras import ablation, init, layers, optimizers, train
 from shared import CheckpointError, ResNetSpec, make_plan, probe_images, probe_weights
 from shared.architecture import ops
-from shared.architecture.spec import Init
-from shared.training.config import PROBE, Optimizer, Training
+from shared.architecture.spec import InitSpec
+from shared.training.config import PROBE, OptimizerConfig, Training
 from shared.verification.recording import CHECKS
 from tests.keras_backend_parity import TRAINED, global_state, small, training_trace
 from tests.numpy_training import numpy_loss, numpy_step
@@ -79,7 +79,7 @@ def to_numpy(tensor: Any) -> np.ndarray:
 )
 def test_optimizers_mean_what_pytorchs_mean(fields: dict[str, Any], decay_norms: bool) -> None:
     """With another learning rate at every step: a kernel and a bias."""
-    optimizer = Optimizer(weight_decay=0.1, decay_norms=decay_norms, **fields)
+    optimizer = OptimizerConfig(weight_decay=0.1, decay_norms=decay_norms, **fields)
     rng = np.random.default_rng(0)
     start = [rng.standard_normal((3, 2)), rng.standard_normal(2)]
     gradients = [[rng.standard_normal(w.shape) for w in start] for _ in range(4)]
@@ -147,7 +147,7 @@ def test_cross_entropy(smoothing: float, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("unbiased", [True, False])
 def test_running_variance_follows_the_plan(unbiased: bool, dtype: str) -> None:
     op = ops.BatchNorm(5, momentum=0.75, unbiased=unbiased)
-    norm = layers.Norm2D(op, init.Scope("norm", dtype, Init(), seed=0))
+    norm = layers.Norm2D(op, init.Scope("norm", dtype, InitSpec(), seed=0))
     x = probe_images((2, 2, 1, 5), dtype=dtype)
     norm(keras.ops.convert_to_tensor(x, dtype), training=True)
     expected = 0.75 + 0.25 * op.stored_variance(4) * x.var(axis=(0, 1, 2))
@@ -158,7 +158,7 @@ def test_running_variance_follows_the_plan(unbiased: bool, dtype: str) -> None:
 
 def test_a_norm_saved_before_the_field_was_there_stays_biased() -> None:
     config = layers.Norm2D(
-        ops.BatchNorm(5), init.Scope("norm", "float32", Init(), seed=0)
+        ops.BatchNorm(5), init.Scope("norm", "float32", InitSpec(), seed=0)
     ).get_config()
     del config["unbiased"]
     assert layers.BatchNormalization.from_config(config).unbiased is False
@@ -166,7 +166,9 @@ def test_a_norm_saved_before_the_field_was_there_stays_biased() -> None:
 
 def test_dropout_with_and_without_a_mask() -> None:
     images = keras.Input((8, 8, 16))
-    dropout = ablation.Dropout(ops.Dropout(0.25), init.Scope("dropout", "float32", Init(), seed=0))
+    dropout = ablation.Dropout(
+        ops.Dropout(0.25), init.Scope("dropout", "float32", InitSpec(), seed=0)
+    )
     model = keras.Model(images, dropout(images))
     x = probe_images((8, 8, 8, 16))
     drawn = to_numpy(model(x, training=True))
@@ -274,7 +276,7 @@ def test_loss_without_smoothing_is_given_too() -> None:
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_training_resumes_bit_for_bit(kind: Any) -> None:
     spec = small("torchvision/resnet18")
-    training = Training(optimizer=Optimizer(kind=kind))
+    training = Training(optimizer=OptimizerConfig(kind=kind))
     images, labels = batch_for(spec)
     first = make_trainer(spec, training, compiled=False)
     first.step(images, labels, 0.01)
@@ -320,7 +322,7 @@ def test_trace_records_what_every_trace_records(preset: str) -> None:
 
 
 def test_trace_of_other_heads_and_optimizers() -> None:
-    frozen = Training(optimizer=Optimizer(kind="adamw"), frozen_norms=True)
+    frozen = Training(optimizer=OptimizerConfig(kind="adamw"), frozen_norms=True)
     assert_records(small("fb/preresnet18", num_classes=0, head_pool="none"), frozen)
 
 

@@ -13,10 +13,10 @@ import resnet_torch
 from resnet_torch.train import Trainer, cross_entropy, forward, to_tensor
 from shared import CheckpointError, get_spec, make_plan
 from shared.architecture.presets import miniature
-from shared.training.config import PROBE, Optimizer, Training
+from shared.training.config import PROBE, OptimizerConfig, Training
+from tests.architecture.test_peers import TORCHVISION, peer_name
 from tests.numpy_training import OPTIMIZERS, RATES, numpy_loss, numpy_step
 from tests.peers import import_torchvision
-from tests.peers.test_peers import TORCHVISION, peer_name
 from tests.probes import same_weights
 from tests.torch_models import BIASED, DROPOUT, FROZEN, SAMPLES, UNBIASED, loaded
 from tests.training_probes import REFUSED_STATES, batch_for, masks_for
@@ -38,7 +38,7 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_optimizers_mean_what_numpy_says(optimizer: Optimizer) -> None:
+def test_optimizers_mean_what_numpy_says(optimizer: OptimizerConfig) -> None:
     """With another learning rate at every step."""
     model = loaded("keras/resnet50v2")  # has biases
     trainer, batch = (

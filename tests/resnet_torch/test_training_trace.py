@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 import resnet_torch
 from resnet_torch.train import Trainer
 from shared import SpecError
-from shared.training.config import PROBE, Optimizer, Training
+from shared.training.config import PROBE, OptimizerConfig, Training
 from shared.verification.recording import CHECKS
 from tests.numpy_training import numpy_loss
 from tests.torch_models import BIASED, DROPOUT, FROZEN, SAMPLES, UNBIASED, loaded
@@ -19,8 +19,8 @@ from tests.training_probes import batch_for, expected_arrays, masks_for
 TRAININGS = {
     "probe": PROBE,
     "frozen": Training(frozen_norms=True),
-    "adamw": Training(optimizer=Optimizer(kind="adamw")),
-    "no-slots": Training(optimizer=Optimizer(momentum=0.0)),
+    "adamw": Training(optimizer=OptimizerConfig(kind="adamw")),
+    "no-slots": Training(optimizer=OptimizerConfig(momentum=0.0)),
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared import CheckpointError, SpecError
-from shared.training.curves import THRESHOLDS, draw, partings
+from shared.training.curves import THRESHOLDS, divergences, draw
 from shared.training.recipes import get_recipe
 from shared.training.runs import KEPT, RunWriter, read_run
 from tests.cli_runner import Rosetta
@@ -126,16 +126,16 @@ def test_where_runs_part(tmp_path: Path) -> None:
         read_run(make_run(tmp_path / n, losses, n))
         for n, losses in (("torch", first), ("flax", second))
     ]
-    (parting,) = partings(runs)
-    assert dict(zip(THRESHOLDS, parting.first, strict=True)) == {
+    (divergence,) = divergences(runs)
+    assert dict(zip(THRESHOLDS, divergence.first, strict=True)) == {
         0.0: 2,
         1e-9: 3,
         1e-6: 3,
         1e-3: 4,
         1e-2: 4,
     }
-    assert (parting.largest, parting.steps, parting.accuracy) == (1.0, 4, (0.9, 0.9))
-    (same,) = partings([runs[0], runs[0]])
+    assert (divergence.largest, divergence.steps, divergence.accuracy) == (1.0, 4, (0.9, 0.9))
+    (same,) = divergences([runs[0], runs[0]])
     assert same.first == (None,) * len(THRESHOLDS)
 
 

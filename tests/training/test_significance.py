@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from shared.training.significance import Rivals, rivals, short_names
+from shared.training.significance import PairedComparison, rivals, short_names
 
 
 def test_pairs_count_the_images_that_only_one_names_right() -> None:
@@ -27,14 +27,16 @@ def test_pairs_count_the_images_that_only_one_names_right() -> None:
     ],
 )
 def test_the_exact_two_sided_p_value(only_a: int, only_b: int, p: float) -> None:
-    assert Rivals("a", "b", only_a, only_b, 1000).p_value == pytest.approx(p, rel=1e-12)
-    assert Rivals("b", "a", only_b, only_a, 1000).p_value == pytest.approx(p, rel=1e-12)
+    assert PairedComparison("a", "b", only_a, only_b, 1000).p_value == pytest.approx(p, rel=1e-12)
+    assert PairedComparison("b", "a", only_b, only_a, 1000).p_value == pytest.approx(p, rel=1e-12)
 
 
 def test_the_p_value_agrees_with_scipy() -> None:
     for only_a, only_b in [(2, 7), (40, 61), (59, 6), (240, 278)]:
         expected = stats.binomtest(only_a, only_a + only_b).pvalue
-        assert Rivals("a", "b", only_a, only_b, 10_000).p_value == pytest.approx(expected, rel=1e-9)
+        assert PairedComparison("a", "b", only_a, only_b, 10_000).p_value == pytest.approx(
+            expected, rel=1e-9
+        )
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from shared.frameworks import reference
 from shared.training.config import PROBE
 from shared.verification.comparison import Comparison, Row, relative_error, rounding_budget
 from shared.verification.tolerances import (
+    ERROR_GROWTH,
     EVAL_FLOAT64,
     ROUNDING_FACTOR,
     ROUNDING_FLOOR_ULPS,
-    ROUNDING_WALK,
     ULP,
     rounding_limit,
 )
@@ -276,7 +276,7 @@ def test_rounding_limit_has_a_floor(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ULP)
 @pytest.mark.parametrize("place", [0, 3, 99])
 def test_no_budget_goes_beyond_the_random_walk(dtype: str, place: int) -> None:
-    assert rounding_limit(dtype, place, 1e9) == ROUNDING_WALK * ULP[dtype] * math.sqrt(place + 1)
+    assert rounding_limit(dtype, place, 1e9) == ERROR_GROWTH * ULP[dtype] * math.sqrt(place + 1)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from shared.architecture.preprocessing import PREPROCESSING
 from shared.datasets import DATASETS, open_split
-from shared.datasets.opening import COME_ALONG
+from shared.datasets.opening import BUNDLED
 from shared.errors import SpecError
 from shared.images.labels import class_names
 from shared.training.recipes import Recipe, get_recipe
@@ -46,7 +46,7 @@ def test_the_test_split_that_comes_along_is_the_published_one() -> None:
     assert source.published
     assert (len(source), source.num_classes) == (EXAMPLES, 10)
     assert np.bincount([source[i][1] for i in range(EXAMPLES)]).tolist() == [1000] * 10
-    assert (COME_ALONG["fashion-mnist", "test"] / "LICENSE").exists()
+    assert (BUNDLED["fashion-mnist", "test"] / "LICENSE").exists()
 
 
 @pytest.mark.parametrize("name", PRETRAINED)

@@ -70,7 +70,7 @@ def _windows(entries: Mapping[str, Entry]) -> Iterator[list[str]]:
         yield window
 
 
-class Watched(Generic[R]):
+class OnFirstLoad(Generic[R]):
     """Entries whose values are looked at when they are loaded for the first time; `found` is what
     was seen.
     """

@@ -58,7 +58,7 @@ class Archive:
     entries: Mapping[str, Entry]
     metadata: Mapping[str, str] = field(default_factory=dict)
     # What had to be taken off to get at the tensors: "key 'state_dict'", "prefix 'module.'".
-    wrapping: tuple[str, ...] = ()
+    stripped_prefixes: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -33,15 +33,15 @@ def model_part(
     """The archive of what a model needs, of all that was found in a checkpoint.
 
     Of a `TrainState` or of variables (there is a level `params`) the collections `params` and
-    `batch_stats` are kept; a level that holds all is taken off. `wrapping` names both. NNX's last
-    level `value` is no part of a name.
+    `batch_stats` are kept; a level that holds all is taken off. `stripped_prefixes` names
+    both. NNX's last level `value` is no part of a name.
     """
-    kept, wrapping = dict(entries), []
+    kept, stripped_prefixes = dict(entries), []
     while level := next(
         (level for level in _LEVELS if kept and all(n.startswith(f"{level}/") for n in kept)), None
     ):
         kept = {name.removeprefix(f"{level}/"): entry for name, entry in kept.items()}
-        wrapping.append(f"prefix '{level}/'")
+        stripped_prefixes.append(f"prefix '{level}/'")
     metadata = dict(metadata)
     if (step := kept.get("step")) is not None and not step.shape:
         metadata["step"] = str(kept.pop("step").load())  # an array when JAX counted it
@@ -56,11 +56,11 @@ def model_part(
         top if top.isidentifier() and top.isascii() and len(top) <= 80 else spans.shown(top)
         for top in dropped
     ]
-    wrapping += [f"also holds {top}" for top in named[:8]]
+    stripped_prefixes += [f"also holds {top}" for top in named[:8]]
     if kept and all(name.endswith("/value") for name in kept):
         kept = {name.removesuffix("/value"): entry for name, entry in kept.items()}
-        wrapping.append("suffix '/value'")
-    return Archive(container, kept, metadata, tuple(wrapping))
+        stripped_prefixes.append("suffix '/value'")
+    return Archive(container, kept, metadata, tuple(stripped_prefixes))
 
 
 def nested(path: Path, entries: Mapping[str, Any]) -> dict[str, Any]:

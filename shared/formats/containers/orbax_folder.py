@@ -66,7 +66,7 @@ def read(path: Path) -> Archive:
     if not item:
         return archive
     return Archive(
-        "orbax", archive.entries, archive.metadata, (f"item '{item}'", *archive.wrapping)
+        "orbax", archive.entries, archive.metadata, (f"item '{item}'", *archive.stripped_prefixes)
     )
 
 

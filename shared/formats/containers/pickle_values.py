@@ -27,13 +27,13 @@ class PickleRefused(ValueError):
 
 
 class StorageType(NamedTuple):
-    """torch.FloatStorage and its kin."""
+    """torch.FloatStorage and the like."""
 
     dtype: str
 
 
 class TorchDtype(NamedTuple):
-    """torch.float32 and its kin."""
+    """torch.float32 and the like."""
 
     dtype: str
 

@@ -47,19 +47,19 @@ def read(path: Path) -> Archive:
     if not isinstance(groups, list):
         raise fail("it has no list 'weightsManifest'")
     entries: dict[str, Entry] = {}
-    wrapping: dict[str, None] = {}
+    stripped_prefixes: dict[str, None] = {}
     shards: set[str] = set()
     for group in groups:
         for tensor, entry, is_state in _read_group(path, group, shards, fail):
             if tensor in entries:
                 raise fail(f"the weight {spans.shown(tensor)} is there twice")
             if is_state:
-                wrapping["also holds the optimizer"] = None
+                stripped_prefixes["also holds the optimizer"] = None
             else:
                 entries[tensor] = entry
     topology = model.get("modelTopology")
     metadata = {} if topology is None else {"model_topology": json.dumps(topology)}
-    return Archive("tfjs", entries, metadata, tuple(wrapping))
+    return Archive("tfjs", entries, metadata, tuple(stripped_prefixes))
 
 
 def _read_group(

@@ -200,7 +200,7 @@ def _nbytes(storage: Storage) -> int:
 
 
 def _make_archive(path: Path, size: int, value: Any, places: Mapping[str, _Place]) -> Archive:
-    state, wrapping = _unwrap(value)
+    state, stripped_prefixes = _unwrap(value)
     tensors = dict(_named_tensors(state))
     if len(tensors) > MAX_TENSORS:
         raise PickleRefused(f"it has {len(tensors):,} tensors, more than any network")
@@ -213,12 +213,12 @@ def _make_archive(path: Path, size: int, value: Any, places: Mapping[str, _Place
         raise PickleRefused(
             f"its tensors are views that unfold to {total:,} bytes, the file has {size:,}"
         )
-    return Archive("torch", entries, _extras(value), (*wrapping, *prefixes))
+    return Archive("torch", entries, _extras(value), (*stripped_prefixes, *prefixes))
 
 
 def _unwrap(value: Any) -> tuple[dict, list[str]]:
     """The dict with the tensors, and the keys that led to it."""
-    wrapping, scans = [], {}  # type: list[str], dict[int, bool]
+    stripped_prefixes, scans = [], {}  # type: list[str], dict[int, bool]
 
     def holds_tensors(candidate: Any, levels: int) -> bool:
         if not isinstance(candidate, dict):
@@ -236,11 +236,11 @@ def _unwrap(value: Any) -> tuple[dict, list[str]]:
         if not found:
             break
         value = value[found[0]]
-        wrapping.append(f"key {found[0]!r}")
-        wrapping.extend(f"also holds {key!r}" for key in found[1:])
+        stripped_prefixes.append(f"key {found[0]!r}")
+        stripped_prefixes.extend(f"also holds {key!r}" for key in found[1:])
     if not holds_tensors(value, 0):
         raise PickleRefused(f"it holds no state dict: {_describe(value)}; save model.state_dict()")
-    return value, wrapping
+    return value, stripped_prefixes
 
 
 def _describe(value: Any) -> str:

@@ -15,12 +15,12 @@ from typing import Any
 from shared.architecture.ops import Shape
 from shared.architecture.plan import Plan, make_plan
 from shared.architecture.presets import get_spec, list_presets
-from shared.architecture.spec import Init, ResNetSpec
+from shared.architecture.spec import InitSpec, ResNetSpec
 from shared.errors import CheckpointError, SpecError
 from shared.formats.naming.names import place_of
 
 # What no tensor tells, as `inspect` says it.
-UNTOLD = (
+NOT_INFERABLE = (
     "norm.eps",
     "norm.groups",
     "weight_std_eps",
@@ -44,8 +44,8 @@ UNTOLD = (
 MAX_BLOCKS = 1 << 10  # ResNet-1202 has 600
 
 
-def untold(spec: ResNetSpec) -> dict[str, Any]:
-    """The fields of `UNTOLD` that have a say in this network, and their values."""
+def not_inferable(spec: ResNetSpec) -> dict[str, Any]:
+    """The fields of `NOT_INFERABLE` that have a say in this network, and their values."""
     matters = {
         "norm.groups": spec.norm.kind == "group",
         "stem.pool_padding": spec.stem.pool != "none",
@@ -57,7 +57,7 @@ def untold(spec: ResNetSpec) -> dict[str, Any]:
         "shortcut.join": spec.shortcut.join != "add",
         "head.pool": spec.head.pool != "avg",
     }
-    return {name: field_of(spec, name) for name in UNTOLD if matters.get(name, True)}
+    return {name: field_of(spec, name) for name in NOT_INFERABLE if matters.get(name, True)}
 
 
 def field_of(spec: ResNetSpec, name: str) -> Any:
@@ -230,7 +230,7 @@ def _plain(spec: ResNetSpec) -> ResNetSpec:
     """The spec without what does not reach the output: names, initialisation, momentum."""
     changes: dict[str, Any] = {
         "name": "",
-        "init": Init(),
+        "init": InitSpec(),
         "norm.momentum": 0.9,
         "norm.running_var": "unbiased",
         "image_size": 224,
@@ -290,9 +290,9 @@ def find_preset(spec: ResNetSpec, families: tuple[str, ...]) -> str | None:
     """The preset that the spec is, but for its classes and input channels; one of `families` if it
     can be.
     """
-    kin = _kin(spec.depths, spec.widths, spec.block.kind)
+    same_size_presets = _same_size_presets(spec.depths, spec.widths, spec.block.kind)
     wanted = _resolved(_sizeless(spec))
-    matches = [name for name in kin if _resolved(_sizeless(get_spec(name))) == wanted]
+    matches = [name for name in same_size_presets if _resolved(_sizeless(get_spec(name))) == wanted]
     return next(
         (name for name in matches if name.partition("/")[0] in families),
         matches[0] if matches else None,
@@ -304,12 +304,18 @@ def candidates(spec: ResNetSpec) -> list[str]:
     as they tell.
     """
     tensors = make_plan(_sizeless(spec)).tensors
-    kin = _kin(spec.depths, spec.widths, spec.block.kind)
-    return [name for name in kin if make_plan(_sizeless(get_spec(name))).tensors == tensors]
+    same_size_presets = _same_size_presets(spec.depths, spec.widths, spec.block.kind)
+    return [
+        name
+        for name in same_size_presets
+        if make_plan(_sizeless(get_spec(name))).tensors == tensors
+    ]
 
 
 @functools.cache
-def _kin(depths: tuple[int, ...], widths: tuple[int, ...], kind: str) -> tuple[str, ...]:
+def _same_size_presets(
+    depths: tuple[int, ...], widths: tuple[int, ...], kind: str
+) -> tuple[str, ...]:
     """The presets of these sizes."""
     sizes = (depths, widths, kind)
     specs = ((name, get_spec(name)) for name in list_presets())

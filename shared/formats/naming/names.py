@@ -35,7 +35,7 @@ _PLACES = {
 }
 
 
-class Place(NamedTuple):
+class TensorPosition(NamedTuple):
     """Where a layer stands: its kind (`conv`, `shortcut.norm`, `stem.conv1`), stage, block and
     number in the block.
 
@@ -60,12 +60,12 @@ _BLOCK = re.compile(
 )
 
 
-def place_of(layer: str) -> Place:
+def place_of(layer: str) -> TensorPosition:
     """The place of a canonical layer name."""
     match = _BLOCK.fullmatch(layer)
     if match is None:
-        return Place(layer)
-    return Place(match[3], int(match[1]), int(match[2]), int(match[4] or 0))
+        return TensorPosition(layer)
+    return TensorPosition(match[3], int(match[1]), int(match[2]), int(match[4] or 0))
 
 
 @functools.lru_cache(maxsize=16)
@@ -87,10 +87,10 @@ def foreign_names(scheme: Scheme, plan: Plan) -> tuple[dict[str, str], list[str]
     """Canonical tensor -> the scheme's name, in the plan's order; and the tensors that it has no
     name for.
     """
-    names, homeless = _foreign_names(
+    names, unmapped = _foreign_names(
         tuple(scheme.layers.items()), tuple(scheme.leaves.items()), plan.spec
     )
-    return dict(names), list(homeless)
+    return dict(names), list(unmapped)
 
 
 @functools.lru_cache(maxsize=16)
@@ -99,14 +99,14 @@ def _foreign_names(
 ) -> tuple[dict[str, str], list[str]]:
     layers, leaves = dict(layer_table), dict(leaf_table)
     starts = [sum(spec.depths[:i]) for i in range(len(spec.depths))]
-    names, homeless = {}, []
+    names, unmapped = {}, []
     for tensor in plan_of(spec).tensors:
         layer, _, leaf = tensor.rpartition(".")
         place = place_of(layer)
         template = layers.get(f"{place.kind}{place.number}", layers.get(place.kind))
         outer = leaves.get(f"{leaf_kind(place.kind)}.{leaf}")
         if template is None or outer is None:
-            homeless.append(tensor)
+            unmapped.append(tensor)
             continue
         s, b, k = place.stage, place.block, place.number
         inner = template.format(
@@ -123,7 +123,7 @@ def _foreign_names(
             n=starts[s] + b,
         )
         names[tensor] = outer.format(layer=inner)
-    return names, homeless
+    return names, unmapped
 
 
 def stem_name(scheme: Scheme) -> str:
@@ -179,22 +179,22 @@ def _regex(template: str) -> re.Pattern[str]:
 def canonical_names(scheme: Scheme, names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     """The scheme's names -> canonical ones, and the names that are not the scheme's."""
     patterns = _patterns(scheme)
-    places: dict[str, tuple[Place, str]] = {}
-    strangers = []
+    places: dict[str, tuple[TensorPosition, str]] = {}
+    unrecognised = []
     for name in names:
         found = _match(patterns.get(_tail(name), ()), name)
         if found:
             places[name] = found
         else:
-            strangers.append(name)
+            unrecognised.append(name)
     stages = _stages([place for place, _ in places.values()])
     return {
         name: f"{(stages[place.block](place) if place.stage < 0 else place).layer}.{leaf}"
         for name, (place, leaf) in places.items()
-    }, strangers
+    }, unrecognised
 
 
-def _match(patterns: Iterable[_Pattern], name: str) -> tuple[Place, str] | None:
+def _match(patterns: Iterable[_Pattern], name: str) -> tuple[TensorPosition, str] | None:
     for pattern in patterns:
         match = pattern.regex.fullmatch(name)
         if match is None:
@@ -205,7 +205,7 @@ def _match(patterns: Iterable[_Pattern], name: str) -> tuple[Place, str] | None:
             continue
         block = _block(where)
         if block is not None:
-            return Place(pattern.kind, _stage(where), block, number), pattern.leaf
+            return TensorPosition(pattern.kind, _stage(where), block, number), pattern.leaf
     return None
 
 
@@ -233,7 +233,7 @@ def _stage(where: Mapping[str, str]) -> int:
     return int(where["c"]) - 2 if "c" in where else int(where.get("s", "0"))
 
 
-def _stages(places: list[Place]) -> dict[int, functools.partial[Place]]:
+def _stages(places: list[TensorPosition]) -> dict[int, functools.partial[TensorPosition]]:
     """For blocks counted through all stages: a stage begins where a block projects its shortcut."""
     starts = sorted(
         {0} | {place.block for place in places if place.stage < 0 and place.kind == "shortcut.conv"}
@@ -241,7 +241,7 @@ def _stages(places: list[Place]) -> dict[int, functools.partial[Place]]:
     return {place.block: functools.partial(_restage, starts) for place in places if place.stage < 0}
 
 
-def _restage(starts: list[int], place: Place) -> Place:
+def _restage(starts: list[int], place: TensorPosition) -> TensorPosition:
     stage = max(i for i, start in enumerate(starts) if start <= place.block)
     return place._replace(stage=stage, block=place.block - starts[stage])
 

@@ -70,7 +70,7 @@ def by_names(
     scheme: Scheme,
     names: Mapping[str, str],
     shapes: Mapping[str, Shape],
-    strangers: Iterable[str] = (),
+    unrecognised: Iterable[str] = (),
 ) -> Nearest | None:
     """The preset of which most tensors have the canonical names and shapes of the file's, if one is
     like it at all.
@@ -80,13 +80,13 @@ def by_names(
             taken.
         names: canonical -> the file's.
         shapes: canonical, by canonical name.
-        strangers: names of the file that the scheme does not know.
+        unrecognised: names of the file that the scheme does not know.
     """
-    strangers, found = (
-        list(strangers),
+    unrecognised, found = (
+        list(unrecognised),
         {name: _sizeless(name, shape) for name, shape in shapes.items()},
     )
-    size = len(found) + len(strangers)
+    size = len(found) + len(unrecognised)
 
     def likeness(preset: str) -> float:
         """A tensor of the same name and another shape counts half: a narrow ResNet-50 is still like
@@ -120,7 +120,7 @@ def by_names(
             "of another shape": [
                 names[name] for name in wanted if name in found and name not in same
             ],
-            "unexpected": [*(names[name] for name in found if name not in wanted), *strangers],
+            "unexpected": [*(names[name] for name in found if name not in wanted), *unrecognised],
         },
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shared.formats.containers import safetensors_file
-from shared.formats.containers.ahead import AT_ONCE, SMALL, WINDOW, Watched, each
+from shared.formats.containers.ahead import AT_ONCE, SMALL, WINDOW, OnFirstLoad, each
 from shared.formats.containers.archive import Archive, Entry
 
 FLOAT32 = np.dtype(np.float32)
@@ -72,7 +72,7 @@ def test_who_stops_early_leaves_no_thread() -> None:
 
 def test_looked_at_once_and_all_in_the_end() -> None:
     seen: list[str] = []
-    watched = Watched(
+    watched = OnFirstLoad(
         entries_of([1, LARGE, 3]), lambda name, array: seen.append(name) or float(array[0])
     )
     watched.entries["1"].load()

@@ -94,7 +94,7 @@ def test_what_flax_writes_is_read(tmp_path: Path, serialization: Any) -> None:
     (tmp_path / FILE).write_bytes(serialization.to_bytes(nested(variables())))
     archive = read(tmp_path / FILE)
     assert archive.container == "msgpack"
-    assert archive.wrapping == ()
+    assert archive.stripped_prefixes == ()
     assert_same(values(archive), variables())
 
 
@@ -129,7 +129,7 @@ def test_a_train_state(tmp_path: Path, serialization: Any, step: Any) -> None:
     (tmp_path / FILE).write_bytes(serialization.to_bytes(state))
     archive = read(tmp_path / FILE)
     assert_same(values(archive), variables())
-    assert archive.wrapping == ("also holds opt_state", "also holds ema_params")
+    assert archive.stripped_prefixes == ("also holds opt_state", "also holds ema_params")
     assert archive.metadata == {"step": "7"}
 
 
@@ -137,7 +137,7 @@ def test_a_bare_tree_stays_as_it_is(tmp_path: Path) -> None:
     write(tmp_path / FILE, archive_of(arrays()))
     archive = read(tmp_path / FILE)
     assert_same(values(archive), arrays())
-    assert archive.wrapping == ()
+    assert archive.stripped_prefixes == ()
 
 
 def test_leaves_that_are_no_arrays(tmp_path: Path) -> None:

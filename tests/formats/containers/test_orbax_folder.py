@@ -96,11 +96,11 @@ CASES: dict[str, tuple[dict[str, np.ndarray], dict[str, str], tuple[str, ...]]] 
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_orbax_writes_is_read(made: Path, name: str) -> None:
-    expected, metadata, wrapping = CASES[name]
+    expected, metadata, stripped_prefixes = CASES[name]
     archive = read(made / name)
     assert archive.container == "orbax"
     assert_same(values(archive), expected)
-    assert (archive.metadata, archive.wrapping) == (metadata, wrapping)
+    assert (archive.metadata, archive.stripped_prefixes) == (metadata, stripped_prefixes)
 
 
 def test_half_precision_and_a_level_for_all(made: Path) -> None:
@@ -109,7 +109,7 @@ def test_half_precision_and_a_level_for_all(made: Path) -> None:
         "a": ("bfloat16", [0, 1, 2]),
         "b": ("float16", [0, 1]),
     }
-    assert archive.wrapping == ("prefix 'model/'",)
+    assert archive.stripped_prefixes == ("prefix 'model/'",)
 
 
 def test_orbax_restores_what_is_written(tmp_path: Path) -> None:

@@ -187,9 +187,16 @@ def test_what_a_header_may_not_say(read: Read, name: str, says: str) -> None:
 
 @pytest.mark.parametrize(
     "says",
-    [b"", b"H", b"H" + b"\xff" * 8, b"D" + bytes(8), b"H\3" + bytes(7) + b"[1]", b"H\3" + bytes(7) + b"[[",
-     b"E" + b"\xff" * 8],
-)  # fmt: skip
+    [
+        b"",
+        b"H",
+        b"H" + b"\xff" * 8,
+        b"D" + bytes(8),
+        b"H\3" + bytes(7) + b"[1]",
+        b"H\3" + bytes(7) + b"[[",
+        b"E" + b"\xff" * 8,
+    ],
+)
 def test_a_reader_that_breaks_the_protocol(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: bytes
 ) -> None:

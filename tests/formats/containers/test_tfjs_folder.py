@@ -96,7 +96,7 @@ def test_groups_and_the_optimizer(folder: Path) -> None:
     assert {name: entry.load().tolist() for name, entry in archive.entries.items()} == {
         "a": [0, 1, 2]
     }
-    assert archive.wrapping == ("also holds the optimizer",)
+    assert archive.stripped_prefixes == ("also holds the optimizer",)
 
 
 @pytest.mark.parametrize("name", ["model.json", "group1-shard1of1.bin"])

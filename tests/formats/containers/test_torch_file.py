@@ -74,7 +74,7 @@ def test_every_dtype_of_a_state_dict(tmp_path, layout, dtype):
     archive = read(save(tmp_path / "a.pth", tensors, layout))
     assert_same(archive, tensors)
     assert archive.container == "torch"
-    assert (archive.wrapping, archive.metadata) == ((), {})
+    assert (archive.stripped_prefixes, archive.metadata) == ((), {})
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -147,7 +147,7 @@ def test_the_real_file_of_another_project():
     assert_same(
         archive, {name.removeprefix("module."): t for name, t in expected["state_dict"].items()}
     )
-    assert archive.wrapping == ("key 'state_dict'", "prefix 'module.'")
+    assert archive.stripped_prefixes == ("key 'state_dict'", "prefix 'module.'")
     assert archive.metadata["best_prec1"].startswith("91.7")
 
 
@@ -155,7 +155,7 @@ def test_the_real_file_of_another_project():
 
 
 @pytest.mark.parametrize(
-    ("keys", "prefix", "wrapping"),
+    ("keys", "prefix", "stripped_prefixes"),
     [
         (["state_dict"], "module.", ("key 'state_dict'", "prefix 'module.'")),
         (
@@ -174,13 +174,13 @@ def test_the_real_file_of_another_project():
         ([], "module.module.", ("prefix 'module.'", "prefix 'module.'")),
     ],
 )
-def test_wrappings_are_taken_off_and_named(tmp_path, layout, keys, prefix, wrapping):
+def test_wrappings_are_taken_off_and_named(tmp_path, layout, keys, prefix, stripped_prefixes):
     value: Any = {prefix + name: t for name, t in toy().items()}
     for key in reversed(keys):
         value = {key: value}
     archive = read(save(tmp_path / "a.pth", value, layout))
     assert_same(archive, toy())
-    assert archive.wrapping == wrapping
+    assert archive.stripped_prefixes == stripped_prefixes
 
 
 @pytest.mark.parametrize("prefix", ["resnet.", "encoder.", "module", "features."])
@@ -188,7 +188,7 @@ def test_other_prefixes_stay(tmp_path, prefix):
     tensors = {prefix + name: t for name, t in toy().items()}
     archive = read(save(tmp_path / "a.pth", tensors))
     assert_same(archive, tensors)
-    assert archive.wrapping == ()
+    assert archive.stripped_prefixes == ()
 
 
 def test_a_prefix_that_not_all_share_stays(tmp_path):
@@ -207,7 +207,7 @@ def test_plain_weights_are_preferred_to_averaged_ones(tmp_path):
     }
     archive = read(save(tmp_path / "a.pth", value))
     assert_same(archive, {"w": torch.ones(1)})
-    assert archive.wrapping == ("key 'state_dict'", "also holds 'model_ema'")
+    assert archive.stripped_prefixes == ("key 'state_dict'", "also holds 'model_ema'")
 
 
 def test_a_training_checkpoint(tmp_path, layout):

@@ -172,9 +172,9 @@ def test_one_network_among_others() -> None:
 )
 def test_names_that_nobody_knows(preset: str, form: str, container: str) -> None:
     """Kernels are known by their shapes, in either layout."""
-    kin = refusal(prefixed(state(preset, form, num_classes=3), "model_"), container)
-    assert f"the nearest preset is {preset}: " in kin
-    assert " kernels fit, by their shapes" in kin
+    same_size_presets = refusal(prefixed(state(preset, form, num_classes=3), "model_"), container)
+    assert f"the nearest preset is {preset}: " in same_size_presets
+    assert " kernels fit, by their shapes" in same_size_presets
 
 
 def test_a_preset_that_was_named_wrongly() -> None:

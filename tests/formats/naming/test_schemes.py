@@ -106,11 +106,11 @@ def test_a_file_is_known_without_being_told(preset: str, form: str, classes: int
 def test_names_of_a_format_are_different_and_read_back(form: str) -> None:
     for scheme in FORMATS[form].schemes:
         plan = make_plan(get_spec(scheme.convention, **scheme.changes))
-        names, homeless = foreign_names(scheme, plan)
-        assert not homeless
+        names, unmapped = foreign_names(scheme, plan)
+        assert not unmapped
         assert len(set(names.values())) == len(names) == len(plan.tensors)
-        back, strangers = canonical_names(scheme, list(names.values()))
-        assert not strangers
+        back, unrecognised = canonical_names(scheme, list(names.values()))
+        assert not unrecognised
         assert back == {foreign: canonical for canonical, foreign in names.items()}
 
 
