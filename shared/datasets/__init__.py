@@ -1,8 +1,9 @@
 """One input pipeline for every framework: the same batches, byte by byte, for a seed and a step.
 
-    source = open_split("fashion-mnist", "train") pipeline = Pipeline(source, batch=128, seed=0,
-    augmentation=Augmentation(pad_crop=2, flip=True), training=True) for batch in pipeline:  #
-    batch.images float32 NHWC, batch.labels int64
+    source = open_split("fashion-mnist", "train")
+    how = Augmentation(pad_crop=2, flip=True)
+    pipeline = Pipeline(source, batch=128, seed=0, augmentation=how, training=True)
+    for batch in pipeline:  # batch.images float32 NHWC, batch.labels int64
 
 Importing this takes NumPy alone; Grain, which steps through the batches, and Pillow are imported
 where they are used.

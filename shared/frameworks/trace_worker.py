@@ -1,12 +1,12 @@
-"""The process in which one framework takes traces: `python -m shared.frameworks.trace_worker
-FRAMEWORK`.
+"""One framework takes traces: `python -m shared.frameworks.trace_worker FRAMEWORK`.
 
 Reads one JSON job a line from standard input and answers each with one JSON line:
 
     {"spec": {...}, "dtype": "float64", "seed": 0, "batch": 2, "image_size": [224, 224],
-     "weights": file or null, "images": file or null, "output": file, "durable": true, "checks":
-     ["eval", ...], "training": JSON of a `Training`, both with defaults, "only": names of the
-     arrays to save, all when absent, "budget": false to leave out the rounding budget}
+     "weights": file or null, "images": file or null, "output": file, "durable": true,
+     "checks": ["eval", ...], "training": JSON of a `Training`, both with defaults,
+     "only": names of the arrays to save, all when absent,
+     "budget": false to leave out the rounding budget}
 """
 
 from __future__ import annotations

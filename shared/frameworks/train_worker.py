@@ -1,22 +1,22 @@
-"""The process in which one framework trains or evaluates: `python -m shared.frameworks.train_worker
-FRAMEWORK`.
+"""One framework trains or evaluates: `python -m shared.frameworks.train_worker FRAMEWORK`.
 
 Reads one JSON job from standard input and writes events to standard output, one JSON line each:
 
     {"task": "train", "recipe": {...}, "folder": ..., "data": folder or null, "dtype": "float32",
      "resume": false, "stop_after": steps or null, "checkpoint_every": steps or null}
     {"task": "evaluate", "spec": {...}, "weights": canonical file, "dataset": ..., "data": ...,
-    "split": "test",
-     "augmentation": {...}, "batch": 256, "dtype": "float32"}
+     "split": "test", "augmentation": {...}, "batch": 256, "dtype": "float32"}
 
-    {"event": "start", "step": 0, "total": 2814, "examples": 60000} {"event": "step", ...a line of
-    steps.csv} {"event": "evaluation", "step": 469, "loss": ..., "accuracy": ..., "correct": 8613,
-    "examples": 10000,
-     "wrong": [indices of the images that are named wrong]}
-    {"event": "progress", "done": 512, "examples": 10000}    {"event": "end", "step": 2814}
-    {"event": "diverged", "step": 120, "loss": "nan"}        {"event": "error", "kind": ...,
-    "error": ...} {"event": "stopped", "step": 120}, with a checkpoint     {"event": "interrupted"},
-    before the first step
+    {"event": "start", "step": 0, "total": 2814, "examples": 60000}
+    {"event": "step", ...a line of steps.csv}
+    {"event": "evaluation", "step": 469, "loss": ..., "accuracy": ..., "correct": 8613,
+     "examples": 10000, "wrong": [indices of the images that are incorrectly classified]}
+    {"event": "progress", "done": 512, "examples": 10000}
+    {"event": "end", "step": 2814}
+    {"event": "diverged", "step": 120, "loss": "nan"}
+    {"event": "stopped", "step": 120}, with a checkpoint
+    {"event": "interrupted"}, before the first step
+    {"event": "error", "kind": ..., "error": ...}
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""What a trace records beside the forward pass, written once for every framework: gradients and
-training steps.
+"""What a trace records beside the forward pass, for every framework: gradients and training steps.
 
 A framework brings a `Trainer`; this module feeds it, names what comes out and puts it into order.
 Keys, in the order of the computation, so that the first one that differs is where the difference
 starts:
 
-    eval        eval/<layer> …, eval/output train       train/<layer> …, train/output,
-    stats/<running statistic> … gradients   loss, loss/unsmoothed, grad/<tensor> from the head back
-    to the stem, grad/input steps       step1/loss, step1/<tensor> …, step1/momentum_buffer/<tensor>
-    …, …, step5/output, …, step10/output
+    eval        eval/<layer> …, eval/output
+    train       train/<layer> …, train/output, stats/<running statistic> …
+    gradients   loss, loss/unsmoothed, grad/<tensor> from the head back to the stem, grad/input
+    steps       step1/loss, step1/<tensor> …, step1/momentum_buffer/<tensor> …,
+                …, step5/output, …, step10/output
 
-All steps but the last keep `sketch`es of the larger tensors instead of the tensors themselves.
+All steps but the last keep random-sign projections of the larger tensors instead of the tensors.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ no way out.
 
 A reading module (`shared.formats.containers.hdf5_file` is one) runs in the child and provides
 
-    def open_entries(path: Path) -> tuple[dict[str, tuple[Shape, str, Callable[[], np.ndarray]]],
-    dict[str, str]]
+    def open_entries(path: Path) -> tuple[Entries, dict[str, str]]
+    # Entries = dict[str, tuple[Shape, str, Callable[[], np.ndarray]]]
 
 : for every tensor, in the file's order, (shape, name of its dtype such as "float32" or "bfloat16",
 a function that reads its values), and the metadata. It reads headers only, and raises

@@ -1,14 +1,13 @@
-"""The naming schemes of other projects, each a table: how it calls a layer, and what its code takes
-for granted.
+"""The naming schemes of other projects, each a table: how it calls a layer, and what it assumes.
 
 A template is a format string over where a layer stands:
 
-    {s} {s1} {c}   stage from 0, from 1, from 2        {b} {b1} {u} {letter}   block from 0, from 1,
-    as 01, as a {k} {k0} {abc} convolution from 1, from 0, as a    {n}                     block,
-    counted through all stages
+    {s} {s1} {c}            stage from 0, from 1, from 2
+    {b} {b1} {u} {letter}   block from 0, from 1, as 01, as a
+    {k} {k0} {abc}          convolution from 1, from 0, as a
+    {n}                     block, counted through all stages
 
-Sources of the names are those of the families in `shared.architecture.presets`; DEFINITIONS of
-quirks are there, too.
+Sources of the names are those of the families in `shared.architecture.presets`.
 """
 
 from __future__ import annotations
