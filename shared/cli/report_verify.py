@@ -21,6 +21,7 @@ from shared.cli.tables import Column, Styled, Table, printable, shape
 from shared.frameworks.verify import Inputs, TraceTaken, Verdict
 from shared.verification.comparison import Comparison
 from shared.verification.recording import EVAL, TRAIN
+from shared.verification.tolerances import CHANNEL_FLOAT64
 
 SHOWN = 10  # problems of a comparison; JSON has all of them
 
@@ -213,6 +214,13 @@ def print_failures(console: Console, comparisons: Iterable[Comparison]) -> None:
             lines.append(f"  … and {len(c.problems) - SHOWN} more")
         if c.first_divergence:
             lines.insert(0, f"  first at {_layer(c.first_divergence)}")
+        off = next((row for row in c.rows if row.channel and not row.channel.passed), None)
+        if off is not None and off.channel is not None:
+            lines.append(
+                f"  channel {off.channel.number} of {_layer(off.name)} differs by "
+                f"{_figure(off.channel.error)} of its own largest value, "
+                f"limit {_figure(CHANNEL_FLOAT64)}"
+            )
         print_line(console, "")
         print_line(console, f"{c.preset}: {c.a} and {c.b} differ", "bold red")
         for line in lines:

@@ -1,4 +1,6 @@
-"""Two traces against each other, layer by layer: the verdict, the worst layer, where they part."""
+"""Two traces against each other, layer by layer: the verdict, the worst layer, the first one that
+differs.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,28 @@ import numpy as np
 from shared.architecture.plan import make_plan
 from shared.errors import CheckpointError, SpecError
 from shared.training.config import Training
-from shared.verification.recording import CHECKS, EVAL, PREFIXES, expected_shapes
-from shared.verification.tolerances import DTYPES, FLOAT64, NEGLIGIBLE, rounding_limit
+from shared.verification.recording import CHECKS, EVAL, PREFIXES, STEP, TRAIN, expected_shapes
+from shared.verification.tolerances import (
+    CHANNEL_FLOAT64,
+    CHANNEL_NOISE,
+    DTYPES,
+    FLOAT64,
+    NEGLIGIBLE,
+    rounding_limit,
+)
 from shared.verification.trace import Trace
 from shared.weights.files import TensorFile
+
+
+class Channel(NamedTuple):
+    """The channel of an activation that is furthest off by its own scale, and by how much."""
+
+    number: int  # from 0
+    error: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= CHANNEL_FLOAT64
 
 
 @dataclass(frozen=True)
@@ -33,15 +53,21 @@ class Row:
     error: float
     limit: float | None
     own: tuple[float | None, float | None] = (None, None)
+    channel: Channel | None = None  # the worst one, where channels are judged by themselves
 
     @property
     def passed(self) -> bool:
-        return self.error <= self.limit if self.limit is not None else math.isfinite(self.error)
+        if self.limit is None:
+            return math.isfinite(self.error)
+        return self.error <= self.limit and (self.channel is None or self.channel.passed)
 
     @property
     def badness(self) -> float:
         """The part of its limit that the error is; the error itself where there is no limit."""
-        return self.error / self.limit if self.limit is not None else self.error
+        if self.limit is None:
+            return self.error
+        channel = self.channel.error / CHANNEL_FLOAT64 if self.channel else 0.0
+        return max(self.error / self.limit, channel)
 
 
 @dataclass(frozen=True)
@@ -93,6 +119,13 @@ class Comparison:
         if worst is not None:
             error = worst.error if math.isfinite(worst.error) else None  # JSON has no infinity
             shown = {"name": worst.name, "error": error, "limit": worst.limit}
+            if worst.channel is not None and not worst.channel.passed:
+                off = worst.channel.error
+                shown["channel"] = {
+                    "number": worst.channel.number,
+                    "error": off if math.isfinite(off) else None,
+                    "limit": CHANNEL_FLOAT64,
+                }
             if self.dtype != "float64":
                 shown["own"] = [
                     own if own is None or math.isfinite(own) else None for own in worst.own
@@ -150,6 +183,31 @@ def _distance(a: np.ndarray, b: np.ndarray) -> _Distance:
         )
 
 
+def worst_channel(a: np.ndarray, b: np.ndarray) -> Channel | None:
+    """The channel (last axis) with the largest error relative to its own scale, if any shows more
+    than rounding.
+
+    The error of a whole tensor does not see a channel that is a billion times smaller than the
+    others. A channel counts where it differs by more than `CHANNEL_NOISE` times what the tensor's
+    channels differ by (the median, or float64's rounding of its largest value): rounding in a sum
+    of large terms that cancel may be as large as the small channel itself.
+    """
+    if a.ndim < 2 or a.size == 0:
+        return None
+    axes = tuple(range(a.ndim - 1))
+    wide_a, wide_b = (np.asarray(x, dtype=np.float64) for x in (a, b))
+    with np.errstate(invalid="ignore"):  # inf - inf
+        difference = np.abs(wide_a - wide_b).max(axis=axes)
+    scale = np.minimum(np.abs(wide_a).max(axis=axes), np.abs(wide_b).max(axis=axes))
+    noise = max(float(np.median(difference)), float(np.finfo(np.float64).eps * scale.max()))
+    if not math.isfinite(noise):
+        return None  # the error of the tensor says so
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.where(difference > CHANNEL_NOISE * noise, difference / scale, 0.0)
+    index = int(error.argmax())
+    return Channel(index, float(error[index])) if error[index] else None
+
+
 def _errors(a: Trace, b: Trace, names: Sequence[str]) -> dict[str, float]:
     """The error of every tensor that both traces have."""
     distances = {name: _distance(a[name], b[name]) for name in names}
@@ -192,9 +250,12 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
         trace_problems, divergence = _structure_problems(trace, check)
         problems += trace_problems
         divergences += [(divergence[0], 0, divergence[1])] if divergence else []
-    for what in (
-        ("images", "weights") if check == EVAL else ("images", "labels", "weights", "training")
-    ):
+    inputs = ["images", "weights"]
+    if check != EVAL:
+        inputs += ["labels", "training"]
+    if check == STEP:
+        inputs.append("projection")
+    for what in inputs:
         if a.about.get(what) != b.about.get(what):
             sources = dict.fromkeys(_source(trace, what) for trace in (a, b))
             problems.append(
@@ -208,10 +269,12 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
     errors = _errors(
         a, b, [name for name in names if name in keys_b and a.shape(name) == b.shape(name)]
     )
+    by_channel = dtype == "float64" and check in (EVAL, TRAIN) and not _probe_weights(a, b)
     for place, name in enumerate(names):
         if name in errors:
             own = _own(budget_a, name), _own(budget_b, name)
-            rows.append(Row(name, errors[name], _limit(place, dtype, check, own), own))
+            channel = worst_channel(a[name], b[name]) if by_channel and "/" in name else None
+            rows.append(Row(name, errors[name], _limit(place, dtype, check, own), own, channel))
             if not rows[-1].passed:
                 divergences.append((place, 1, name))
     return Comparison(
@@ -352,6 +415,11 @@ def _place(trace: Trace) -> str:
         if isinstance(trace.arrays, TensorFile)
         else f"trace of {trace.framework}"
     )
+
+
+def _probe_weights(*traces: Trace) -> bool:
+    """Whether the weights are known to have no channel that is tiny beside the others."""
+    return all(trace.about.get("weights_source") == "probe" for trace in traces)
 
 
 def _source(trace: Trace, what: str) -> str:

@@ -15,6 +15,7 @@ All steps but the last keep random-sign projections of the larger tensors instea
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,8 @@ PREFIXES = {
 }
 
 EVALUATED = (STEPS // 2, STEPS)  # in the middle, too: evaluation must not change what follows
-SKETCH = 1024  # numbers that stand for a larger tensor
+PROJECTED = 1024  # sums that stand for a larger tensor; see `projected`
+PROJECTION = "2"  # which projection; traces of another one cannot be compared
 
 Arrays = dict[str, np.ndarray]
 
@@ -211,7 +213,8 @@ class Recording:
         """
         if self.checks == (EVAL,):
             return {}
-        return {"training": self.training.to_json(), "labels": digest([("labels", self.labels)])}
+        about = {"training": self.training.to_json(), "labels": digest([("labels", self.labels)])}
+        return about | ({"projection": PROJECTION} if STEP in self.checks else {})
 
     def of_trainers(self, make_trainer: Callable[[], Trainer]) -> Arrays:
         """The checks `gradients` and `steps`, each with a new trainer of the same model."""
@@ -258,25 +261,31 @@ def record_steps(trainer: Trainer, images: np.ndarray, labels: np.ndarray, plan:
             name: state[name] for name in sorted(state)
         }
         for name, array in after.items():
-            arrays[f"step{step}/{name}"] = array if step == STEPS else sketch(array)
+            arrays[f"step{step}/{name}"] = array if step == STEPS else projected(array, step)
         if step in EVALUATED:
             arrays[f"step{step}/{OUTPUT}"] = trainer.evaluate(images)
     return arrays
 
 
-def sketch(array: np.ndarray) -> np.ndarray:
-    """At most `SKETCH` sums with signs of all values: any value that differs makes one of them
-    differ by as much.
+def projected(array: np.ndarray, step: int) -> np.ndarray:
+    """A tensor of more than `PROJECTED` values as so many sums of values with random signs.
+
+    A random-sign projection: one wrong value changes one sum by as much. Wrong values of one sum
+    can cancel, so every step draws other signs: two that cancel do so in half of the steps, and
+    the last step keeps the whole tensor.
     """
-    if array.size <= SKETCH:
+    if array.size <= PROJECTED:
         return np.asarray(array)
-    flat = np.asarray(array, np.float64).reshape(-1)
-    signs = 1.0 - 2.0 * (
-        (np.arange(flat.size, dtype=np.uint32) * np.uint32(2654435761)) >> np.uint32(31)
-    )
-    padded = np.zeros(-(-flat.size // SKETCH) * SKETCH)
-    padded[: flat.size] = flat * signs
-    return padded.reshape(-1, SKETCH).sum(axis=0)
+    rows = -(-array.size // PROJECTED)
+    padded = np.zeros((rows, PROJECTED))
+    padded.reshape(-1)[: array.size] = np.asarray(array, np.float64).reshape(-1)
+    return _signs(rows, step) @ padded
+
+
+def _signs(count: int, step: int) -> np.ndarray:
+    """Random signs, the same on every machine and with every NumPy."""
+    drawn = hashlib.shake_256(f"projection of step {step}".encode()).digest(-(-count // 8))
+    return 1.0 - 2.0 * np.unpackbits(np.frombuffer(drawn, np.uint8), count=count)
 
 
 def expected_shapes(check: str, plan: Plan, batch: int, training: Training) -> dict[str, Shape]:
@@ -307,8 +316,8 @@ def expected_shapes(check: str, plan: Plan, batch: int, training: Training) -> d
         shapes[f"step{step}/loss"] = ()
         for name in (*plan.tensors, *slots):
             shape = plan.tensors[name.partition("/")[2] or name]
-            whole = step == STEPS or int(np.prod(shape)) <= SKETCH
-            shapes[f"step{step}/{name}"] = shape if whole else (SKETCH,)
+            whole = step == STEPS or int(np.prod(shape)) <= PROJECTED
+            shapes[f"step{step}/{name}"] = shape if whole else (PROJECTED,)
         if step in EVALUATED:
             shapes[f"step{step}/{OUTPUT}"] = (batch, *plan.output)
     return shapes

@@ -421,3 +421,42 @@ def test_damaged_image_shape_is_refused(said: str | None) -> None:
 def test_tf32_is_beyond_the_walk_at_the_first_convolution() -> None:
     tf32_rounding = 2.0**-11
     assert rounding_limit("float32", 0, 1.0) < tf32_rounding / 8
+
+
+def with_channel(original: Trace, name: str, scale: float, error: float) -> tuple[Trace, Trace]:
+    """The trace with one channel scaled down to `scale`; and the same with that channel wrong."""
+    a, b = np.array(original[name]), np.array(original[name])
+    a[..., 1] *= scale
+    b[..., 1] *= scale * (1 + error)
+    return tuple(replace(original, arrays={**original.arrays, name: x}) for x in (a, b))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("source", "seen"), [("their.pth", True), ("probe", False)])
+def test_a_tiny_channel_is_judged_by_its_own_scale(source: str, seen: bool) -> None:
+    """A channel of 1e-9 that is 0.05 % wrong is 5e-13 of the tensor, within the tensor's limit."""
+    a, b = with_channel(trace(weights_source=source), LAYERS[1], 1e-9, 5e-4)
+    comparison = compare(a, b)
+    row = next(row for row in comparison.rows if row.name == LAYERS[1])
+    assert row.error < EVAL_FLOAT64
+    assert comparison.passed is not seen
+    assert comparison.first_divergence == (LAYERS[1] if seen else None)
+    if seen:
+        assert row.channel is not None
+        assert row.channel.number == 1
+        assert row.channel.error == pytest.approx(5e-4, rel=1e-3)
+        assert comparison.to_dict()["worst"]["channel"]["number"] == 1
+
+
+def test_rounding_in_a_tiny_channel_is_no_mistake() -> None:
+    """Where all channels differ by rounding, the tiny one may differ as much as the others do."""
+    a, _ = with_channel(trace(weights_source="their.pth"), LAYERS[1], 1e-9, 0.0)
+    noise = np.random.default_rng(0).normal(size=a[LAYERS[1]].shape) * 1e-15
+    b = replace(a, arrays={**a.arrays, LAYERS[1]: a[LAYERS[1]] + noise})
+    assert compare(a, b).passed
+
+
+def test_another_projection_is_a_problem() -> None:
+    """Steps of a trace that was taken with other random signs do not say that anything differs."""
+    a, b = (trace(training=PROBE.to_json(), projection=p) for p in ("1", "2"))
+    problems = compare(a, b, check="steps").problems
+    assert any("projection" in problem for problem in problems)
