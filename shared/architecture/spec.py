@@ -14,11 +14,10 @@ import dataclasses
 import functools
 import json
 import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from shared.architecture.fields import coerce, field_types, is_sequence
+from shared.architecture.fields import CheckedDataclass, coerce, field_types, is_sequence
 from shared.errors import SpecError, nearest
 
 MAX_CHANNELS = 1 << 16
@@ -142,8 +141,10 @@ class InitSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNetSpec:
+class ResNetSpec(CheckedDataclass):
     """One ResNet. Raises `SpecError` naming the field, the value and what is allowed."""
+
+    label: ClassVar[str] = "spec"
 
     name: str = "custom"
     in_channels: int = 3
@@ -167,8 +168,7 @@ class ResNetSpec:
     init: InitSpec = field(default_factory=InitSpec)
 
     def __post_init__(self) -> None:
-        for name, annotation in field_types(type(self)).items():
-            object.__setattr__(self, name, coerce(getattr(self, name), annotation, name))
+        super().__post_init__()
         _validate(self)
 
     @property
@@ -176,7 +176,7 @@ class ResNetSpec:
         """Output channels of a block over its width."""
         return 4 if self.block.kind == "bottleneck" else 1
 
-    def replace(self, **changes: Any) -> ResNetSpec:
+    def replace(self, /, **changes: Any) -> ResNetSpec:
         """A copy with fields changed.
 
         A key is a field (`num_classes`), or a field of a group written `group.field` or
@@ -207,29 +207,6 @@ class ResNetSpec:
             }
             top[group] = dataclasses.replace(current, **coerced)
         return dataclasses.replace(self, **top)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and scalars, as JSON has them."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), sort_keys=True)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ResNetSpec:
-        """The spec that `to_dict` gave; fields that are missing keep their defaults."""
-        return coerce(data, cls, "spec")
-
-    @classmethod
-    def from_json(cls, text: str) -> ResNetSpec:
-        try:
-            data = json.loads(text)
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # ValueError: also an integer of too many digits
-            raise SpecError(f"spec is not JSON: {error}") from None
-        return cls.from_dict(data)
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

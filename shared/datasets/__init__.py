@@ -9,12 +9,12 @@ Importing this takes NumPy alone; Grain, which steps through the batches, and Pi
 where they are used.
 """
 
-from shared.datasets.augmentation import Augmentation
 from shared.datasets.catalogue import DATASETS, Dataset
 from shared.datasets.opening import open_split
 from shared.datasets.pipeline import Batch, Pipeline
 from shared.datasets.places import find_dataset
 from shared.datasets.sources import ArraySource, FolderSource, ImageSource
+from shared.training.augmentation import Augmentation
 
 __all__ = [
     "DATASETS",

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shared.datasets import draws
-from shared.datasets.augmentation import Augmentation
 from shared.errors import DatasetError
 from shared.images.photographs import opened, upright
+from shared.training.augmentation import Augmentation
 
 if TYPE_CHECKING:
     from PIL import Image as PIL

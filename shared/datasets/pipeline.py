@@ -18,11 +18,11 @@ from types import ModuleType
 import numpy as np
 
 from shared.datasets import draws, photographs
-from shared.datasets.augmentation import Augmentation
 from shared.datasets.batches import normalise, pca_shifts, random_crop_and_flip
 from shared.datasets.resizing import resize_batch
 from shared.datasets.sources import ArraySource, ImageSource
 from shared.errors import DatasetError, FrameworkError, RosettaError
+from shared.training.augmentation import Augmentation
 
 BUFFERED = 2  # batches that each thread is ahead
 

@@ -15,14 +15,13 @@ The meaning is PyTorch's, of `torch.optim.SGD`, `Adam` and `AdamW` and `F.cross_
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from shared.architecture.fields import coerce, field_types
+from shared.architecture.fields import CheckedDataclass, require
 from shared.architecture.ops import Dropout
 from shared.architecture.plan import Plan
 from shared.errors import SpecError, nearest
@@ -32,8 +31,11 @@ BUFFER, FIRST, SECOND = "momentum_buffer", "exp_avg", "exp_avg_sq"  # PyTorch's 
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
+class OptimizerConfig(CheckedDataclass):
     """SGD, Adam or AdamW. Raises `SpecError` naming the field."""
+
+    label: ClassVar[str] = "optimizer"
+    prefix: ClassVar[str] = "optimizer."
 
     kind: Literal["sgd", "adam", "adamw"] = "sgd"
     momentum: float = 0.9  # of SGD
@@ -44,20 +46,20 @@ class OptimizerConfig:
     decay_norms: bool = True  # on norms and biases, too
 
     def __post_init__(self) -> None:
-        _coerce_fields(self, "optimizer.")
+        super().__post_init__()
         for name, value in (
             ("momentum", self.momentum),
             *((f"betas[{i}]", b) for i, b in enumerate(self.betas)),
         ):
-            _require(0.0 <= value < 1.0, f"optimizer.{name}", value, "must be in [0, 1)")
-        _require(self.eps > 0, "optimizer.eps", self.eps, "must be positive")
-        _require(
+            require(0.0 <= value < 1.0, f"optimizer.{name}", value, "must be in [0, 1)")
+        require(self.eps > 0, "optimizer.eps", self.eps, "must be positive")
+        require(
             self.weight_decay >= 0,
             "optimizer.weight_decay",
             self.weight_decay,
             "must not be negative",
         )
-        _require(
+        require(
             not self.nesterov or (self.kind == "sgd" and self.momentum > 0),
             "optimizer.nesterov",
             True,
@@ -77,8 +79,10 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """Optimizer, loss, and what is trained."""
+class Training(CheckedDataclass):
+    """Optimizer, loss, and what is trained. Raises `SpecError` naming the field."""
+
+    label: ClassVar[str] = "training"
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     label_smoothing: float = 0.0
@@ -86,8 +90,8 @@ class Training:
     frozen_norms: bool = False
 
     def __post_init__(self) -> None:
-        _coerce_fields(self, "")
-        _require(
+        super().__post_init__()
+        require(
             0.0 <= self.label_smoothing < 1.0,
             "label_smoothing",
             self.label_smoothing,
@@ -108,7 +112,7 @@ class Training:
         """A copy with fields changed: `label_smoothing`, or `optimizer.kind` for one of the
         optimizer's.
         """
-        data = asdict(self)
+        data = self.to_dict()
         for key, value in changes.items():
             group, _, name = key.rpartition(".")
             fields = data if not group else data["optimizer"] if group == "optimizer" else {}
@@ -121,31 +125,6 @@ class Training:
                 )
             fields[name] = value
         return self.from_dict(data)
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Training:
-        return coerce(data, cls, "training")
-
-    @classmethod
-    def from_json(cls, text: str) -> Training:
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise SpecError(f"training is not JSON: {error}") from None
-        return cls.from_dict(data)
-
-
-def _coerce_fields(value: Any, where: str) -> None:
-    for name, annotation in field_types(type(value)).items():
-        object.__setattr__(value, name, coerce(getattr(value, name), annotation, f"{where}{name}"))
-
-
-def _require(condition: bool, where: str, value: Any, allowed: str) -> None:
-    if not condition:
-        raise SpecError(f"{where} = {value}: {allowed}")
 
 
 # What verification trains with: every term of the step is there.

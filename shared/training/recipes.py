@@ -8,29 +8,37 @@ trains.
 from __future__ import annotations
 
 import functools
-import json
 import math
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
-from shared.architecture.fields import coerce, field_types
+from shared.architecture.fields import CheckedDataclass, require
 from shared.architecture.preprocessing import PREPROCESSING
 from shared.architecture.presets import get_spec, list_presets
 from shared.architecture.spec import ResNetSpec
-from shared.datasets import DATASETS, Augmentation
 from shared.errors import SpecError, nearest
+from shared.training.augmentation import Augmentation
 from shared.training.config import OptimizerConfig, Training
+
+# What a recipe may be called: it names a folder below the folder of runs.
+_NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)*", re.ASCII)
+MAX_NAME = 200  # characters
+MAX_COUNT = 1 << 40  # of steps, epochs and images
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(CheckedDataclass):
     """The learning rate of step 1, 2, …, as a function of the step alone.
 
     `steps` multiplies the rate by `factor` at each of `drops`; `cosine` falls to zero at the last
     step. The first `warmup` steps rise linearly from `warmup_rate` to the full rate, or stay at
-    `warmup_rate` where `flat`.
+    `warmup_rate` where `flat`. Raises `SpecError` naming the field.
     """
+
+    label: ClassVar[str] = "schedule"
+    prefix: ClassVar[str] = "schedule."
 
     kind: Literal["constant", "steps", "cosine"] = "constant"
     rate: float = 0.1
@@ -41,10 +49,11 @@ class Schedule:
     flat: bool = False
 
     def __post_init__(self) -> None:
-        for name, annotation in field_types(type(self)).items():
-            object.__setattr__(
-                self, name, coerce(getattr(self, name), annotation, f"schedule.{name}")
-            )
+        super().__post_init__()
+        for name in ("rate", "warmup", "warmup_rate"):
+            value = getattr(self, name)
+            require(value >= 0, f"schedule.{name}", value, "must not be negative")
+        require(0 < self.factor <= 1, "schedule.factor", self.factor, "must be in (0, 1]")
 
     def __call__(self, step: int, total: int) -> float:
         """The rate of `step`, from 1 to `total`."""
@@ -60,8 +69,13 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """One training run. `epochs` or `steps` says how long; `spec` holds changes to the preset."""
+class Recipe(CheckedDataclass):
+    """One training run. `epochs` or `steps` says how long; `spec` holds changes to the preset.
+
+    Raises `SpecError` naming the field.
+    """
+
+    label: ClassVar[str] = "recipe"
 
     name: str
     about: str  # where the recipe comes from
@@ -77,16 +91,25 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            len(self.name) <= MAX_NAME and _NAME.fullmatch(self.name) is not None,
+            "name",
+            repr(self.name),
+            f"must be at most {MAX_NAME} letters, digits and _.+- in parts that a / separates and "
+            "no punctuation begins",
+        )
         if (self.epochs is None) == (self.steps is None):
             raise SpecError(f"recipe {self.name}: say epochs or steps")
         for name in ("batch", "epochs", "steps"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SpecError(f"recipe {self.name}: {name} = {value}: must be positive")
+            if value is not None:
+                require(1 <= value <= MAX_COUNT, name, value, f"must be from 1 to {MAX_COUNT}")
+        require(0 <= self.seed < 1 << 64, "seed", self.seed, "must be from 0 to 2**64 - 1")
 
     def make_spec(self) -> ResNetSpec:
         """The network that is trained."""
-        return get_spec(self.preset, **self.spec)
+        return get_spec(self.preset).replace(**self.spec)
 
     def total_steps(self, examples: int) -> int:
         """Steps of the whole run on a training split of so many examples; a last batch that is
@@ -119,22 +142,6 @@ class Recipe:
                 data[other] = None
         return self.from_dict(data)
 
-    def to_dict(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self)))
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
-        """The recipe that `to_dict` gave."""
-        try:
-            nested = {
-                "augmentation": Augmentation(**data.get("augmentation", {})),
-                "training": Training.from_dict(data.get("training", {})),
-                "schedule": Schedule(**data.get("schedule", {})),
-            }
-            return cls(**{**data, **nested})
-        except TypeError as error:
-            raise SpecError(f"recipe: {error}") from None
-
 
 def _keys(data: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in data.items():
@@ -147,9 +154,8 @@ def _keys(data: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 # The augmentation of CIFAR in both papers: 4 pixels of padding, a random 32 x 32 crop, flips.
 _CIFAR = Augmentation(pad_crop=4, flip=True, per_pixel_mean=True)
 _PAPER = Training(optimizer=OptimizerConfig(momentum=0.9, weight_decay=1e-4))
-_FASHION = Augmentation(
-    pad_crop=2, flip=True, mean=DATASETS["fashion-mnist"].mean, std=DATASETS["fashion-mnist"].std
-)
+_GREY, _COLOUR = PREPROCESSING["fashion-mnist"], PREPROCESSING["imagenet"]
+_FASHION = Augmentation(pad_crop=2, flip=True, mean=_GREY.mean[:1], std=_GREY.std[:1])
 
 
 def _fashion() -> Iterator[Recipe]:
@@ -220,8 +226,8 @@ def _cifar_recipes() -> Iterator[Recipe]:
 
 def _imagenet() -> Iterator[Recipe]:
     crop: dict[str, Any] = {
-        "mean": DATASETS["imagenet"].mean,
-        "std": DATASETS["imagenet"].std,
+        "mean": _COLOUR.mean,
+        "std": _COLOUR.std,
         "flip": True,
         "center_crop": 224,
         "eval_resize": 256,
@@ -268,8 +274,8 @@ def get_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
 
 
 def preprocessing_of(recipe: Recipe) -> str | None:
-    """What `shared.images.photographs` calls the mean and deviation that the recipe's images are
-    scaled by, if it has a name.
+    """The name in `PREPROCESSING` of the mean and deviation of the recipe's images, if it has
+    one.
     """
     how, channels = recipe.augmentation, recipe.make_spec().in_channels
     for name, known in PREPROCESSING.items():

@@ -170,6 +170,10 @@ TRACEBACKS: dict[str, Refusal] = {
     ),
     "deep value": (("show", "resnet50", "--set", f"depths={'[' * 50000}"), ("depths",)),
     "long value": (("show", "resnet50", "--set", f"num_classes={'9' * 5000}"), ("num_classes",)),
+    "field named as an argument": (
+        ("show", "resnet50", "--set", "self=1"),
+        ("spec has no field 'self'",),
+    ),
     "no groups": (
         ("show", "resnet50", "--set", "norm.kind=group", "--set", "norm.groups=0"),
         ("norm.groups = 0",),

@@ -88,11 +88,38 @@ def test_fields_are_changed_by_their_paths() -> None:
         ({"training.optimizer.nesterov": "yes"}, "expected bool"),
         ({"epochs": 1, "steps": 1}, "say epochs or steps"),
         ({"augmentation.pad_crop": -1}, "pad_crop"),
+        ({"batch": 1.5}, r"^batch: expected int, found 1\.5$"),
+        ({"batch": True}, "^batch: expected int, found True$"),
+        ({"batch": "abc"}, "^batch: expected int, found 'abc'$"),
+        ({"epochs": 1.5}, "^epochs: expected int"),
+        ({"epochs": 10**400}, "^epochs = 1"),
+        ({"seed": "abc"}, "^seed: expected int"),
+        ({"seed": -1}, "^seed = -1: must be from 0"),
+        ({"dataset": 5}, "^dataset: expected str"),
+        ({"schedule.warmup": 1.5}, "^schedule.warmup: expected int"),
+        ({"schedule.factor": 1e300}, "^schedule.factor"),
+        ({"schedule": []}, "^schedule: expected an object"),
+        ({"spec": []}, "^spec: expected an object"),
+        ({"training.optimizer.kind": "lion"}, "^training.optimizer.kind: 'lion'"),
+        ({"name": "../../evil"}, "^name = '../../evil'"),
+        ({"name": "/evil"}, "^name = "),
+        ({"name": "a/./b"}, "^name = "),
+        ({"name": "a//b"}, "^name = "),
+        ({"name": "a/"}, "^name = "),
+        ({"name": "a\nb"}, "^name = "),
+        ({"name": ""}, "^name = "),
+        ({"name": "a" * 201}, "^name = "),
     ],
 )
 def test_impossible_recipes_are_refused(changes: dict, words: str) -> None:
     with pytest.raises(SpecError, match=words):
         get_recipe("fashion-mnist/resnet20", changes)
+
+
+@pytest.mark.parametrize("key", ["self", "preset", "", "name.x"])
+def test_a_field_that_no_spec_has_is_refused(key: str) -> None:
+    with pytest.raises(SpecError, match="spec has no field"):
+        get_recipe("fashion-mnist/resnet20", {f"spec.{key}": 1}).make_spec()
 
 
 def test_unknown_recipes_name_the_nearest() -> None:

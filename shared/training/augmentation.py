@@ -4,19 +4,16 @@ evaluation.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from shared.architecture.fields import coerce, field_types
-from shared.errors import SpecError
+from shared.architecture.fields import CheckedDataclass, require
 
 MAX_SIDE = 1 << 13  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augmentation:
+class Augmentation(CheckedDataclass):
     """What happens to an image, in this order. All sides are in pixels. Raises `SpecError` naming
     the field.
 
@@ -30,6 +27,9 @@ class Augmentation:
 
     Datasets whose images have one size need nothing of 1.
     """
+
+    label: ClassVar[str] = "augmentation"
+    prefix: ClassVar[str] = "augmentation."
 
     resize: int | None = None  # to a square of this side, whatever the shape was
     pad_crop: int = (
@@ -54,10 +54,7 @@ class Augmentation:
     per_pixel_mean: bool = False
 
     def __post_init__(self) -> None:
-        for name, annotation in field_types(type(self)).items():
-            object.__setattr__(
-                self, name, coerce(getattr(self, name), annotation, f"augmentation.{name}")
-            )
+        super().__post_init__()
         self._check_numbers()
         self._check_combinations()
 
@@ -142,22 +139,6 @@ class Augmentation:
                 f"needs a number per channel, as mean {self.mean}",
             )
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Augmentation:
-        return coerce(data, cls, "augmentation")
-
-    @classmethod
-    def from_json(cls, text: str) -> Augmentation:
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise SpecError(f"augmentation is not JSON: {error}") from None
-        return cls.from_dict(data)
-
 
 def _require(condition: bool, name: str, value: Any, allowed: str) -> None:
-    if not condition:
-        raise SpecError(f"augmentation.{name} = {value}: {allowed}")
+    require(condition, f"augmentation.{name}", value, allowed)
