@@ -8,10 +8,9 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -32,7 +31,7 @@ from shared.formats.naming.schemes import Format, Scheme
 from shared.formats.render import choose_scheme, fold_bias, fold_eps, render
 from shared.weights.canonical import FORMAT, float_dtype
 from shared.weights.digests import sha256_of
-from shared.weights.files import flush_folder, replacing, write_tensors
+from shared.weights.files import creating_folder, replacing, write_tensors
 
 # What a file is taken to be when `--to` does not say.
 USUAL = {
@@ -309,33 +308,9 @@ def _warn(cargo: _ConversionState, output: Path, written: Archive, target: Forma
     )
 
 
-@contextlib.contextmanager
-def _replacing(output: Path, container: Container) -> Iterator[Path]:
+def _replacing(output: Path, container: Container) -> AbstractContextManager[Path]:
     """A temporary sibling that takes the place of `output` in one step; folders replace nothing."""
-    if not container.folder:
-        with replacing(output) as temporary:
-            yield temporary
-        return
-    if output.exists():
-        raise CheckpointError(
-            f"{output}: exists already; a folder cannot be replaced in one step, remove it first"
-        )
-    try:
-        holder = Path(
-            tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent.resolve())
-        )
-    except OSError as error:
-        raise CheckpointError(f"{output}: cannot be written ({error.strerror or error})") from None
-    try:
-        yield holder / output.name
-        for file in sorted((holder / output.name).rglob("*")):
-            flush_folder(file)
-        os.rename(holder / output.name, output)
-        flush_folder(output.parent)
-    except OSError as error:
-        raise CheckpointError(f"{output}: cannot be written ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(holder, ignore_errors=True)
+    return creating_folder(output) if container.folder else replacing(output)
 
 
 def _digest_of_files(path: Path) -> str:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
+import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -180,23 +183,27 @@ def write_tensors(
 def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary sibling of `path` to write to, which takes its place when the block succeeds.
 
-    Raises `CheckpointError` when the folder cannot be written; the old file then stands untouched.
+    A link is followed: what it leads to is replaced. The new file has the permissions of the one
+    that it replaces, or those of the umask where there was none. Raises `CheckpointError` when the
+    folder cannot be written; the old file then stands untouched.
     """
-    target = Path(path)
     temporary: Path | None = None
     try:
-        if target.is_dir():
-            raise IsADirectoryError(None, "is a folder")
-        descriptor, name = tempfile.mkstemp(
-            prefix=f".{target.name}.", suffix=".tmp", dir=target.parent
-        )
+        target, replaced = _written_to(path)
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+        # The system applies the umask to a mode that a file is created with, and in no race.
+        mode = 0o600 if replaced else 0o666
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        mode = stat.S_IMODE((replaced or os.fstat(descriptor)).st_mode) & 0o777
         os.close(descriptor)
-        temporary = Path(name)
         yield temporary
         if durable:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        if replaced:
+            with contextlib.suppress(OSError):  # the owner of the new file is whoever writes it
+                os.chown(temporary, replaced.st_uid, replaced.st_gid)
+        temporary.chmod(mode)  # again: some writers put a file of their own in its place
         os.replace(temporary, target)
         temporary = None
         if durable:
@@ -206,6 +213,50 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def creating_folder(path: str | Path) -> Iterator[Path]:
+    """The path of a folder to make and fill, which takes the place of `path` when the block
+    succeeds.
+
+    A link is followed, to what does not exist yet: a folder replaces nothing. Raises
+    `CheckpointError`.
+    """
+    holder: Path | None = None
+    try:
+        target = Path(os.path.realpath(path))
+        if os.path.lexists(target):
+            raise FileExistsError(
+                None, "exists already, and a folder is not replaced in one step; remove it first"
+            )
+        holder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        yield holder / target.name
+        for file in sorted((holder / target.name).rglob("*")):
+            flush_folder(file)
+        os.rename(holder / target.name, target)
+        flush_folder(target.parent)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        if holder is not None:
+            shutil.rmtree(holder, ignore_errors=True)
+
+
+def _written_to(path: str | Path) -> tuple[Path, os.stat_result | None]:
+    """Where a file goes that is written to `path`, links followed, and what is known of the file
+    that lies there.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        found = target.lstat()
+    except FileNotFoundError:
+        return target, None
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(None, "is a folder")
+    if not stat.S_ISREG(found.st_mode):  # a device or a pipe; a link if they go in circles
+        raise OSError(None, "is not a regular file")
+    return target, found
 
 
 def flush_folder(folder: Path) -> None:
@@ -220,19 +271,11 @@ def flush_folder(folder: Path) -> None:
 
 def replacing_is_possible(path: str | Path) -> None:
     """Raise `CheckpointError` now if `path` could not be written later."""
-    target = Path(path)
-    reason = None
-    if target.is_dir():
-        reason = "is a folder"
-    elif not target.parent.is_dir():
-        reason = f"there is no folder {target.parent}"
-    elif not os.access(target.parent, os.W_OK):
-        reason = f"the folder {target.parent} is not writable"
-    if reason:
-        raise CheckpointError(f"{path}: cannot be written ({reason})")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    try:
+        folder = _written_to(path)[0].parent
+        if not folder.is_dir():
+            raise FileNotFoundError(None, f"there is no folder {folder}")
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(None, f"the folder {folder} is not writable")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None

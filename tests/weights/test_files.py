@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from shared import CheckpointError
-from shared.weights.files import MAX_HEADER, TensorFile, read_tensors, replacing, write_tensors
+from shared.weights.files import (
+    MAX_HEADER,
+    TensorFile,
+    creating_folder,
+    read_tensors,
+    replacing,
+    replacing_is_possible,
+    write_tensors,
+)
 
 DATA = bytes(range(1, 13))  # three values of four bytes
 TWO = {"a": ("F32", [2], [0, 8]), "b": ("F32", [1], [8, 12])}
@@ -273,13 +281,102 @@ def test_places_that_cannot_be_written(target: Path, place: str) -> None:
     assert names_in(target.parent) == ["target"]
 
 
-def test_permissions_follow_the_umask(tmp_path) -> None:
+@pytest.fixture
+def masked() -> Iterator[None]:
+    """A umask of 027 for the length of a test."""
     mask = os.umask(0o027)
-    try:
-        write_tensors(tmp_path / "x", {"x": np.ones(2)}, {})
-    finally:
-        os.umask(mask)
-    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640
+    yield
+    os.umask(mask)
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o7777
+
+
+@pytest.mark.usefixtures("masked")
+def test_permissions_of_a_new_file_follow_the_umask(tmp_path) -> None:
+    write_tensors(tmp_path / "x", {"x": np.ones(2)}, {})
+    assert mode_of(tmp_path / "x") == 0o640
+
+
+@pytest.mark.usefixtures("masked")
+def test_permissions_of_a_new_folder_follow_the_umask(tmp_path) -> None:
+    with creating_folder(tmp_path / "x") as temporary:
+        temporary.mkdir()
+    assert mode_of(tmp_path / "x") == 0o750
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o444])
+def test_a_file_keeps_the_permissions_of_the_one_that_it_replaces(target: Path, mode: int) -> None:
+    target.chmod(mode)
+    with replacing(target) as temporary:
+        assert mode_of(temporary) == 0o600  # nobody else reads along while it grows
+        temporary.write_bytes(b"new")
+    assert (target.read_bytes(), mode_of(target)) == (b"new", mode)
+
+
+def test_other_threads_files_keep_the_umask_meanwhile(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask is the whole process's"))
+    write_tensors(tmp_path / "x", {"x": np.ones(2)}, {})
+
+
+@pytest.mark.parametrize("links", [["link"], ["link", "link2"]], ids=["one", "two"])
+@pytest.mark.parametrize("there", [True, False], ids=["old", "dangling"])
+def test_a_link_is_written_through(tmp_path, links: list[str], there: bool) -> None:
+    real = tmp_path / "folder" / "real"
+    real.parent.mkdir()
+    if there:
+        real.write_bytes(b"old")
+    (tmp_path / "link").symlink_to(Path("folder") / "real")  # relative to where the link lies
+    (tmp_path / "link2").symlink_to("link")
+    with replacing(tmp_path / links[-1]) as temporary:
+        assert temporary.parent == real.parent  # on the same file system
+        temporary.write_bytes(b"new")
+    assert real.read_bytes() == b"new"
+    assert (tmp_path / links[-1]).is_symlink()
+    assert (tmp_path / links[-1]).read_bytes() == b"new"
+
+
+def test_a_folder_is_made_where_a_dangling_link_leads(tmp_path) -> None:
+    (tmp_path / "link").symlink_to("real")
+    with creating_folder(tmp_path / "link") as temporary:
+        temporary.mkdir()
+        (temporary / "file").write_bytes(b"new")
+    assert (tmp_path / "real" / "file").read_bytes() == b"new"
+    assert (tmp_path / "link").is_symlink()
+    assert names_in(tmp_path) == ["link", "real"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link to a folder"])
+def test_a_folder_replaces_nothing(tmp_path, kind: str) -> None:
+    (tmp_path / "old").mkdir() if "folder" in kind else (tmp_path / "old").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("old")
+    path = tmp_path / ("link" if "link" in kind else "old")
+    with pytest.raises(CheckpointError, match="exists already"), creating_folder(path):
+        pytest.fail("nothing is written")
+    assert names_in(tmp_path) == ["link", "old"]
+
+
+def test_a_folder_that_fails_leaves_nothing(tmp_path) -> None:
+    def make_half() -> None:
+        with creating_folder(tmp_path / "new") as temporary:
+            temporary.mkdir()
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(CheckpointError, match="No space left"):
+        make_half()
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["pipe", "links in a circle"])
+def test_what_is_no_regular_file_is_not_replaced(tmp_path, kind: str) -> None:
+    """Whoever is root and writes to /dev/null would else have a file there."""
+    path = tmp_path / "x"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("x")
+    for refused in (lambda: write_tensors(path, {}, {}), lambda: replacing_is_possible(path)):
+        with pytest.raises(CheckpointError, match="is not a regular file"):
+            refused()
+    assert names_in(tmp_path) == ["x"]
 
 
 def test_a_file_of_no_tensors(tmp_path) -> None:
