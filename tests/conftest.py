@@ -7,19 +7,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from tests.cli_runner import Rosetta
-
-# XLA's programs, for all test processes and the processes that they start: most of the time of a
-# Flax trace of a small network is their compilation. The first process makes the folder, the others
-# inherit its name.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jax-cache-")
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 _keras_home = tempfile.mkdtemp(prefix="keras-home-")
 atexit.register(shutil.rmtree, _keras_home, ignore_errors=True)
@@ -40,6 +34,31 @@ os.environ.update(
         "OPENBLAS_NUM_THREADS": "1",
     }
 )
+
+XLA_CACHE_BYTES = 1 << 30  # a whole run's programs take a tenth of it
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep XLA's programs between runs: compiling them is most of what a small network takes.
+
+    JAX' key of a program holds its version, its flags and the kind of processor. The processes of
+    the tests, and those that they start, inherit the folder's name.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_xla_cache(config))
+
+
+def _xla_cache(config: pytest.Config) -> Path:
+    """The folder in pytest's cache, or where there is none, one that goes with this process."""
+    cache = getattr(config, "cache", None)
+    if cache is None or not os.access(config.rootpath, os.W_OK):
+        folder = Path(tempfile.mkdtemp(prefix="xla-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return folder
+    folder = cache.mkdir("xla")
+    if sum(file.stat().st_size for file in folder.iterdir()) > XLA_CACHE_BYTES:
+        shutil.rmtree(folder)  # programs of other versions, and of tests that are no more
+    return folder
 
 
 @pytest.fixture

@@ -4,8 +4,18 @@ one.
 
 from __future__ import annotations
 
-from shared import ResNetSpec, get_spec, list_presets, miniature
+from shared import ResNetSpec, get_spec, list_presets, make_plan, miniature
 from shared.architecture.spec import InitSpec
+
+SIZES_OF_OPS = {
+    "in_channels",
+    "out_channels",
+    "channels",
+    "in_features",
+    "out_features",
+    "channels_before",
+    "channels_after",
+}
 
 
 def structure(preset: str) -> ResNetSpec:
@@ -21,7 +31,38 @@ def distinct() -> dict[str, ResNetSpec]:
     return {preset: miniature(get_spec(preset)) for preset in found.values()}
 
 
+def kinds_of_layers(spec: ResNetSpec) -> frozenset[tuple]:
+    """Every operator of a network without its channel counts, with the kind and order of the
+    blocks.
+    """
+    plan = make_plan(spec)
+    ops = {
+        (
+            type(node.op).__name__,
+            *((k, v) for k, v in vars(node.op).items() if k not in SIZES_OF_OPS),
+        )
+        for node in plan.nodes()
+    }
+    return frozenset(ops) | {
+        (block.kind, block.order, block.shortcut_preact, block.join.mode)
+        for _, block in plan.blocks()
+    }
+
+
+def covering(structures: dict[str, ResNetSpec]) -> list[str]:
+    """Structures that between them have every kind of layer, as they come."""
+    kinds = {name: kinds_of_layers(spec) for name, spec in structures.items()}
+    left = frozenset().union(*kinds.values())
+    chosen = set()
+    while left:
+        best = max(kinds, key=lambda name: len(kinds[name] & left))
+        chosen.add(best)
+        left -= kinds[best]
+    return [name for name in structures if name in chosen]
+
+
 STRUCTURES = distinct()
+COVERING = covering(STRUCTURES)  # the others are in the zoo
 
 
 def sizes(spec: ResNetSpec) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from shared.training.config import PROBE, probe_labels
 from shared.verification.recording import CHECKS, EVAL, TRAIN
 from tests.parity.planted_training import MISTAKES, Mistake
 from tests.parity.rendering import FRAMEWORKS, package
+from tests.zoo import rest_in_zoo
 
 IDS = [mistake.name.replace(" ", "-") for mistake in MISTAKES]
 
@@ -53,12 +54,15 @@ def truth():
     return take
 
 
+CASES = [(mistake, framework) for mistake in MISTAKES for framework in FRAMEWORKS]
 # Each in PyTorch and, by turns, in Keras or Flax, where a step takes seconds to compile.
-CASES = [(m, f) for i, m in enumerate(MISTAKES) for f in (FRAMEWORKS[0], FRAMEWORKS[1 + i % 2])]
+SHORT = [(m, f) for i, m in enumerate(MISTAKES) for f in (FRAMEWORKS[0], FRAMEWORKS[1 + i % 2])]
 
 
 @pytest.mark.parametrize(
-    ("mistake", "framework"), CASES, ids=[f"{IDS[MISTAKES.index(m)]}-{f}" for m, f in CASES]
+    ("mistake", "framework"),
+    rest_in_zoo(CASES, SHORT),
+    ids=[f"{IDS[MISTAKES.index(m)]}-{f}" for m, f in CASES],
 )
 def test_mistake_is_caught_and_located(
     mistake: Mistake, framework: str, truth, monkeypatch: pytest.MonkeyPatch

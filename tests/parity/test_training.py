@@ -13,7 +13,8 @@ from shared.frameworks import reference
 from shared.training.config import PROBE, num_outputs, probe_labels
 from shared.verification.recording import EVAL, GRADIENTS, STEP, TRAIN, expected_shapes
 from tests.parity.rendering import FRAMEWORKS, package
-from tests.parity.structures import STRUCTURES
+from tests.parity.structures import COVERING, STRUCTURES
+from tests.zoo import rest_in_zoo
 
 SIDES = (*FRAMEWORKS, "reference")
 CHECKS = (TRAIN, GRADIENTS, STEP)
@@ -60,47 +61,7 @@ def require_equal(traces: dict[str, Trace], checks=CHECKS, training=PROBE) -> No
             )
 
 
-SIZES_OF_OPS = {
-    "in_channels",
-    "out_channels",
-    "channels",
-    "in_features",
-    "out_features",
-    "channels_before",
-    "channels_after",
-}
-
-
-def kinds_of_layers(spec) -> set:
-    """Every operator of a network without its channel counts, with the kind and order of the
-    blocks.
-    """
-    plan = make_plan(spec)
-    ops = {
-        (
-            type(node.op).__name__,
-            *((k, v) for k, v in vars(node.op).items() if k not in SIZES_OF_OPS),
-        )
-        for node in plan.nodes()
-    }
-    return ops | {
-        (block.kind, block.order, block.shortcut_preact, block.join.mode)
-        for _, block in plan.blocks()
-    }
-
-
-def covering() -> list[str]:
-    """Structures that between them have every kind of layer."""
-    left = set().union(*(kinds_of_layers(spec) for spec in STRUCTURES.values()))
-    chosen = []
-    while left:
-        best = max(STRUCTURES, key=lambda name: len(kinds_of_layers(STRUCTURES[name]) & left))
-        chosen.append(best)
-        left -= kinds_of_layers(STRUCTURES[best])
-    return chosen
-
-
-@pytest.mark.parametrize("preset", STRUCTURES)
+@pytest.mark.parametrize("preset", rest_in_zoo(STRUCTURES, COVERING))
 def test_every_structure_trains_alike(preset: str) -> None:
     """Forward pass, statistics and gradients; the steps are below.
 
@@ -110,9 +71,6 @@ def test_every_structure_trains_alike(preset: str) -> None:
     checks = (TRAIN, GRADIENTS)
     sides = [side for side in SIDES if side != "flax" or preset in COVERING]
     require_equal({side: take(side, STRUCTURES[preset], checks=checks) for side in sides}, checks)
-
-
-COVERING = covering()
 
 
 STEPPED = (
