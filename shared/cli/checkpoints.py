@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,12 +15,18 @@ from shared.cli.options import (
     Settings,
     check_outputs,
     make_console,
-    open_source,
+    parse_settings,
     parse_size,
     square,
     write_json,
 )
 from shared.errors import SpecError, nearest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from shared.formats.convert import Conversion
+    from shared.verification.comparison import Comparison
 
 Format = Annotated[
     str | None,
@@ -56,9 +62,10 @@ def inspect(
 ) -> None:
     """What a checkpoint is: format, network, tensors, and how sure that is."""
     from shared.cli import report_checkpoints as report
+    from shared.formats.checkpoint import open_checkpoint
 
     check_outputs(json_file)
-    checkpoint, _ = open_source(file, source_format, preset, settings)
+    checkpoint = open_checkpoint(file, source_format, preset, parse_settings(settings))
     candidates = checkpoint.candidates()
     nearest_preset = None if checkpoint.preset else checkpoint.nearest()
     write_json(
@@ -141,19 +148,20 @@ def convert(
 ) -> None:
     """From any format to any other, read back and compared bit by bit."""
     from shared.cli import report_checkpoints as report
+    from shared.formats.checkpoint import open_checkpoint
     from shared.formats.convert import Options, find_target
     from shared.formats.convert import convert as carry
 
     started = time.perf_counter()
     find_target(output, to)
     check_outputs(json_file, None if output.is_dir() else output)
-    checkpoint, _ = open_source(source, source_format, preset, settings)
+    checkpoint = open_checkpoint(source, source_format, preset, parse_settings(settings))
     console, errors = make_console(json_file), make_console(stderr=True)
     with errors.status(f"{source} to {output}"):
         found = carry(
             checkpoint, output, to, Options(fold_bias, fold_eps, dtype.value if dtype else None)
         )
-    comparisons = report.run_both(found, errors) if check else []
+    comparisons = _compare_ends(found, errors) if check else []
     passed = all(comparison.passed for comparison in comparisons)
     write_json(
         json_file,
@@ -172,6 +180,14 @@ def convert(
         console.print(comparison_table(comparisons), soft_wrap=True)
         print_failures(console, comparisons)
     raise typer.Exit(0 if passed else 1)
+
+
+def _compare_ends(found: Conversion, errors: Console) -> list[Comparison]:
+    """Both ends of the conversion, each in the framework that it is for."""
+    from shared.frameworks.check_conversion import compare_ends
+
+    with errors.status("running both ends") as status:
+        return compare_ends(found, on_run=lambda end, name: status.update(f"the {end} in {name}"))
 
 
 def predict(
@@ -227,6 +243,7 @@ def predict(
     """The likeliest classes of photographs, in every framework side by side."""
     from shared.architecture.preprocessing import PREPROCESSING
     from shared.cli import report_checkpoints as report
+    from shared.formats.checkpoint import open_checkpoint
     from shared.frameworks.predict import predict as run
     from shared.frameworks.registry import get_framework, installed
     from shared.images.labels import class_names, guess_dataset
@@ -237,7 +254,7 @@ def predict(
     if not framework and len(asked) > 1:
         asked.remove("reference")
     chosen = list(dict.fromkeys(get_framework(name).name for name in asked))
-    checkpoint, source = open_source(weights, None, preset, settings)
+    checkpoint = open_checkpoint(weights, None, preset, parse_settings(settings))
     how = preprocessing or checkpoint.preprocessing
     if how not in PREPROCESSING:
         raise SpecError(
@@ -246,7 +263,7 @@ def predict(
         )
     names = class_names(labels or guess_dataset(checkpoint.spec))
     pixels = load_images(
-        images, checkpoint.spec, how, square(parse_size(image_size)), resize or source.resize
+        images, checkpoint.spec, how, square(parse_size(image_size)), resize or checkpoint.resize
     )
     errors = make_console(stderr=True)
     with errors.status("starting the frameworks") as status:

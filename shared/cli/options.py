@@ -20,7 +20,6 @@ from shared.errors import SpecError
 
 if TYPE_CHECKING:
     from shared.formats.checkpoint import Checkpoint
-    from shared.formats.sources import FetchedFile
     from shared.frameworks.verify import Inputs
     from shared.training.config import Training
 
@@ -108,7 +107,7 @@ Mini = Annotated[
 def spec_of(preset: str, settings: Sequence[str] | None, mini: bool = False) -> ResNetSpec:
     spec = get_spec(preset)
     spec = miniature(spec) if mini else spec
-    changes = dict(parse_setting(text) for text in settings or ())
+    changes = parse_settings(settings)
     return spec.replace(**changes) if changes else spec
 
 
@@ -183,7 +182,7 @@ def make_checks(
             "--training changes what the checks train, gradients and steps do; name one of them "
             "with --check"
         )
-    return chosen, PROBE.replace(dict(parse_setting(text) for text in settings or ()))
+    return chosen, PROBE.replace(parse_settings(settings))
 
 
 def square(size: tuple[int, int] | None) -> int | None:
@@ -195,25 +194,9 @@ def square(size: tuple[int, int] | None) -> int | None:
     return size[0] if size else None
 
 
-def open_source(
-    text: str,
-    source_format: str | None,
-    preset: str | None,
-    settings: Sequence[str] | None,
-    whole: ResNetSpec | None = None,
-) -> tuple[Checkpoint, FetchedFile]:
-    """The checkpoint that a user names, by a path or at a hub, and what its name says.
-
-    `whole`: all of its spec.
-    """
-    from shared.formats.checkpoint import Wanted, identify
-    from shared.formats.containers.registry import read_archive
-    from shared.formats.sources import fetch
-
-    source = fetch(text, preset)
-    changes = dict(parse_setting(setting) for setting in settings or ())
-    wanted = Wanted(source_format or source.format, source.preset or preset, changes, whole)
-    return identify(source.path, read_archive(source.path), wanted), source
+def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:
+    """What `--set key=value`, repeated, asks for."""
+    return dict(parse_setting(text) for text in settings or ())
 
 
 def open_weights(
@@ -222,11 +205,13 @@ def open_weights(
     """The checkpoint that `--weights` names, of the preset that is named, or of what it says
     itself.
     """
+    from shared.formats.checkpoint import open_checkpoint
+
     if presets and len(presets) > 1:
         raise SpecError("--weights and --image belong to one preset; name it")
     preset = presets[0] if presets else None
-    whole = spec_of(preset, settings, mini) if preset and mini else None
-    return open_source(text, None, preset, settings, whole)[0]
+    spec = spec_of(preset, settings, mini) if preset and mini else None
+    return open_checkpoint(text, None, preset, parse_settings(settings), spec)
 
 
 def canonical_weights(context: typer.Context, checkpoint: Checkpoint) -> Path:

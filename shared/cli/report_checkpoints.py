@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 from rich.text import Text
 
 from shared.cli.tables import Column, Table, printable, shape
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
     from shared.formats.convert import Conversion
     from shared.formats.naming.nearest_preset import Nearest
     from shared.frameworks.predict import Prediction
-    from shared.verification.comparison import Comparison
 
 SHOWN = 8  # candidates
 
@@ -118,60 +114,6 @@ def conversion(found: Conversion, seconds: float) -> Text:
     for note in found.notes:
         text.append(f"\n  {printable(note)}", style="not bold yellow")
     return text
-
-
-# Where a container's users run their networks.
-HOMES = {
-    "torch": "torch",
-    "huggingface": "torch",
-    "keras-weights": "keras",
-    "keras": "keras",
-    "hdf5": "keras",
-    "tfjs": "keras",
-    "msgpack": "flax",
-    "orbax": "flax",
-}
-
-
-def run_both(found: Conversion, errors: Console) -> list[Comparison]:
-    """Both ends of a conversion, each in the framework that it is for, and the target in the
-    reference: all pairs.
-    """
-    from shared.formats.convert import write_canonical
-    from shared.frameworks.registry import get_framework, installed
-    from shared.frameworks.verify import Inputs, take_trace
-    from shared.verification.comparison import compare
-    from shared.verification.trace import Trace
-
-    traces = []
-    target = found.open_target()
-    runs = [
-        ("source", found.source, _home(found.source)),
-        ("target", target, _home(target)),
-        ("target", target, "reference"),
-    ]
-    with (
-        tempfile.TemporaryDirectory(prefix="rosetta-") as name,
-        errors.status("running both ends") as status,
-    ):
-        for i, (end, checkpoint, framework) in enumerate(runs):
-            chosen = framework if framework in installed() else "reference"
-            status.update(f"the {end} in {get_framework(chosen).name}")
-            weights = write_canonical(checkpoint, Path(name) / f"{i}.safetensors", "float64")
-            output = Path(name) / f"{i}.trace"
-            take_trace(checkpoint.spec, chosen, Inputs(weights=weights), output)
-            trace = Trace.load(output)
-            trace.framework += f" ({end})"
-            trace.about["weights_source"] = str(checkpoint.path)
-            traces.append(trace)
-        return [compare(a, b) for a, b in itertools.combinations(traces, 2)]
-
-
-def _home(checkpoint: Checkpoint) -> str:
-    return HOMES.get(
-        checkpoint.archive.container,
-        "torch" if checkpoint.format.name == "torchvision" else "reference",
-    )
 
 
 def prediction_setting(checkpoint: Checkpoint, preprocessing: str, images: np.ndarray) -> Text:

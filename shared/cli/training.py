@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from shared.architecture.spec import parse_setting
-from shared.cli.options import DType, Json, check_outputs, make_console, open_source, write_json
+from shared.cli.options import DType, Json, check_outputs, make_console, parse_settings, write_json
 from shared.errors import SpecError
 
 if TYPE_CHECKING:
@@ -99,9 +98,7 @@ def train(
 
     if dtype not in (DType.float32, DType.float64):
         raise SpecError(f"--dtype {dtype.value}: training is in float32 or float64")
-    chosen = with_seed(
-        get_recipe(recipe, dict(parse_setting(text) for text in settings or ())), seed
-    )
+    chosen = with_seed(get_recipe(recipe, parse_settings(settings)), seed)
     chosen.make_spec()
     check_outputs(json_file)
     names = (
@@ -288,13 +285,15 @@ class _Evaluation(NamedTuple):
 def _evaluation_of(
     weights: str, dataset: str | None, preset: str | None, settings: list[str] | None
 ) -> _Evaluation:
-    checkpoint, _ = open_source(weights, None, preset, None)
+    from shared.formats.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(weights, None, preset)
     trained = _recipe_of(checkpoint.archive.metadata)
     name = dataset or (trained.dataset if trained else None)
     if name is None:
         raise SpecError(f"{weights}: does not say what it was trained on; say --dataset")
-    changes = dict(parse_setting(text) for text in settings or ())
-    return _Evaluation(weights, checkpoint, name, _augmentation(trained, name, changes))
+    augmentation = _augmentation(trained, name, parse_settings(settings))
+    return _Evaluation(weights, checkpoint, name, augmentation)
 
 
 def _recipe_of(metadata: Any) -> Any:

@@ -33,6 +33,7 @@ from shared.formats.naming.names import (
 )
 from shared.formats.naming.nearest_preset import Nearest, by_names, by_shapes, first
 from shared.formats.naming.schemes import FORMATS, Format, Scheme
+from shared.formats.sources import FetchedFile, fetch
 from shared.weights.canonical import Weights, is_float, raise_problems
 from shared.weights.digests import sha256_of
 
@@ -75,6 +76,8 @@ class Checkpoint:
     ignored: tuple[str, ...]  # tensors that are no weights: PyTorch's batch counters
     # what said which network it is: "metadata", "preset", "tensors", or the caller's "spec"
     identified_by: str
+    # pixels of the shorter side before the crop, where released weights want another than usual
+    resize: int | None = None
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -175,25 +178,36 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    path: str | Path,
+    source: str | Path,
     format: str | None = None,
     preset: str | None = None,
     changes: Mapping[str, Any] | None = None,
+    spec: ResNetSpec | None = None,
 ) -> Checkpoint:
     """Read a checkpoint's header and account for every tensor in it.
 
+    >>> checkpoint = open_checkpoint("rosetta:fashion-mnist/resnet20")
+    >>> checkpoint.preset, checkpoint.params
+    ('cifar/resnet20', 269434)
+
     Args:
-        path: a file or folder of any format in `FORMATS`.
+        source: a file or folder of any format in `FORMATS`; or released weights by name, as
+            `hf:REPO`, `torchvision:TAG`, `keras:imagenet` or `rosetta:RECIPE`, which are downloaded
+            if they have to be.
         format: a key of `FORMATS`; found out when None.
         preset: which network it is, when its metadata or tensors should not decide; a classifier of
             another size, or none, is taken as it is.
         changes: fields of the spec that are known better, as `ResNetSpec.replace` takes them.
+        spec: the whole spec, where it is known.
 
     Raises `CheckpointError` listing every tensor that is missing, unexpected or mis-shaped, with
-    the nearest expected name, or saying what the file is when it holds no network of ours.
+    the nearest expected name, or saying what the file is when it holds no network of ours;
+    `SpecError` for a format, a preset or released weights that do not exist.
     """
-    path = Path(path)
-    return identify(path, read_archive(path), Wanted(format, preset, changes or {}))
+    file = fetch(source, preset) if isinstance(source, str) else FetchedFile(source)
+    wanted = Wanted(format or file.format, file.preset or preset, changes or {}, spec)
+    checkpoint = identify(file.path, read_archive(file.path), wanted)
+    return dataclasses.replace(checkpoint, resize=file.resize)
 
 
 def get_format(name: str) -> Format:
