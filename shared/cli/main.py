@@ -1,4 +1,5 @@
-"""The `rosetta` command. Exit codes: 0 all good, 1 the answer is no, 2 it could not run.
+"""The `rosetta` command. Exit codes: 0 all good, 1 the answer is no, 2 it could not run or has a
+bug, 130 interrupted, 141 the reader of its output has gone.
 
 A person gets tables and progress; a program gets `--json FILE`, where `-` is standard output and
 then nothing else is printed there. Frameworks are never imported here.
@@ -6,11 +7,14 @@ then nothing else is printed there. Frameworks are never imported here.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
+import os
 import shlex
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,6 +52,9 @@ from shared.errors import FrameworkError, RosettaError, SpecError
 
 if TYPE_CHECKING:
     from shared.verification.trace import Trace
+
+DEBUG = "ROSETTA_DEBUG"  # 1: show the traceback of what is no `RosettaError`
+CLOSED_PIPE = 141  # what a shell shows of a program that SIGPIPE has ended
 
 app = typer.Typer(
     name="rosetta",
@@ -385,34 +392,59 @@ app.command()(cli_train.curves)
 
 
 def main() -> None:
-    """Entry point: errors become one line on standard error and exit code 2."""
+    """Entry point: whatever goes wrong becomes one line on standard error and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ✓ gets a question mark
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="rosetta", standalone_mode=False)
+        sys.stdout.flush()
     except RosettaError as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
-    except Exception as error:
-        usage = getattr(
-            error, "format_message", None
-        )  # click's errors, which typer carries a copy of
-        if usage is None:
-            raise
-        context = getattr(error, "ctx", None)
-        _fail(
-            f"{usage().rstrip('.?')}; see {context.command_path if context else 'rosetta'} --help"
-        )
+    except (BrokenPipeError, SystemExit):  # SystemExit is what Typer and Rich make of the former
+        _discard_output()
+        sys.exit(CLOSED_PIPE)
+    except Exception as error:  # noqa: BLE001 - exit code 1 would say that the answer is no
+        if os.environ.get(DEBUG, "0") not in ("", "0"):
+            traceback.print_exc()
+        _fail(_unexpected(error))
     else:
         sys.exit(code if isinstance(code, int) else 0)
 
 
+def _unexpected(error: Exception) -> str:
+    """One line for an error that is not our own."""
+    usage = getattr(error, "format_message", None)  # click's errors, which typer has a copy of
+    if usage is not None:
+        context = getattr(error, "ctx", None)
+        return (
+            f"{usage().rstrip('.?')}; see {context.command_path if context else 'rosetta'} --help"
+        )
+    if isinstance(error, OSError):  # of the machine: a full disk, a folder that is gone
+        _discard_output()
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    said = str(error)[:300]
+    name = type(error).__name__ + (f": {said}" if said else "")
+    return f"{name}; this is a bug, set {DEBUG}=1 for the traceback"
+
+
+def _discard_output() -> None:
+    """Let nothing that is still buffered be written when the interpreter ends."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: it is no file of the system
+        output = sys.stdout.fileno()
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), output)
+
+
 def _fail(message: str, code: int = 2) -> None:
-    """Print one line, whatever the names in somebody's file hold, and end."""
+    """Print one line, whatever the names in a third-party file hold, and end."""
     line = " ".join(message.split())
-    print("rosetta: " + "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print("rosetta: " + "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
     sys.exit(code)
 
 
