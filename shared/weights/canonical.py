@@ -7,7 +7,7 @@ A file of them is a safetensors file whose metadata holds the spec; it loads str
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from shared.architecture.ops import Shape
 from shared.architecture.plan import Plan, make_plan
 from shared.architecture.spec import ResNetSpec
-from shared.errors import CheckpointError, nearest
+from shared.errors import CheckpointError, with_hints
 from shared.weights.digests import sha256_of
 from shared.weights.files import read_tensors, write_tensors
 
@@ -51,10 +51,8 @@ def _shape_problems(
     missing = [
         f"missing {name} {list(shape)}" for name, shape in expected.items() if name not in found
     ]
-    extra = [
-        f"unexpected {name}{nearest(name, expected, 1)}"
-        for name in _first(set(found) - set(expected))
-    ]
+    unexpected = with_hints(set(found) - set(expected), expected)
+    extra = [f"unexpected {name}" for name in unexpected]
     misshaped = [
         f"{name} has shape {list(found[name])}, expected {list(shape)}"
         for name, shape in expected.items()
@@ -168,10 +166,6 @@ def _check_digests(path: str | Path, weights: Weights, text: str) -> None:
         ) from None
     problems = [f"{name} does not match its SHA-256" for name in damaged]
     raise_problems(str(path), {"damaged": problems})
-
-
-def _first(names: Iterable[str], count: int = 1000) -> list[str]:
-    return sorted(names)[:count]
 
 
 def raise_problems(what: str, kinds: Mapping[str, list[str]]) -> None:
