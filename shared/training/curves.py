@@ -1,4 +1,4 @@
-"""Several runs against each other: the step where their losses part, and a picture of them."""
+"""Several runs against each other: the step where their losses diverge, and a picture of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.errors import CheckpointError, FrameworkError, SpecError
 from shared.training.runs import Run
 from shared.weights.files import replacing
 
-# Relative differences of the loss at which two runs are said to part: bit by bit, to seven digits,
+# Relative differences of the loss above which two runs have diverged: at all, in the tenth digit,
 # and so on.
 THRESHOLDS = (0.0, 1e-9, 1e-6, 1e-3, 1e-2)
 
@@ -38,13 +38,11 @@ def divergences(runs: Sequence[Run]) -> list[Divergence]:
     for run in runs:
         if not run.steps:
             raise CheckpointError(f"{run.folder}: no step has been logged yet")
-    return [_parting(a, b) for a, b in itertools.combinations(runs, 2)]
+    return [_divergence(a, b) for a, b in itertools.combinations(runs, 2)]
 
 
-def _parting(a: Run, b: Run) -> Divergence:
-    steps = min(len(a.steps), len(b.steps))
-    x, y = (np.array([row["loss"] for row in run.steps[:steps]]) for run in (a, b))
-    difference = np.abs(x - y) / np.minimum(np.abs(x), np.abs(y))
+def _divergence(a: Run, b: Run) -> Divergence:
+    difference = _relative_difference(a, b)
     first = tuple(
         int(a.steps[int(np.argmax(difference > limit))]["step"])
         if (difference > limit).any()
@@ -52,7 +50,20 @@ def _parting(a: Run, b: Run) -> Divergence:
         for limit in THRESHOLDS
     )
     last = [run.evaluations[-1]["accuracy"] if run.evaluations else None for run in (a, b)]
-    return Divergence(label(a), label(b), steps, first, float(difference.max()), (last[0], last[1]))
+    largest = float(difference.max())
+    return Divergence(label(a), label(b), len(difference), first, largest, (last[0], last[1]))
+
+
+def _relative_difference(a: Run, b: Run) -> np.ndarray:
+    """Of the losses at each step that both have, over the smaller one; over the larger one where
+    the smaller is 0. Always finite.
+    """
+    steps = min(len(a.steps), len(b.steps))
+    x, y = (np.array([row["loss"] for row in run.steps[:steps]]) for run in (a, b))
+    smaller, larger = np.minimum(np.abs(x), np.abs(y)), np.maximum(np.abs(x), np.abs(y))
+    scale = np.where(smaller > 0, smaller, np.where(larger > 0, larger, 1.0))
+    with np.errstate(over="ignore"):
+        return np.nan_to_num(np.abs(x - y) / scale)
 
 
 def label(run: Run) -> str:
@@ -97,7 +108,8 @@ def draw(runs: Sequence[Run], output: Path) -> None:
                 label=label(run),
             )
     _differences(apart, runs)
-    loss.set(title="training loss (mean of 20 steps)", yscale="log")
+    positive = any(row["loss"] > 0 for run in runs for row in run.steps)
+    loss.set(title="training loss (mean of 20 steps)", yscale="log" if positive else "linear")
     accuracy.set(title="training accuracy (mean of 20 steps)")
     test.set(title="test accuracy, %", xlabel="step")
     apart.set(title=f"loss against {label(runs[0])}, relative", xlabel="step", yscale="log")
@@ -133,10 +145,8 @@ def _curve(ax: Any, run: Run, column: str, color: str, width: float, window: int
 
 def _differences(ax: Any, runs: Sequence[Run]) -> None:
     for i, run in enumerate(runs[1:], start=1):
-        count = min(len(runs[0].steps), len(run.steps))
-        x, y = (np.array([row["loss"] for row in r.steps[:count]]) for r in (runs[0], run))
-        difference = np.abs(x - y) / np.minimum(np.abs(x), np.abs(y))
-        steps = np.array([row["step"] for row in run.steps[:count]])
+        difference = _relative_difference(runs[0], run)
+        steps = np.array([row["step"] for row in run.steps[: len(difference)]])
         shown = difference > 0
         if shown.any():
             ax.plot(steps[shown], difference[shown], color=f"C{i}", linewidth=0.8)

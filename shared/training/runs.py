@@ -1,21 +1,23 @@
 """A training run's folder: what was asked for, every step, and the checkpoints to go on from.
 
-run.json            the recipe, the framework, versions, hashes of data and start
+run.json            the recipe, the framework, hashes of data and start, and versions: an object
+                    with the step it began at for the start and for each resume
 steps.csv           step, epoch, learning_rate, loss, accuracy, images_per_second: a line a step
 evaluations.csv     step, loss, accuracy on the test split
 events.out.*        the same for TensorBoard
 checkpoints/N/      the framework's own files after step N; the last two are kept
 weights.safetensors canonical weights, when the run is done
+.lock               held by the process that trains
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import fcntl
 import json
-import os
+import math
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +26,16 @@ from typing import IO, Any
 
 from shared.errors import CheckpointError, SpecError
 from shared.training.recipes import Recipe
-from shared.weights.files import flush_folder, replacing
+from shared.weights.files import creating_folder, replacing
 
 FORMAT = "resnet-rosetta-run"
+RUN, STEPS, EVALUATIONS = "run.json", "steps.csv", "evaluations.csv"
+WEIGHTS, CHECKPOINTS = "weights.safetensors", "checkpoints"
 STEP_COLUMNS = ("step", "epoch", "learning_rate", "loss", "accuracy", "images_per_second")
 EVALUATION_COLUMNS = ("step", "loss", "accuracy")
 KEPT = 2  # checkpoints
+# What a resumed run has to have in common with the one that it continues, beside the recipe.
+_SAME = ("framework", "dtype", "data", "start")
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """What a run's folder holds. Raises `CheckpointError`."""
-    path = folder / "run.json"
+    path = folder / RUN
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -61,38 +67,47 @@ def read_run(folder: Path) -> Run:
         raise CheckpointError(f"{path}: not JSON ({error})") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not the description of a training run")
+    framework = about.get("framework")
+    if not isinstance(framework, str):
+        raise CheckpointError(f"{path}: framework: expected a name, found {framework!r}")
     try:
-        recipe, framework = Recipe.from_dict(about["recipe"]), str(about["framework"])
-    except (KeyError, SpecError) as error:
+        recipe = Recipe.from_dict(about.get("recipe", {}))
+    except SpecError as error:
         raise CheckpointError(f"{path}: its recipe cannot be read ({error})") from None
-    tables = [
-        _read_table(folder / name, columns)
-        for name, columns in (("steps.csv", STEP_COLUMNS), ("evaluations.csv", EVALUATION_COLUMNS))
-    ]
-    return Run(folder, recipe, framework, about, *tables)
+    steps = _read_table(folder / STEPS, STEP_COLUMNS)
+    evaluations = _read_table(folder / EVALUATIONS, EVALUATION_COLUMNS)
+    return Run(folder, recipe, framework, about, steps, evaluations)
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, float]]:
     """The complete lines of a table; a process that was killed may have left half of
     the last one.
     """
-    if not path.exists():
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
         return []
-    text = path.read_text(encoding="utf-8")
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    rows = []
-    for row in csv.DictReader(lines):
-        try:
-            rows.append({name: float(row[name]) for name in columns})
-        except (KeyError, TypeError, ValueError):
-            raise CheckpointError(
-                f"{path}: line {len(rows) + 2} is not {', '.join(columns)}"
-            ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+    text = data[: data.rfind(b"\n") + 1].decode("utf-8", errors="replace")
+    rows: list[dict[str, float]] = []
+    try:
+        for row in csv.DictReader(text.splitlines()):
+            values = {name: float(row[name]) for name in columns}
+            if not all(map(math.isfinite, values.values())) or values["step"] % 1:
+                raise ValueError
+            rows.append(values)
+    except (KeyError, TypeError, ValueError, csv.Error):
+        raise CheckpointError(
+            f"{path}: line {len(rows) + 2} is not {', '.join(columns)}, each a finite number"
+        ) from None
     return rows
 
 
 class RunWriter:
-    """The folder of a run that goes on: logs that grow, checkpoints that replace each other."""
+    """The folder of a run that is being made: logs that grow, checkpoints that replace each
+    other.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -110,49 +125,96 @@ class RunWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for file in self._files:
-            file.close()
         if self._board is not None:
             self._board.close()
+        for file in reversed(self._files):  # the lock last
+            file.close()
 
     def start(self, about: Mapping[str, Any], *, resume: bool) -> int:
-        """Make the folder, or go on in it. The step that the run has reached: 0 for a new one.
+        """Make the folder, or continue the run in it. The step that the run has reached: 0 for a
+        new one.
 
-        Raises `SpecError` when there is a run already and `resume` is not wanted, or another run
-        than this one.
+        `about` has what `_SAME` names, and perhaps `versions`. What a killed process has left
+        unfinished is removed. Raises `SpecError` when another process trains in the folder, when
+        there is a run already and `resume` is not wanted, or when it is another run than this one.
         """
-        path = self.folder / "run.json"
-        about = {"format": FORMAT, **about}
-        if path.exists():
-            self._require_same(about, resume)
+        self._make_folder()
+        self._lock()
+        earlier: list[Any] = []
+        done = 0
+        if self._has_begun():
+            earlier = self._require_same(about, resume)
+            done = max((step for step, _ in self.checkpoints()), default=0)
+        self._remove_leftovers()
+        versions = [*earlier, {"from_step": done, **about.get("versions", {})}]
+        with replacing(self.folder / RUN) as temporary:
+            text = json.dumps({"format": FORMAT, **about, "versions": versions}, indent=1)
+            temporary.write_text(text + "\n", encoding="utf-8")
+        self._steps = self._table(STEPS, STEP_COLUMNS, done)
+        self._evaluations = self._table(EVALUATIONS, EVALUATION_COLUMNS, done)
+        self._board = _tensorboard(self.folder, done)
+        return done
+
+    def _make_folder(self) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "checkpoints").mkdir(exist_ok=True)
+            (self.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(
                 f"{self.folder}: cannot be written ({error.strerror or error})"
             ) from None
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        done = max((step for step, _ in self.checkpoints()), default=0)
-        self._steps = self._table("steps.csv", STEP_COLUMNS, done)
-        self._evaluations = self._table("evaluations.csv", EVALUATION_COLUMNS, done)
-        self._board = _tensorboard(self.folder, done)
-        return done
 
-    def _require_same(self, about: Mapping[str, Any], resume: bool) -> None:
+    def _lock(self) -> None:
+        """Keep other processes out until this one ends, however it ends."""
+        try:
+            file = (self.folder / ".lock").open("a")
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder}: cannot be written ({error.strerror or error})"
+            ) from None
+        self._files.append(file)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SpecError(
+                f"{self.folder}: another process is training in this folder; wait for its end, or "
+                "choose another --output"
+            ) from None
+        except OSError:  # a file system without locks
+            return
+
+    def _has_begun(self) -> bool:
+        """Whether there is anything to lose: a run whose network could not be built has no step."""
+        if not (self.folder / RUN).exists():
+            return False
+        logged = _read_table(self.folder / STEPS, STEP_COLUMNS)
+        return bool(logged or self.checkpoints() or (self.folder / WEIGHTS).exists())
+
+    def _require_same(self, about: Mapping[str, Any], resume: bool) -> list[Any]:
+        """The versions that the run has had until now."""
         if not resume:
             raise SpecError(
-                f"{self.folder}: holds a run already; --resume goes on with it, or choose another "
+                f"{self.folder}: holds a run already; --resume continues it, or choose another "
                 "--output"
             )
-        before = read_run(self.folder).about
-        for key in ("recipe", "framework", "dtype", "data", "start"):
-            if before.get(key) != about.get(key):
-                raise SpecError(
-                    f"{self.folder}: its run has another {key}, so it cannot be resumed with this "
-                    "one"
-                )
+        before = read_run(self.folder)
+        changed = [key for key in _SAME if before.about.get(key) != about.get(key)]
+        if before.recipe != Recipe.from_dict(about["recipe"]):
+            changed.insert(0, "recipe")
+        if changed:
+            raise SpecError(
+                f"{self.folder}: its run has another {changed[0]}, so it cannot be resumed with "
+                "this one"
+            )
+        versions = before.about.get("versions", [])
+        return versions if isinstance(versions, list) else [versions]
+
+    def _remove_leftovers(self) -> None:
+        """Temporary files of a process that was killed; nobody else writes here now."""
+        for path in (self.folder / CHECKPOINTS).glob(".*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for name in (RUN, STEPS, EVALUATIONS, WEIGHTS):
+            for path in self.folder.glob(f".{name}.*.tmp"):
+                path.unlink(missing_ok=True)
 
     def _table(self, name: str, columns: tuple[str, ...], done: int) -> Any:
         """A table of `columns`, without what was written after the checkpoint of step `done`."""
@@ -188,23 +250,14 @@ class RunWriter:
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """(step, folder) of the complete ones, oldest first."""
-        found = (self.folder / "checkpoints").glob("*")
+        found = (self.folder / CHECKPOINTS).glob("*")
         return sorted((int(path.name), path) for path in found if path.name.isdecimal())
 
     def checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
-        """Have `save` fill a folder; it takes its place in one step, and older ones go."""
-        holder = Path(tempfile.mkdtemp(prefix=f".{step}.", dir=self.folder / "checkpoints"))
-        try:
+        """Have `save` fill a folder; it takes its place in one step, and older ones are removed."""
+        with creating_folder(self.folder / CHECKPOINTS / str(step)) as holder:
+            holder.mkdir()
             save(holder)
-            for file in sorted(holder.rglob("*")):
-                flush_folder(file)
-            os.rename(holder, self.folder / "checkpoints" / str(step))
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.folder}: no checkpoint of step {step} ({error.strerror or error})"
-            ) from None
-        finally:
-            shutil.rmtree(holder, ignore_errors=True)
         for _, old in self.checkpoints()[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
