@@ -141,7 +141,6 @@ def test_result_of_a_loop() -> None:
 
 def test_the_real_loop_is_measured() -> None:
     pytest.importorskip("torch")
-    pytest.importorskip("grain")
     from rich.console import Console
 
     result = measure("torch", True, Console(stderr=True, quiet=True))

@@ -10,10 +10,12 @@ import typer
 
 from shared.cli.options import (
     DType,
+    Frameworks,
     ImageSize,
     Json,
     Settings,
     check_outputs,
+    choose_frameworks,
     make_console,
     parse_settings,
     parse_size,
@@ -200,14 +202,7 @@ def predict(
             metavar="FILE",
         ),
     ],
-    framework: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="torch, keras, keras:tensorflow, keras:jax, keras:torch, "
-            "flax or reference, with commas or repeated; all that are installed unless given.",
-            metavar="NAME",
-        ),
-    ] = None,
+    framework: Frameworks = None,
     preset: WhichPreset = None,
     settings: Settings = None,
     dtype: Annotated[
@@ -245,15 +240,13 @@ def predict(
     from shared.cli import report_checkpoints as report
     from shared.formats.checkpoint import open_checkpoint
     from shared.frameworks.predict import predict as run
-    from shared.frameworks.registry import get_framework, installed
+    from shared.frameworks.registry import installed
     from shared.images.labels import class_names, guess_dataset
     from shared.images.photographs import load_images
 
     check_outputs(json_file)
-    asked = [name.strip() for text in framework or installed() for name in text.split(",")]
-    if not framework and len(asked) > 1:
-        asked.remove("reference")
-    chosen = list(dict.fromkeys(get_framework(name).name for name in asked))
+    alone = ["reference"] if installed() == ["reference"] else None
+    chosen = choose_frameworks(framework or alone, reference=False)
     checkpoint = open_checkpoint(weights, None, preset, parse_settings(settings))
     how = preprocessing or checkpoint.preprocessing
     if how not in PREPROCESSING:

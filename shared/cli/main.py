@@ -28,6 +28,7 @@ from shared.cli.options import (
     Batch,
     Checks,
     DType,
+    Frameworks,
     Images,
     ImageSize,
     Json,
@@ -40,6 +41,7 @@ from shared.cli.options import (
     Weights,
     canonical_weights,
     check_outputs,
+    choose_frameworks,
     make_console,
     make_inputs,
     open_weights,
@@ -48,7 +50,7 @@ from shared.cli.options import (
     write_json,
     write_text,
 )
-from shared.errors import FrameworkError, RosettaError, SpecError
+from shared.errors import RosettaError, SpecError
 
 if TYPE_CHECKING:
     from shared.verification.trace import Trace
@@ -169,14 +171,7 @@ def verify(
     every: Annotated[
         bool, typer.Option("--all", help="Every preset, at full size.", metavar="")
     ] = False,
-    framework: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="torch, keras, keras:tensorflow, keras:jax, keras:torch, "
-            "flax or reference, with commas or repeated; all that are installed unless given.",
-            metavar="NAME",
-        ),
-    ] = None,
+    framework: Frameworks = None,
     dtype: Precision = DType.float64,
     settings: Settings = None,
     image_size: ImageSize = None,
@@ -196,7 +191,7 @@ def verify(
     framework.
     """
     from shared.cli import report_verify as report
-    from shared.frameworks.registry import get_framework, installed
+    from shared.frameworks.registry import installed
     from shared.frameworks.verify import DEFAULT_PRESETS, count_networks, verify
 
     started = time.perf_counter()
@@ -210,13 +205,7 @@ def verify(
     else:
         names = list_presets() if every else presets or list(DEFAULT_PRESETS)
         specs = [spec_of(name, settings, mini) for name in names]
-    asked = [name.strip() for text in framework or installed() for name in text.split(",")]
-    chosen = list(dict.fromkeys(get_framework(name).name for name in asked))
-    if not framework and chosen == ["reference"]:
-        raise FrameworkError(
-            "no framework is installed to compare; pip install 'resnet-rosetta[torch]', [keras], "
-            "[flax] or [all]"
-        )
+    chosen = choose_frameworks(framework, reference=True)
     check_outputs(json_file, markdown)
     canonical = canonical_weights(context, checkpoint) if checkpoint else None
     inputs = make_inputs(

@@ -16,7 +16,7 @@ import typer
 from shared.architecture.plan import make_plan
 from shared.architecture.presets import get_preset, get_spec, miniature
 from shared.architecture.spec import ResNetSpec, parse_setting
-from shared.errors import SpecError
+from shared.errors import FrameworkError, SpecError
 
 if TYPE_CHECKING:
     from shared.formats.checkpoint import Checkpoint
@@ -58,6 +58,25 @@ Precision = Annotated[
     typer.Option(
         help="Precision of weights, images and arithmetic: float64, float32, bfloat16 or float16.",
         metavar="DTYPE",
+    ),
+]
+Frameworks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--framework",
+        help="torch, keras, keras:tensorflow, keras:jax, keras:torch, flax or reference, with "
+        "commas or repeated; all that are installed unless given.",
+        metavar="NAME",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Threads that decode images; for folders of images the cores but one, else none, "
+        "unless given.",
+        min=0,
+        max=256,
+        metavar="N",
     ),
 ]
 Batch = Annotated[
@@ -192,6 +211,26 @@ def square(size: tuple[int, int] | None) -> int | None:
             "--image-size must be one side with --image: photographs are cropped to squares"
         )
     return size[0] if size else None
+
+
+def choose_frameworks(names: Sequence[str] | None, *, reference: bool) -> list[str]:
+    """The frameworks of `--framework`: with commas or repeated, `all` being those that are
+    installed and, where wanted, the reference.
+
+    Raises `FrameworkError` where none is installed.
+    """
+    from shared.frameworks.registry import get_framework, installed
+
+    asked = [name.strip() for text in names or ["all"] for name in text.split(",")]
+    found = installed()
+    if "all" in asked and found == ["reference"]:
+        raise FrameworkError(
+            "no framework is installed; pip install 'resnet-rosetta[torch]', [keras], [flax] or "
+            "[all]"
+        )
+    every = found if reference else [name for name in found if name != "reference"]
+    chosen = [one for name in asked for one in (every if name == "all" else [name])]
+    return list(dict.fromkeys(get_framework(name).name for name in chosen))
 
 
 def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:

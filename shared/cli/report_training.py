@@ -73,7 +73,7 @@ def result_line(result: dict[str, Any]) -> Text:
         return Text(
             f"! {result['framework']} stopped after step {result['step']:,} of "
             f"{result['total']:,}; "
-            f"--resume goes on",
+            f"--resume continues",
             style="yellow",
         )
     accuracy = f", test accuracy {result['accuracy']:.4f}" if result["accuracy"] is not None else ""
@@ -190,15 +190,15 @@ def accuracy_table(
     return table
 
 
-def rivals_table(pairs: Sequence[PairedComparison], framework: str) -> Table:
-    """Every pair of weights: which names more images right, and how likely chance alone makes such
-    a difference.
+def paired_table(pairs: Sequence[PairedComparison], framework: str) -> Table:
+    """Every pair of weights: the images that only one classifies correctly, and how likely chance
+    alone makes such a difference.
     """
     table = Table(
         Column("a"),
         Column("b"),
-        Column("only a right", right=True),
-        Column("only b right", right=True),
+        Column("only a correct", right=True),
+        Column("only b correct", right=True),
         Column("points apart", right=True),
         Column("p (McNemar)", right=True),
         title=f"the same images, in {framework}",
@@ -211,7 +211,7 @@ def rivals_table(pairs: Sequence[PairedComparison], framework: str) -> Table:
 
 
 def divergence_table(divergences: Sequence[Divergence]) -> Table:
-    """Every pair of runs. A recipe that is everybody's is said once, above them."""
+    """Every pair of runs. The recipe is the title where all have the same."""
     recipes = {name.partition(" ")[0] for p in divergences for name in (p.a, p.b)}
     common = recipes.pop() if len(recipes) == 1 else ""
     columns = ["first step apart", *(f"by {limit:g}" for limit in THRESHOLDS[1:])]

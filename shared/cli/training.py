@@ -1,21 +1,36 @@
-"""`rosetta recipes`, `train`, `evaluate` and `curves`: training, and what came of it."""
+"""`rosetta recipes`, `train`, `evaluate` and `curves`: the commands of training."""
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from shared.cli.options import DType, Json, check_outputs, make_console, parse_settings, write_json
-from shared.errors import SpecError
+from shared.cli.options import (
+    DType,
+    Frameworks,
+    Json,
+    Workers,
+    check_outputs,
+    choose_frameworks,
+    make_console,
+    parse_settings,
+    write_json,
+)
+from shared.errors import CheckpointError, SpecError
 
 if TYPE_CHECKING:
-    from shared.datasets import Augmentation
+    from rich.console import Console
+    from rich.text import Text
+
     from shared.formats.checkpoint import Checkpoint
+    from shared.training.augmentation import Augmentation
+    from shared.training.recipes import Recipe
 
 Data = Annotated[
     Path | None,
@@ -23,10 +38,13 @@ Data = Annotated[
         help="The folder where the dataset lies; found or downloaded unless given.", metavar="DIR"
     ),
 ]
-Framework = Annotated[
-    str,
+TrainedIn = Annotated[
+    list[str] | None,
     typer.Option(
-        help="torch, keras, keras:tensorflow, keras:jax, keras:torch, flax, or all.", metavar="NAME"
+        "--framework",
+        help="torch, keras, keras:tensorflow, keras:jax, keras:torch or flax, with commas or "
+        "repeated, or all that are installed; torch unless given.",
+        metavar="NAME",
     ),
 ]
 
@@ -46,14 +64,14 @@ def train(
     recipe: Annotated[
         str, typer.Argument(help="A recipe, such as fashion-mnist/resnet20.", metavar="RECIPE")
     ],
-    framework: Framework = "torch",
+    framework: TrainedIn = None,
     data: Data = None,
     output: Annotated[
         Path,
         typer.Option(
             "--output",
             "-o",
-            help="Folder of the runs; each goes to RECIPE/FRAMEWORK in it.",
+            help="Folder of the runs; each is written to RECIPE/FRAMEWORK in it.",
             metavar="DIR",
         ),
     ] = Path("runs"),
@@ -61,39 +79,45 @@ def train(
         list[str] | None,
         typer.Option(
             "--set",
-            help="Change a field, as in epochs=1, schedule.rate="
-            "0.05 or spec.depths=1,1,1; may be repeated.",
+            help="Change a field of the recipe, as in epochs=1, schedule.rate=0.05 or "
+            "spec.depths=1,1,1; may be repeated.",
             metavar="KEY=VALUE",
         ),
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Of the start, the order of the images and their augmentation.", min=0, metavar="N"
+            help="Seed of the initial weights, the order of the images and their augmentation; "
+            "the recipe's unless given.",
+            min=0,
+            metavar="N",
         ),
     ] = None,
     dtype: Annotated[
-        DType, typer.Option(help="float32 or float64.", metavar="DTYPE")
+        DType, typer.Option(help="Precision: float32 or float64.", metavar="DTYPE")
     ] = DType.float32,
+    workers: Workers = None,
     stop_after: Annotated[
         int | None,
-        typer.Option(help="Stop after this step; --resume goes on.", min=1, metavar="STEP"),
+        typer.Option(help="Stop after this step; --resume continues.", min=1, metavar="STEP"),
     ] = None,
     checkpoint_every: Annotated[
         int | None,
         typer.Option(
-            help="Steps between checkpoints; an epoch unless given.", min=1, metavar="STEPS"
+            help="Steps between checkpoints; those of an epoch unless given.",
+            min=1,
+            metavar="STEPS",
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint.", metavar="")
+        bool, typer.Option("--resume", help="Continue from the last checkpoint.", metavar="")
     ] = False,
     json_file: Json = None,
 ) -> None:
-    """Train by a recipe in one framework or in all, from one start and on the same batches."""
+    """Train by a recipe in one framework or several, from the same initial weights and on the same
+    batches.
+    """
     from shared.cli import report_training as report
-    from shared.frameworks.processes import run_events
-    from shared.frameworks.registry import get_framework, installed
     from shared.training.recipes import get_recipe, with_seed
 
     if dtype not in (DType.float32, DType.float64):
@@ -101,50 +125,61 @@ def train(
     chosen = with_seed(get_recipe(recipe, parse_settings(settings)), seed)
     chosen.make_spec()
     check_outputs(json_file)
-    names = (
-        [n for n in installed() if n != "reference"] if framework == "all" else framework.split(",")
-    )
-    frameworks = [get_framework(name.strip()).name for name in names]
+    frameworks = choose_frameworks(framework or ["torch"], reference=False)
     if "reference" in frameworks:
         raise SpecError(
             "--framework reference: it proves, and is too slow to train; choose torch, keras or "
             "flax"
         )
-    console, errors = make_console(json_file), make_console(stderr=True)
     folders = {
         name: output.absolute() / chosen.name / name.replace(":", "-") for name in frameworks
     }
     if resume and not any(folder.exists() for folder in folders.values()):
         raise SpecError(f"{next(iter(folders.values()))}: no run to resume")
+    job = {
+        "task": "train",
+        "recipe": chosen.to_dict(),
+        "dtype": dtype.value,
+        "data": str(data.absolute()) if data else None,
+        "resume": resume,
+        "stop_after": stop_after,
+        "checkpoint_every": checkpoint_every,
+        "workers": workers,
+    }
+    console = make_console(json_file)
     results: list[dict[str, Any]] = []
+    interrupted = False
     for name, folder in folders.items():
-        job = {
-            "task": "train",
-            "recipe": chosen.to_dict(),
-            "folder": str(folder),
-            "dtype": dtype.value,
-            "data": str(data.absolute()) if data else None,
-            "resume": resume,
-            "stop_after": stop_after,
-            "checkpoint_every": checkpoint_every,
-        }
-        started = time.perf_counter()
-        with report.TrainProgress(errors, name) as progress:
-            for event in run_events(name, job):
-                progress.show(event)
-                if event["event"] == "start" and not results:
-                    console.print(report.recipe_line(chosen), soft_wrap=True)
-                if event["event"] == "evaluation":
-                    report.print_evaluation(console, name, event, time.perf_counter() - started)
-        results.append(progress.result(folder, time.perf_counter() - started))
-        console.print(report.result_line(results[-1]), soft_wrap=True)
-        if progress.interrupted:
+        header = None if results else report.recipe_line(chosen)
+        result, interrupted = _train_in(name, folder, job, console, header)
+        results.append(result)
+        console.print(report.result_line(result), soft_wrap=True)
+        if interrupted:
             break
     write_json(json_file, results)
-    if progress.interrupted:
+    if interrupted:
         raise typer.Exit(130)
     if any(result["diverged"] for result in results):
         raise typer.Exit(1)
+
+
+def _train_in(
+    framework: str, folder: Path, job: dict[str, Any], console: Console, header: Text | None
+) -> tuple[dict[str, Any], bool]:
+    """What came of the run in one framework, and whether it was interrupted."""
+    from shared.cli import report_training as report
+    from shared.frameworks.processes import run_events
+
+    started = time.perf_counter()
+    with report.TrainProgress(make_console(stderr=True), framework) as progress:
+        for event in run_events(framework, {**job, "folder": str(folder)}):
+            progress.show(event)
+            if event["event"] == "start" and header is not None:
+                console.print(header, soft_wrap=True)
+            if event["event"] == "evaluation":
+                seconds = time.perf_counter() - started
+                report.print_evaluation(console, framework, event, seconds)
+    return progress.result(folder, time.perf_counter() - started), progress.interrupted
 
 
 def evaluate(
@@ -159,14 +194,14 @@ def evaluate(
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="fashion-mnist, cifar10, imagenet or folder; what the weights "
-            "were trained on unless given.",
+            help="fashion-mnist, cifar10, imagenet or folder; the dataset that the weights were "
+            "trained on unless given.",
             metavar="NAME",
         ),
     ] = None,
-    framework: Framework = "all",
+    framework: Frameworks = None,
     data: Data = None,
-    split: Annotated[str, typer.Option(help="test or train.", metavar="SPLIT")] = "test",
+    split: Annotated[str, typer.Option(help="Split: test or train.", metavar="SPLIT")] = "test",
     preset: Annotated[
         str | None,
         typer.Option(help="Which network it is, when the file does not say.", metavar="PRESET"),
@@ -175,78 +210,82 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--augmentation",
-            help="How images are prepared, as in "
-            "mean=0.286 or resize=96; that of the weights' recipe unless given.",
+            help="Change how images are prepared, as in mean=0.286 or resize=96; as in the "
+            "recipe of the weights unless given.",
             metavar="KEY=VALUE",
         ),
     ] = None,
     dtype: Annotated[
-        DType, typer.Option(help="float32 or float64.", metavar="DTYPE")
+        DType, typer.Option(help="Precision: float32 or float64.", metavar="DTYPE")
     ] = DType.float32,
+    workers: Workers = None,
     batch: Annotated[int, typer.Option(help="Images at a time.", min=1, metavar="N")] = 256,
     json_file: Json = None,
 ) -> None:
     """Accuracy of weights on a dataset, in every framework side by side; of several weights,
-    whether they differ by more than chance."""
+    whether they differ by more than chance.
+    """
     from shared.cli import report_training as report
-    from shared.formats.convert import write_canonical
-    from shared.frameworks.processes import run_events
-    from shared.frameworks.registry import get_framework, installed
-    from shared.training.significance import rivals, short_names
+    from shared.training.significance import paired_comparisons, short_names
 
     check_outputs(json_file)
-    names = (
-        [n for n in installed() if n != "reference"] if framework == "all" else framework.split(",")
-    )
-    names = [get_framework(name.strip()).name for name in names]
+    if dtype not in (DType.float32, DType.float64):
+        raise SpecError(f"--dtype {dtype.value}: evaluation is in float32 or float64")
+    frameworks = choose_frameworks(framework, reference=False)
     chosen = [_evaluation_of(one, dataset, preset, settings) for one in dict.fromkeys(weights)]
     if len({one.dataset for one in chosen}) > 1:
         raise SpecError("these weights were trained on different datasets; say --dataset")
-    console, errors = make_console(json_file), make_console(stderr=True)
-    results: list[dict[str, Any]] = []
-    for one in chosen:
-        with tempfile.TemporaryDirectory(prefix="rosetta-") as folder:
-            canonical = write_canonical(
-                one.checkpoint, Path(folder) / "weights.safetensors", dtype.value
-            )
-            for name in names:
-                job = {
-                    "task": "evaluate",
-                    "spec": one.checkpoint.spec.to_dict(),
-                    "weights": str(canonical),
-                    "dataset": one.dataset,
-                    "data": str(data.absolute()) if data else None,
-                    "split": split,
-                    "batch": batch,
-                    "augmentation": dataclasses.asdict(one.augmentation),
-                    "dtype": dtype.value,
-                }
-                with report.TrainProgress(errors, name) as progress:
-                    for event in run_events(name, job):
-                        progress.show(event)
-                        if event["event"] == "evaluation":
-                            measured = {
-                                key: value
-                                for key, value in event.items()
-                                if key not in ("event", "step")
-                            }
-                            results.append({"weights": one.weights, "framework": name, **measured})
+    job = {
+        "task": "evaluate",
+        "data": str(data.absolute()) if data else None,
+        "split": split,
+        "batch": batch,
+        "dtype": dtype.value,
+        "workers": workers,
+    }
+    results = [result for one in chosen for result in _evaluate_in(frameworks, one, job)]
     write_json(json_file, results)
+    console = make_console(json_file)
     named = [one.weights for one in chosen]
     short = dict(zip(named, short_names(named), strict=True))
     networks = ", ".join(dict.fromkeys(one.checkpoint.spec.name for one in chosen))
     title = f"{networks} on the {split} split of {chosen[0].dataset}"
     console.print(report.accuracy_table(results, title, short), soft_wrap=True)
     if len(chosen) > 1:
-        wrong = {
-            short[result["weights"]]: result["wrong"]
-            for result in results
-            if result["framework"] == names[0]
-        }
+        first = [result for result in results if result["framework"] == frameworks[0]]
+        wrong = {short[result["weights"]]: result["wrong"] for result in first}
+        pairs = paired_comparisons(wrong, results[0]["examples"])
         console.print()
-        console.print(
-            report.rivals_table(rivals(wrong, results[0]["examples"]), names[0]), soft_wrap=True
-        )
+        console.print(report.paired_table(pairs, frameworks[0]), soft_wrap=True)
+
+
+def _evaluate_in(
+    frameworks: Sequence[str], chosen: _Evaluation, job: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """What each framework measures of the same weights, as JSON has it."""
+    from shared.cli import report_training as report
+    from shared.formats.convert import write_canonical
+    from shared.frameworks.processes import run_events
+
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="rosetta-") as folder:
+        canonical = Path(folder) / "weights.safetensors"
+        write_canonical(chosen.checkpoint, canonical, job["dtype"])
+        job = {
+            **job,
+            "spec": chosen.checkpoint.spec.to_dict(),
+            "weights": str(canonical),
+            "dataset": chosen.dataset,
+            "augmentation": chosen.augmentation.to_dict(),
+        }
+        for name in frameworks:
+            with report.TrainProgress(make_console(stderr=True), name) as progress:
+                for event in run_events(name, job):
+                    progress.show(event)
+                    if event["event"] == "evaluation":
+                        measured = {k: v for k, v in event.items() if k not in ("event", "step")}
+                        results.append({"weights": chosen.weights, "framework": name, **measured})
+    return results
 
 
 def curves(
@@ -257,20 +296,20 @@ def curves(
     ] = Path("curves.png"),
     json_file: Json = None,
 ) -> None:
-    """Loss and accuracy of several runs in one picture, and the step where they part."""
+    """Loss and accuracy of several runs in one picture, and the step where they diverge."""
     from shared.cli import report_training as report
     from shared.training.curves import divergences, draw
     from shared.training.runs import read_run
 
     check_outputs(json_file, output)
     found = [read_run(folder) for folder in runs]
-    parted = divergences(found)
+    pairs = divergences(found)
     draw(found, output)
-    write_json(json_file, [dataclasses.asdict(divergence) for divergence in parted])
+    write_json(json_file, [dataclasses.asdict(divergence) for divergence in pairs])
     console = make_console(json_file)
-    if parted:
-        console.print(report.divergence_table(parted), soft_wrap=True)
-    console.print(f"{output}: {len(found)} run{'s' if parted else ''}", soft_wrap=True)
+    if pairs:
+        console.print(report.divergence_table(pairs), soft_wrap=True)
+    console.print(f"{output}: {len(found)} run{'s' if pairs else ''}", soft_wrap=True)
 
 
 class _Evaluation(NamedTuple):
@@ -288,7 +327,7 @@ def _evaluation_of(
     from shared.formats.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(weights, None, preset)
-    trained = _recipe_of(checkpoint.archive.metadata)
+    trained = _recipe_of(checkpoint)
     name = dataset or (trained.dataset if trained else None)
     if name is None:
         raise SpecError(f"{weights}: does not say what it was trained on; say --dataset")
@@ -296,25 +335,33 @@ def _evaluation_of(
     return _Evaluation(weights, checkpoint, name, augmentation)
 
 
-def _recipe_of(metadata: Any) -> Any:
-    """The recipe in the metadata of weights that were trained here."""
-    import json
+def _recipe_of(checkpoint: Checkpoint) -> Recipe | None:
+    """The recipe in the metadata of weights that were trained here.
 
+    Raises `CheckpointError` for one that cannot be read: without it images might be prepared in
+    another way than the weights need.
+    """
     from shared.training.recipes import Recipe
 
-    try:
-        return Recipe.from_dict(json.loads(metadata["recipe"]))
-    except (KeyError, ValueError, TypeError):
+    text = checkpoint.archive.metadata.get("recipe")
+    if text is None or checkpoint.format.name != "canonical":
         return None
+    try:
+        return Recipe.from_json(text)
+    except SpecError as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: the recipe in its metadata cannot be read ({str(error)[:300]})"
+        ) from None
 
 
-def _augmentation(recipe: Any, dataset: str, changes: dict[str, Any]) -> Augmentation:
+def _augmentation(recipe: Recipe | None, dataset: str, changes: dict[str, Any]) -> Augmentation:
     """How images are prepared: as in the recipe, or scaled by the dataset's mean and deviation."""
-    from shared.datasets import DATASETS, Augmentation
+    from shared.datasets.catalogue import get_dataset
+    from shared.training.augmentation import Augmentation
 
     if recipe is not None and recipe.dataset == dataset:
-        base = dataclasses.asdict(recipe.augmentation)
+        base = recipe.augmentation.to_dict()
     else:
-        known = DATASETS.get(dataset)
-        base = {"mean": known.mean, "std": known.std} if known else {}
+        known = get_dataset(dataset)
+        base = {"mean": known.mean, "std": known.std}
     return Augmentation.from_dict({**base, **changes})

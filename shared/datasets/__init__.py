@@ -5,13 +5,12 @@
     pipeline = Pipeline(source, batch=128, seed=0, augmentation=how, training=True)
     for batch in pipeline:  # batch.images float32 NHWC, batch.labels int64
 
-Importing this takes NumPy alone; Grain, which steps through the batches, and Pillow are imported
-where they are used.
+Importing this takes NumPy alone; Pillow is imported where it is used.
 """
 
 from shared.datasets.catalogue import DATASETS, Dataset
 from shared.datasets.opening import open_split
-from shared.datasets.pipeline import Batch, Pipeline
+from shared.datasets.pipeline import Batch, Pipeline, default_workers
 from shared.datasets.places import find_dataset
 from shared.datasets.sources import ArraySource, FolderSource, ImageSource
 from shared.training.augmentation import Augmentation
@@ -25,6 +24,7 @@ __all__ = [
     "FolderSource",
     "ImageSource",
     "Pipeline",
+    "default_workers",
     "find_dataset",
     "open_split",
 ]

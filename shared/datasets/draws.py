@@ -62,10 +62,6 @@ def normal(words: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     """The order of an epoch: the examples 0 to count - 1, sorted by 64 random bits each; int64
     [count].
-
-    Grain's own shuffle takes Python through every single example, 15 µs each, which would be most
-    of the pipeline's time; and its order may change with its version, where a run that resumes has
-    to find the old one.
     """
     high, low, *_ = draw(seed, epoch, np.arange(count), ORDER)
     return np.argsort((high << _HALF) | low, kind="stable")

@@ -1,19 +1,20 @@
 """`Pipeline`: batches of a source, in an order and with an augmentation that depend on the seed and
 the step alone.
 
-Every batch is a function of its step, `Pipeline.batch_at`. Grain steps through them, and makes them
-ahead of time in threads where that is wanted: NumPy and Pillow let other threads work. So resuming
-is starting at another step, and the number of threads changes no byte.
+Every batch is a function of its step, `Pipeline.batch_at`, so resuming is starting at another step,
+and the number of threads changes no byte. NumPy and Pillow let other threads work while they copy,
+decode and resize.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
-import sys
-from collections.abc import Iterator
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 
@@ -21,10 +22,10 @@ from shared.datasets import draws, photographs
 from shared.datasets.batches import normalise, pca_shifts, random_crop_and_flip
 from shared.datasets.resizing import resize_batch
 from shared.datasets.sources import ArraySource, ImageSource
-from shared.errors import DatasetError, FrameworkError, RosettaError
+from shared.errors import DatasetError
 from shared.training.augmentation import Augmentation
 
-BUFFERED = 2  # batches that each thread is ahead
+PREFETCHED = 2  # batches that are made ahead of the one in use
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,23 @@ class Batch:
     step: int  # from 0, over all epochs
 
 
+def default_workers(source: ImageSource) -> int:
+    """Threads for `Pipeline`: the cores that this process may use but one where images are decoded
+    from files, 0 where they are in memory.
+    """
+    if isinstance(source, ArraySource):
+        return 0
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        cores = os.cpu_count() or 1
+    return max(1, cores - 1)
+
+
 class Pipeline:
     """Batches of `source`, by iterating; each iteration begins at `start_step`.
 
-    Training shuffles anew in every epoch, augments, goes on for ever unless `epochs` are given, and
+    Training shuffles anew in every epoch, augments, never ends unless `epochs` are given, and
     leaves out what does not fill the last batch. Evaluation gives every example once, in order, the
     last batch being short.
 
@@ -49,8 +63,9 @@ class Pipeline:
     short last batch the first shards get one more, and some may get none: every shard has the same
     number of steps.
 
-    `workers` threads make batches ahead; with 0 each is made when it is asked for. Raises
-    `DatasetError` for what cannot be done.
+    With 0 `workers` each batch is made when it is asked for. Otherwise a thread makes batches
+    ahead, and has so many others decode and resize the images of each. Raises `DatasetError` for
+    what cannot be done.
     """
 
     def __init__(
@@ -101,31 +116,25 @@ class Pipeline:
         return self.total_steps
 
     def __iter__(self) -> Iterator[Batch]:
-        grain = _import_grain()
-        steps = grain.MapDataset.range(
-            sys.maxsize if self.total_steps is None else self.total_steps
-        ).map(self._attempt)
-        options = grain.ReadOptions(
-            num_threads=self.workers, prefetch_buffer_size=BUFFERED * self.workers
+        count = itertools.count(self.start_step)
+        steps = (
+            count if self.total_steps is None else iter(range(self.start_step, self.total_steps))
         )
-        batches = iter(steps.to_iter_dataset(options))
-        batches.set_state({"next_index": self.start_step})
-        try:
-            for batch in batches:
-                if isinstance(batch, RosettaError):
-                    raise batch
-                yield batch
-        finally:
-            batches.close()
-
-    def _attempt(self, step: int) -> Batch | RosettaError:
-        """The batch, or what is wrong with it: Grain would add lines to the message of what is
-        raised below it.
-        """
-        try:
-            return self.batch_at(step)
-        except RosettaError as error:
-            return error
+        if not self.workers:
+            yield from map(self.batch_at, steps)
+            return
+        with ThreadPoolExecutor(self.workers) as images, ThreadPoolExecutor(1) as batches:
+            ahead: deque[Future[Batch]] = deque()
+            try:
+                for step in steps:
+                    ahead.append(batches.submit(self._make, step, images.map))
+                    if len(ahead) > PREFETCHED:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:  # whoever takes no more batches does not wait for those that were begun
+                batches.shutdown(wait=False, cancel_futures=True)
+                images.shutdown(wait=False, cancel_futures=True)
 
     def examples_at(self, step: int) -> np.ndarray:
         """The numbers of the examples that this shard is fed at a step, int64 [n]."""
@@ -139,9 +148,13 @@ class Pipeline:
 
     def batch_at(self, step: int) -> Batch:
         """The batch of a step, whatever came before it."""
+        return self._make(step, map)
+
+    def _make(self, step: int, each: Callable[..., Iterator[None]]) -> Batch:
+        """The batch of a step; `each` is `map`, or that of a pool of threads."""
         epoch, how = step // self.steps_per_epoch, self.augmentation
         examples = self.examples_at(step)
-        pixels, labels = self._pixels(examples, epoch)
+        pixels, labels = self._pixels(examples, epoch, each)
         shifts = None
         if self.training:
             pixels = random_crop_and_flip(
@@ -170,7 +183,9 @@ class Pipeline:
             raise DatasetError(_NO_SIZE[self.training])
         return self.source.image_shape
 
-    def _pixels(self, examples: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _pixels(
+        self, examples: np.ndarray, epoch: int, each: Callable[..., Iterator[None]]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Images at their size, uint8 [n, height, width, channels], and labels."""
         if isinstance(self.source, ArraySource) and not self._one_by_one:
             images = self.source.images[examples]
@@ -179,7 +194,8 @@ class Pipeline:
             return images, self.source.labels[examples]
         images = np.empty((len(examples), *self.image_shape), np.uint8)
         labels = np.empty(len(examples), np.int64)
-        for i, example in enumerate(examples.tolist()):
+
+        def read(i: int, example: int) -> None:
             image, labels[i] = self.source[example]
             if self.training:
                 images[i] = photographs.for_training(
@@ -187,6 +203,9 @@ class Pipeline:
                 )
             else:
                 images[i] = photographs.for_evaluation(image, self.augmentation)
+
+        for _ in each(read, range(len(examples)), examples.tolist()):
+            pass  # an error of a thread is raised here
         return images, labels
 
     def _check_numbers(self) -> None:
@@ -255,13 +274,3 @@ _NO_SIZE = {
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:
     if not condition:
         raise DatasetError(f"{name} = {value}: {allowed}")
-
-
-def _import_grain() -> ModuleType:
-    try:
-        return importlib.import_module("grain")
-    except ImportError:
-        raise FrameworkError(
-            "the input pipeline needs grain, which is not installed; "
-            "pip install 'resnet-rosetta[train]'"
-        ) from None

@@ -3,9 +3,10 @@
 Reads one JSON job from standard input and writes events to standard output, one JSON line each:
 
     {"task": "train", "recipe": {...}, "folder": ..., "data": folder or null, "dtype": "float32",
-     "resume": false, "stop_after": steps or null, "checkpoint_every": steps or null}
+     "resume": false, "stop_after": steps or null, "checkpoint_every": steps or null,
+     "workers": threads that decode images, or null}
     {"task": "evaluate", "spec": {...}, "weights": canonical file, "dataset": ..., "data": ...,
-     "split": "test", "augmentation": {...}, "batch": 256, "dtype": "float32"}
+     "split": "test", "augmentation": {...}, "batch": 256, "dtype": "float32", "workers": null}
 
     {"event": "start", "step": 0, "total": 2814, "examples": 60000}
     {"event": "step", ...a line of steps.csv}
@@ -21,6 +22,7 @@ Reads one JSON job from standard input and writes events to standard output, one
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -28,22 +30,23 @@ import platform
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from shared.architecture.plan import Plan, make_plan
 from shared.architecture.spec import ResNetSpec
-from shared.datasets import Augmentation, Batch, ImageSource, Pipeline, open_split
-from shared.errors import CheckpointError, RosettaError, SpecError
+from shared.datasets import Batch, ImageSource, Pipeline, default_workers, open_split
+from shared.errors import CheckpointError, FrameworkError, RosettaError, SpecError
 from shared.frameworks.registry import FRAMEWORKS, load_package
-from shared.training.config import Training, dropout_masks
+from shared.training.augmentation import Augmentation
+from shared.training.config import OptimizerConfig, Training, dropout_masks
 from shared.training.recipes import Recipe, preprocessing_of
-from shared.training.runs import RunWriter, read_run
+from shared.training.runs import WEIGHTS, RunWriter, read_run
 from shared.verification.recording import ResumableTrainer
 from shared.weights.canonical import read_weights, save_weights
 from shared.weights.digests import digest
@@ -51,6 +54,12 @@ from shared.weights.initial import initial_weights
 
 Emit = Callable[[dict[str, Any]], None]
 EVALUATION_BATCH = 256
+# SGD without momentum keeps nothing for a parameter: no further copy of the weights.
+FORWARD_ONLY = Training(optimizer=OptimizerConfig(momentum=0.0))
+
+
+class NotFiniteError(FrameworkError):
+    """A network whose output is not a number, or infinite."""
 
 
 def main() -> None:
@@ -60,6 +69,7 @@ def main() -> None:
     def emit(event: dict[str, Any]) -> None:
         print(json.dumps(event), file=answers)
 
+    warnings.filterwarnings("ignore", module="PIL")  # remarks about what it reads all the same
     try:
         job = json.loads(sys.stdin.readline())
         package = load_package(FRAMEWORKS[sys.argv[1]])
@@ -68,6 +78,9 @@ def main() -> None:
         emit({"event": "error", "kind": type(error).__name__, "error": str(error)})
     except KeyboardInterrupt:
         emit({"event": "interrupted"})
+    except MemoryError:
+        what = f"{sys.argv[1]}: out of memory"
+        emit({"event": "error", "kind": "FrameworkError", "error": what})
     except Exception as error:  # noqa: BLE001 - a framework may raise anything; the parent says it in one line
         said = str(error).strip().splitlines() or [""]
         what = f"{sys.argv[1]}: {type(error).__name__}: {said[0]}"
@@ -75,11 +88,11 @@ def main() -> None:
 
 
 def train(package: ModuleType, framework: str, job: Mapping[str, Any], emit: Emit) -> None:
-    """Run a recipe to its end, or on from its last checkpoint."""
+    """Run a recipe to its end, from its start or its last checkpoint."""
     recipe, data = Recipe.from_dict(job["recipe"]), Path(job["data"]) if job["data"] else None
     spec, dtype = recipe.make_spec(), job["dtype"]
     splits = {split: open_split(recipe.dataset, split, data) for split in ("train", "test")}
-    _require_fit(spec, splits["train"], recipe)
+    _require_fit(spec, splits["train"], recipe.dataset, recipe)
     total = recipe.total_steps(len(splits["train"]))
     start = initial_weights(spec, recipe.seed, dtype)
     with RunWriter(Path(job["folder"])) as run:
@@ -90,13 +103,10 @@ def train(package: ModuleType, framework: str, job: Mapping[str, Any], emit: Emi
         if done:
             _restore(trainer, run.checkpoints()[-1][1])
         emit({"event": "start", "step": done, "total": total, "examples": len(splits["train"])})
-        loop = _Loop(trainer, recipe, splits, run, emit, total)
+        loop = _Loop(trainer, recipe, splits, run, emit, total, job.get("workers"))
         if loop.go(done, job.get("stop_after"), job.get("checkpoint_every")) == total:
             save_weights(
-                run.folder / "weights.safetensors",
-                dict(trainer.weights()),
-                spec,
-                _provenance(recipe, run),
+                run.folder / WEIGHTS, dict(trainer.weights()), spec, _provenance(recipe, run)
             )
 
 
@@ -134,15 +144,10 @@ class _Loop:
         run: RunWriter,
         emit: Emit,
         total: int,
+        workers: int | None,
     ):
-        self.trainer, self.recipe, self.splits, self.run, self.emit, self.total = (
-            trainer,
-            recipe,
-            splits,
-            run,
-            emit,
-            total,
-        )
+        self.trainer, self.recipe, self.splits = trainer, recipe, splits
+        self.run, self.emit, self.total, self.workers = run, emit, total, workers
         self.plan: Plan | None = None
         self.interrupted = False
 
@@ -156,6 +161,7 @@ class _Loop:
             augmentation=recipe.augmentation,
             training=True,
             start_step=done,
+            workers=_threads(self.workers, self.splits["train"]),
         )
         each = pipeline.steps_per_epoch
         every = checkpoint_every or each
@@ -171,8 +177,7 @@ class _Loop:
             step = batch.step + 1
             loss = self._step(batch, step)
             if not math.isfinite(loss):
-                self.emit({"event": "diverged", "step": step, "loss": str(loss)})
-                raise SystemExit(0)
+                self._stop_diverged(step, loss)
             now = time.perf_counter()
             row = {
                 "step": step,
@@ -208,10 +213,16 @@ class _Loop:
             batch.images, batch.labels, self.recipe.schedule(step, self.total), masks or None
         )
 
+    def _stop_diverged(self, step: int, loss: float) -> NoReturn:
+        self.emit({"event": "diverged", "step": step, "loss": str(loss)})
+        raise SystemExit(0)
+
     def _evaluate(self, step: int) -> None:
-        found = measure(
-            self.trainer.evaluate, self.splits["test"], self.recipe.augmentation, lambda done: None
-        )
+        source, augmentation = self.splits["test"], self.recipe.augmentation
+        try:
+            found = measure(self.trainer.evaluate, source, augmentation, workers=self.workers)
+        except NotFiniteError:
+            self._stop_diverged(step, math.nan)
         self.run.evaluation({"step": step, "loss": found["loss"], "accuracy": found["accuracy"]})
         self.emit({"event": "evaluation", "step": step, **found})
 
@@ -220,21 +231,33 @@ def measure(
     run: Callable[[np.ndarray], np.ndarray],
     source: ImageSource,
     augmentation: Augmentation,
-    on_batch: Callable[[int], None],
     batch: int = EVALUATION_BATCH,
+    *,
+    on_batch: Callable[[int], None] = lambda done: None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
-    """Loss (cross-entropy) and accuracy over all of a split, and which images are named wrong, in
-    the split's order.
+    """Loss (cross-entropy) and accuracy over all of a split, and the indices of the images that
+    are incorrectly classified.
 
-    `run` gives logits [batch, classes].
+    `run` gives logits [batch, classes]. Raises `NotFiniteError` naming the first image whose
+    logits are not finite.
     """
     pipeline = Pipeline(
-        source, batch=batch, seed=0, augmentation=augmentation, training=False, epochs=1
+        source,
+        batch=batch,
+        seed=0,
+        augmentation=augmentation,
+        training=False,
+        epochs=1,
+        workers=_threads(workers, source),
     )
     loss, seen = 0.0, 0
     wrong: list[int] = []
     for one in pipeline:
         logits = np.asarray(run(one.images), np.float64)
+        if not np.isfinite(logits).all():
+            first = seen + int(np.argmin(np.isfinite(logits).all(axis=1)))
+            raise NotFiniteError(f"the outputs for image {first} are not finite numbers")
         top = logits.max(axis=1)
         norm = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
         loss += float((norm - logits[np.arange(len(logits)), one.labels]).sum())
@@ -251,42 +274,49 @@ def measure(
     }
 
 
+def _threads(workers: int | None, source: ImageSource) -> int:
+    return default_workers(source) if workers is None else workers
+
+
 def evaluate(package: ModuleType, framework: str, job: Mapping[str, Any], emit: Emit) -> None:
     """Accuracy of canonical weights on a split."""
     spec, data = ResNetSpec.from_dict(job["spec"]), Path(job["data"]) if job["data"] else None
     source = open_split(job["dataset"], job["split"], data)
+    _require_fit(spec, source, job["dataset"])
     model = package.build(spec, dtype=job["dtype"])
     package.load_weights(model, read_weights(job["weights"], spec)[0])
-    trainer = package.Trainer(model, Training())
 
     def on_batch(done: int) -> None:
         emit({"event": "progress", "done": done, "examples": len(source)})
 
-    found = measure(
-        trainer.evaluate,
-        source,
-        Augmentation.from_dict(job["augmentation"]),
-        on_batch,
-        job["batch"],
-    )
+    try:
+        found = measure(
+            package.Trainer(model, FORWARD_ONLY).evaluate,
+            source,
+            Augmentation.from_dict(job["augmentation"]),
+            job["batch"],
+            on_batch=on_batch,
+            workers=job.get("workers"),
+        )
+    except NotFiniteError as error:
+        raise FrameworkError(f"{spec.name} in {framework}, {job['dtype']}: {error}") from None
     emit({"event": "evaluation", "step": 0, **found})
 
 
-def _require_fit(spec: ResNetSpec, source: ImageSource, recipe: Recipe) -> None:
-    """Refuse data that the network cannot learn from, before anything is built."""
+def _require_fit(
+    spec: ResNetSpec, source: ImageSource, dataset: str, recipe: Recipe | None = None
+) -> None:
+    """Refuse data that the network was not made for, before anything is built."""
     image, _ = source[0]
-    channels = image.shape[2] if image.ndim == 3 else 1
-    if channels != spec.in_channels:
-        raise SpecError(
-            f"recipe {recipe.name}: {spec.name} takes {spec.in_channels} channels, the images of "
-            f"{recipe.dataset} have {channels}; change spec.in_channels"
-        )
-    if source.num_classes != spec.num_classes:
-        raise SpecError(
-            f"recipe {recipe.name}: {spec.name} has {spec.num_classes} classes, {recipe.dataset} "
-            "has "
-            f"{source.num_classes}; change spec.num_classes"
-        )
+    for field, ours, theirs in (
+        ("in_channels", spec.in_channels, image.shape[2]),
+        ("num_classes", spec.num_classes, source.num_classes),
+    ):
+        if ours != theirs:
+            what = "input channels" if field == "in_channels" else "classes"
+            where = f"recipe {recipe.name}: " if recipe else ""
+            hint = f"; change spec.{field}" if recipe else "; choose another --dataset"
+            raise SpecError(f"{where}{spec.name} has {ours} {what}, {dataset} has {theirs}{hint}")
 
 
 def _about(
@@ -296,7 +326,7 @@ def _about(
     splits: dict[str, ImageSource],
     start: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
-    packages = ("numpy", "grain", *FRAMEWORKS[framework].requires)
+    packages = ("numpy", *FRAMEWORKS[framework].requires)
     return {
         "recipe": recipe.to_dict(),
         "framework": framework,
@@ -305,7 +335,8 @@ def _about(
         "start": digest(start),
         "versions": {
             "python": platform.python_version(),
-            **{p: metadata.version(p) for p in packages},
+            # not of the distribution: that may be called tensorflow-cpu
+            **{name: importlib.import_module(name).__version__ for name in packages},
         },
     }
 

@@ -59,14 +59,10 @@ def load_images(
         raise SpecError(
             f"resize = {shorter}: must be at least the {side} pixels that are cropped from it"
         )
-    return np.stack(
-        [
-            _preprocess(
-                _open(path, side, shorter, spec.in_channels), spec.in_channels, preprocessing
-            )
-            for path in paths
-        ]
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks about what it reads all the same
+        pixels = [_open(path, side, shorter, spec.in_channels) for path in paths]
+    return np.stack([_preprocess(image, spec.in_channels, preprocessing) for image in pixels])
 
 
 def _open(path: Path, side: int, shorter: int, channels: int) -> np.ndarray:
@@ -96,14 +92,14 @@ def _open(path: Path, side: int, shorter: int, channels: int) -> np.ndarray:
 def opened(path: Path, refusal: type[RosettaError]) -> Iterator[PIL.Image]:
     """An image file to decode; whatever goes wrong with that, inside of the block too, is a
     `refusal` of one line.
+
+    Pillow's warnings are left to the caller: to silence them here would not be safe in threads.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")  # PIL's remarks about what it reads all the same
-            with Image.open(file, formats=FORMATS) as image:
-                yield image
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            yield image
     except RosettaError:
         raise
     except UnidentifiedImageError:

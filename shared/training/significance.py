@@ -1,9 +1,10 @@
 """Whether two networks' accuracies differ by more than chance: McNemar's test on the images of one
 test split.
 
-Most images are named right by both or wrong by both and say nothing about which is better. Of those
-that only one names right, each is a coin toss if the two are equally good (McNemar 1947;
-recommended for a single test split by Dietterich 1998, https://doi.org/10.1162/089976698300017197).
+Most images are correctly classified by both or by neither, and say nothing about which is better.
+Each of those that only one classifies correctly is a coin toss if the two are equally good
+(McNemar 1947; recommended for a single test split by Dietterich 1998,
+https://doi.org/10.1162/089976698300017197).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class PairedComparison:
 
     a: str
     b: str
-    only_a: int  # images that a names right and b names wrong
+    only_a: int  # images that a classifies correctly and b does not
     only_b: int
     examples: int
 
@@ -31,16 +32,20 @@ class PairedComparison:
 
     @property
     def p_value(self) -> float:
-        """How likely so large a difference is if both are equally good: exact, two-sided, in (0,
-        1].
+        """How likely so large a difference is if both are equally good; exact, two-sided, above 0
+        and at most 1.
         """
         tosses, fewer = self.only_a + self.only_b, min(self.only_a, self.only_b)
         tail = sum(math.comb(tosses, k) for k in range(fewer + 1))
         return min(1.0, 2 * tail / 2**tosses)
 
 
-def rivals(wrong: Mapping[str, Collection[int]], examples: int) -> list[PairedComparison]:
-    """Every pair of networks, from the images that each names wrong, of `examples` in all."""
+def paired_comparisons(
+    wrong: Mapping[str, Collection[int]], examples: int
+) -> list[PairedComparison]:
+    """Every pair of networks, from the images that each classifies incorrectly, of `examples` in
+    all.
+    """
     found = {name: set(images) for name, images in wrong.items()}
     return [
         PairedComparison(a, b, len(found[b] - found[a]), len(found[a] - found[b]), examples)

@@ -4,6 +4,7 @@ layout.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -14,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from shared import read_weights
+from shared import get_spec, probe_weights, read_weights, save_weights
 from shared.training.runs import read_run
 from shared.verification.recording import STEPS
 from tests.cli_runner import Rosetta, listening
-from tests.datasets.makers import write_fashion_mnist
+from tests.datasets.makers import write_fashion_mnist, write_images
 from tests.parity.rendering import FRAMEWORKS
 
 SMALL = (
@@ -191,7 +192,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert (process.returncode, err) == (130, "")
     (result,) = json.loads((tmp_path / "result.json").read_text())
     assert result["stopped"]
-    assert f"torch stopped after step {result['step']} of 400; --resume goes on" in out
+    assert f"torch stopped after step {result['step']} of 400; --resume continues" in out
     assert len(losses(steps.parent)) == result["step"]
     assert [path.name for path in (steps.parent / "checkpoints").iterdir()] == [str(result["step"])]
     assert not (steps.parent / "weights.safetensors").exists()
@@ -234,13 +235,19 @@ def test_a_run_that_diverges_says_so(rosetta: Rosetta, data: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--set", "spec.in_channels=3"), "takes 3 channels"),
+        (("--set", "spec.in_channels=3"), "has 3 input channels"),
         (("--set", "spec.num_classes=12"), "12 classes"),
         (("--set", "batch=100"), "a batch of 100 from 80 examples"),
         (("--resume",), "no run to resume"),
         (("--framework", "reference"), "--framework reference"),
         (("--set", "epoch=3"), "nearest: epochs"),
         (("--dtype", "float16"), "float32 or float64"),
+        (("--set", "batch=1.5"), "batch: expected int, found 1.5"),
+        (("--set", "seed=abc"), "seed: expected int, found 'abc'"),
+        (("--set", "dataset=5"), "dataset: expected str, found 5"),
+        (("--set", "name=../../evil"), "name = '../../evil'"),
+        (("--set", "spec.preset=1"), "spec has no field 'preset'"),
+        (("--set", "training=[]"), "training: expected an object"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
@@ -252,3 +259,95 @@ def test_what_cannot_be_trained_is_refused(
 
 def test_data_that_is_not_there_is_one_line(rosetta: Rosetta, tmp_path: Path) -> None:
     rosetta(*command(tmp_path, tmp_path / "runs", "torch")).refused("holds no Fashion")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "fashion-mnist/resnet20", "--framework", "all"),
+        ("train", "fashion-mnist/resnet20", "--framework", "all", "--resume"),
+        ("evaluate", "rosetta:fashion-mnist/resnet20"),
+        ("evaluate", "rosetta:fashion-mnist/resnet20", "--framework", "all"),
+    ],
+)
+def test_without_frameworks_nothing_is_trained(
+    rosetta: Rosetta, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    rosetta(*arguments).refused("no framework is installed", "pip install 'resnet-rosetta[torch]'")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "recipe", ["[]", "[" * 5000 + "]" * 5000, "{", "{}", '{"name": "a", "batch": 1.5}', "null"]
+)
+def test_weights_with_a_damaged_recipe_are_refused(
+    rosetta: Rosetta, tmp_path: Path, recipe: str
+) -> None:
+    spec = get_spec("cifar/resnet20", depths=(1, 1, 1), num_classes=10)
+    save_weights(tmp_path / "w.safetensors", probe_weights(spec), spec, {"recipe": recipe})
+    result = rosetta("evaluate", tmp_path / "w.safetensors", "--framework", "torch")
+    result.refused("w.safetensors: the recipe in its metadata cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"in_channels": 1, "num_classes": 1000}, "has 1000 classes, fashion-mnist has 10"),
+        ({"in_channels": 3}, "has 3 input channels, fashion-mnist has 1"),
+    ],
+)
+def test_a_network_is_not_evaluated_on_what_it_was_not_made_for(
+    rosetta: Rosetta, data: Path, tmp_path: Path, changes: dict[str, int], said: str
+) -> None:
+    spec = get_spec("cifar/resnet20", depths=(1, 1, 1), **changes)
+    save_weights(tmp_path / "w.safetensors", probe_weights(spec), spec)
+    arguments = ("--framework", "torch", "--dataset", "fashion-mnist", "--data", data)
+    rosetta("evaluate", tmp_path / "w.safetensors", *arguments).refused(said)
+
+
+def test_outputs_that_are_not_finite_are_no_accuracy(
+    rosetta: Rosetta, data: Path, tmp_path: Path
+) -> None:
+    spec = get_spec("cifar/resnet20", depths=(1, 1, 1), in_channels=1)
+    weights = probe_weights(spec)
+    weights["head.weight"][:] = 3e38
+    weights["head.bias"][:] = -3e38
+    save_weights(tmp_path / "w.safetensors", weights, spec)
+    arguments = ("--framework", "torch", "--dataset", "fashion-mnist", "--data", data)
+    result = rosetta("evaluate", tmp_path / "w.safetensors", *arguments, "--json", "-")
+    result.refused("the outputs for image 0 are not finite numbers", "float32")
+
+
+def test_the_number_of_workers_changes_no_number(rosetta: Rosetta, tmp_path: Path) -> None:
+    """Photographs of several sizes, decoded by none, one and three threads beside the training."""
+    photographs = write_images(tmp_path / "data", each=10)
+    command = ("train", "imagenet/resnet50-torchvision", "--data", photographs, "--set", "epochs=2")
+    changes = {
+        "dataset": "folder",
+        "preset": "cifar/resnet20",
+        "spec.depths": "1,1,1",
+        "spec.num_classes": "2",
+        "augmentation.random_resized_crop": "16",
+        "augmentation.eval_resize": "20",
+        "augmentation.center_crop": "16",
+        "batch": "4",
+        "schedule.rate": "0.01",
+    }
+    settings = [text for key, value in changes.items() for text in ("--set", f"{key}={value}")]
+    found = []
+    for workers in (0, 1, 3):
+        output = tmp_path / str(workers)
+        result = rosetta(*command, *settings, "--workers", workers, "-o", output, "--json", "-")
+        assert (result.code, result.err) == (0, "")
+        (run,) = output.glob("imagenet/*/torch")
+        weights = run / "weights.safetensors"
+        arguments = ("--framework", "torch", "--data", photographs, "--workers", workers)
+        measured = rosetta("evaluate", weights, *arguments, "--json", "-").json
+        steps = read_run(run).steps
+        assert len(steps) == 10
+        losses = [(row["loss"], row["accuracy"]) for row in steps]
+        kept = {key: measured[0][key] for key in ("loss", "wrong", "examples")}
+        found.append((losses, read_run(run).evaluations, kept))
+    assert found[0] == found[1] == found[2]

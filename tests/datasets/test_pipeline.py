@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from shared.datasets import ArraySource, Augmentation, Batch, ImageSource, Pipeline, pipeline
-from shared.errors import DatasetError, FrameworkError
+from shared.errors import DatasetError
 from tests.datasets import makers
 
 FULL = Augmentation(
@@ -109,21 +109,34 @@ def test_the_bytes_are_these() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_threads_change_nothing(workers: int) -> None:
-    assert all_same(list(made(workers=workers)), list(made()))
-    assert all_same(list(made(workers=workers, start_step=5)), list(made())[5:])
+@pytest.mark.parametrize("kind", [ArraySource, Recorded])  # all at once, and one by one
+def test_threads_change_nothing(workers: int, kind: type) -> None:
+    inner = makers.array_source(COUNT)
+    source = inner if kind is ArraySource else Recorded(inner)
+    assert all_same(list(made(source, workers=workers)), list(made()))
+    assert all_same(list(made(source, workers=workers, start_step=5)), list(made())[5:])
 
 
 def test_threads_end_with_the_iteration() -> None:
     before = threading.active_count()
-    batches = iter(made(workers=3, epochs=None))
+    batches = iter(made(Recorded(makers.array_source(COUNT)), workers=3, epochs=None))
     next(batches)
     assert threading.active_count() > before
     batches.close()  # type: ignore[attr-defined]
-    for thread in threading.enumerate():
-        if thread.name.startswith("grain-prefetch"):
-            thread.join(10)
     assert threading.active_count() == before
+
+
+def test_images_are_read_at_the_same_time() -> None:
+    """Each of two threads waits until the other has begun."""
+    together = threading.Barrier(2, timeout=30)
+
+    class Waiting(Recorded):
+        def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+            together.wait()
+            return super().__getitem__(index)
+
+    batch = next(iter(made(Waiting(makers.array_source(COUNT)), workers=2, batch=2)))
+    assert same(batch, next(iter(made(batch=2))))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -340,26 +353,8 @@ def test_an_error_in_the_source_comes_as_it_is(workers: int) -> None:
         next(iter(made(Broken(makers.array_source(COUNT)), workers=workers)))
 
 
-def test_without_grain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "grain", None)
-    with pytest.raises(FrameworkError, match=r"pip install 'resnet-rosetta\[train\]'"):
-        next(iter(made()))
-    assert len(made().batch_at(0).labels) == BATCH
-
-
 def test_importing_takes_numpy_alone() -> None:
-    heavy = (
-        "grain",
-        "jax",
-        "PIL",
-        "torch",
-        "tensorflow",
-        "keras",
-        "flax",
-        "rich",
-        "urllib.request",
-        "h5py",
-    )
+    heavy = ("jax", "PIL", "torch", "tensorflow", "keras", "flax", "rich", "urllib.request", "h5py")
     code = f"import sys, shared.datasets; print(*(m for m in {heavy} if m in sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == []
@@ -371,4 +366,4 @@ def test_threads_are_ahead_by_no_more_than_they_say() -> None:
     for _ in range(3):
         next(batches)
     batches.close()  # type: ignore[attr-defined]
-    assert len(source.asked) <= (3 + 2 * pipeline.BUFFERED + 1) * BATCH
+    assert len(source.asked) <= (3 + pipeline.PREFETCHED) * BATCH

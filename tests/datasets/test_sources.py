@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from shared.datasets import (
     Augmentation,
     FolderSource,
     Pipeline,
+    default_workers,
     find_dataset,
     open_split,
     photographs,
@@ -168,6 +171,25 @@ def test_a_folder_through_the_pipeline(tmp_path: Path, workers: int) -> None:
         for number, image in zip(numbers, images, strict=True):
             expected = np.float32(makers.colour(split, number // 3, number % 3)) / np.float32(255)
             np.testing.assert_array_equal(image, np.broadcast_to(expected, image.shape))
+
+
+def test_threads_leave_the_filters_of_warnings_alone(tmp_path: Path) -> None:
+    """`warnings.catch_warnings` in several threads would restore what another one has set."""
+    source = FolderSource(makers.write_images(tmp_path, each=20), "train")
+    before = list(warnings.filters)
+    how = Augmentation(random_resized_crop=8)
+    list(Pipeline(source, batch=8, seed=0, augmentation=how, training=True, epochs=3, workers=4))
+    assert warnings.filters == before
+
+
+def test_threads_are_for_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = FolderSource(makers.write_images(tmp_path), "train")
+    assert default_workers(makers.array_source()) == 0
+    for cores, workers in ((1, 1), (2, 1), (8, 7)):
+        monkeypatch.setattr(
+            os, "sched_getaffinity", lambda pid, cores=cores: set(range(cores)), raising=False
+        )
+        assert default_workers(folder) == workers
 
 
 def test_images_of_any_size_need_a_size(tmp_path: Path) -> None:

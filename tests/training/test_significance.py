@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from shared.training.significance import PairedComparison, rivals, short_names
+from shared.training.significance import PairedComparison, paired_comparisons, short_names
 
 
-def test_pairs_count_the_images_that_only_one_names_right() -> None:
-    first, second, third = rivals({"a": [0, 1, 2], "b": [2, 3], "c": []}, 10)
+def test_pairs_count_the_images_that_only_one_classifies_correctly() -> None:
+    first, second, third = paired_comparisons({"a": [0, 1, 2], "b": [2, 3], "c": []}, 10)
     assert (first.a, first.b, first.only_a, first.only_b) == ("a", "b", 1, 2)
     assert (second.a, second.b, second.only_a, second.only_b) == ("a", "c", 0, 3)
     assert (third.a, third.b, third.only_a, third.only_b) == ("b", "c", 0, 2)
