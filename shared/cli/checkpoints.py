@@ -32,15 +32,11 @@ if TYPE_CHECKING:
 
 Format = Annotated[
     str | None,
-    typer.Option(
-        "--from", help="The source's format, when it is not to be found out.", metavar="FORMAT"
-    ),
+    typer.Option("--from", help="Format of the source; detected unless given.", metavar="FORMAT"),
 ]
 WhichPreset = Annotated[
     str | None,
-    typer.Option(
-        "--preset", help="Which network it is, when the file does not say.", metavar="PRESET"
-    ),
+    typer.Option("--preset", help="The network, where the file does not say it.", metavar="PRESET"),
 ]
 
 
@@ -62,7 +58,7 @@ def inspect(
     ] = False,
     json_file: Json = None,
 ) -> None:
-    """What a checkpoint is: format, network, tensors, and how sure that is."""
+    """Show what a checkpoint is: format, network, tensors, and how certain that is."""
     from shared.cli import report_checkpoints as report
     from shared.formats.checkpoint import open_checkpoint
 
@@ -101,18 +97,18 @@ def convert(
         str,
         typer.Argument(
             help="A checkpoint of any format, or hf:REPO, torchvision:TAG, "
-            "keras:imagenet, rosetta:RECIPE.",
+            "keras:imagenet or rosetta:RECIPE.",
             metavar="SRC",
         ),
     ],
     output: Annotated[
-        Path, typer.Argument(help="Where it goes; the name says which file format.", metavar="DST")
+        Path, typer.Argument(help="The file or folder to write, by its suffix.", metavar="DST")
     ],
     to: Annotated[
         str | None,
         typer.Option(
             "--to",
-            help="The target's format; what such files usually are unless given.",
+            help="Format of the target; the usual one of its suffix unless given.",
             metavar="FORMAT",
         ),
     ] = None,
@@ -127,28 +123,31 @@ def convert(
         bool,
         typer.Option(
             "--fold-bias",
-            help="Move convolution biases into the running means behind "
-            "them if the target has no place for them.",
+            help="Move convolution biases into the running means of the norms behind them if the "
+            "target has no biases.",
             metavar="",
         ),
     ] = False,
     fold_eps: Annotated[
         bool,
         typer.Option(
-            "--fold-eps", help="Move a difference of eps into the running variances.", metavar=""
+            "--fold-eps",
+            help="Move a difference of eps into the running variances if the target has another "
+            "eps.",
+            metavar="",
         ),
     ] = False,
     check: Annotated[
         bool,
         typer.Option(
             "--check",
-            help="Also run both files, each in its framework, and compare every layer.",
+            help="Also run source and target, each in its framework, and compare every layer.",
             metavar="",
         ),
     ] = False,
     json_file: Json = None,
 ) -> None:
-    """From any format to any other, read back and compared bit by bit."""
+    """Convert a checkpoint to another format, read it back and compare it bit by bit."""
     from shared.cli import report_checkpoints as report
     from shared.formats.checkpoint import open_checkpoint
     from shared.formats.convert import Options, find_target
@@ -193,12 +192,12 @@ def _compare_ends(found: Conversion, errors: Console) -> list[Comparison]:
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Photographs.", metavar="IMAGE")],
+    images: Annotated[list[Path], typer.Argument(help="Photographs.", metavar="IMAGE...")],
     weights: Annotated[
         str,
         typer.Option(
             help="A checkpoint of any format, or hf:REPO, torchvision:TAG, "
-            "keras:imagenet, rosetta:RECIPE.",
+            "keras:imagenet or rosetta:RECIPE.",
             metavar="FILE",
         ),
     ],
@@ -218,15 +217,15 @@ def predict(
         str | None,
         typer.Option(
             help="imagenet, caffe, half, tf_official, cifar, fashion-mnist "
-            "or unit; what belongs to the weights unless given.",
+            "or unit; that of the weights unless given.",
             metavar="NAME",
         ),
     ] = None,
     labels: Annotated[
         str | None,
         typer.Option(
-            help="imagenet-1k, imagenet-1k-background, cifar10, fashion-mnist or "
-            "none; what fits unless given.",
+            help="Class names: imagenet-1k, imagenet-1k-background, cifar10, fashion-mnist or "
+            "none; those that fit the number of classes unless given.",
             metavar="NAME",
         ),
     ] = None,
@@ -235,7 +234,7 @@ def predict(
     ] = 5,
     json_file: Json = None,
 ) -> None:
-    """The likeliest classes of photographs, in every framework side by side."""
+    """Classify photographs in every framework, and show the likeliest classes side by side."""
     from shared.architecture.preprocessing import PREPROCESSING
     from shared.cli import report_checkpoints as report
     from shared.formats.checkpoint import open_checkpoint

@@ -11,49 +11,29 @@ import contextlib
 import io
 import itertools
 import os
-import shlex
 import sys
-import time
 import traceback
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
 from shared.architecture.plan import make_plan
 from shared.architecture.presets import FAMILIES, get_preset, get_spec, list_presets
-from shared.cli import checkpoints as cli_checkpoints
-from shared.cli import training as cli_train
+from shared.cli import checkpoints, training, verify
 from shared.cli.options import (
-    Batch,
-    Checks,
-    DType,
-    Frameworks,
-    Images,
     ImageSize,
     Json,
-    Mini,
-    Precision,
     Preset,
-    Seed,
     Settings,
-    TrainingSettings,
-    Weights,
-    canonical_weights,
     check_outputs,
-    choose_frameworks,
     make_console,
-    make_inputs,
-    open_weights,
     parse_size,
     spec_of,
     write_json,
-    write_text,
 )
-from shared.errors import RosettaError, SpecError
-
-if TYPE_CHECKING:
-    from shared.verification.trace import Trace
+from shared.errors import RosettaError
 
 DEBUG = "ROSETTA_DEBUG"  # 1: show the traceback of what is no `RosettaError`
 CLOSED_PIPE = 141  # what a shell shows of a program that SIGPIPE has ended
@@ -67,9 +47,35 @@ app = typer.Typer(
 )
 
 
-@app.command("list")
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            version = metadata.version("resnet-rosetta")
+        except metadata.PackageNotFoundError:  # run from a source tree
+            version = "without a version: not installed"
+        print(f"rosetta {version}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version.",
+            callback=_print_version,
+            is_eager=True,
+            metavar="",
+        ),
+    ] = False,
+) -> None:
+    """One ResNet in PyTorch, Keras and Flax, and the proof that it is the same function."""
+
+
+@app.command("list", rich_help_panel="Networks")
 def list_command(json_file: Json = None) -> None:
-    """The presets by family, with parameters and multiply-adds."""
+    """List the presets by family, with parameters and multiply-adds."""
     check_outputs(json_file)
     plans = {name: make_plan(get_spec(name)) for name in list_presets()}
     write_json(
@@ -118,11 +124,11 @@ def list_command(json_file: Json = None) -> None:
     )
 
 
-@app.command()
+@app.command(rich_help_panel="Networks")
 def show(
     preset: Preset, settings: Settings = None, image_size: ImageSize = None, json_file: Json = None
 ) -> None:
-    """The plan: every layer with its shape, parameters and multiply-adds."""
+    """Show the plan of a network: every layer with its shape, parameters and multiply-adds."""
     spec = spec_of(preset, settings)
     plan = make_plan(spec, parse_size(image_size))
     check_outputs(json_file)
@@ -161,223 +167,15 @@ def show(
         )
 
 
-@app.command()
-def verify(
-    context: typer.Context,
-    presets: Annotated[
-        list[str] | None,
-        typer.Argument(help="Presets; without any, a small telling set.", metavar="PRESET"),
-    ] = None,
-    every: Annotated[
-        bool, typer.Option("--all", help="Every preset, at full size.", metavar="")
-    ] = False,
-    framework: Frameworks = None,
-    dtype: Precision = DType.float64,
-    settings: Settings = None,
-    image_size: ImageSize = None,
-    batch: Batch = None,
-    seed: Seed = 0,
-    weights: Weights = None,
-    image: Images = None,
-    mini: Mini = False,
-    check: Checks = None,
-    training: TrainingSettings = None,
-    json_file: Json = None,
-    markdown: Annotated[
-        Path | None, typer.Option(help="Also write the table as Markdown.", metavar="FILE")
-    ] = None,
-) -> None:
-    """Build, carry the weights over, run, train, and compare every layer and step in every
-    framework.
-    """
-    from shared.cli import report_verify as report
-    from shared.frameworks.registry import installed
-    from shared.frameworks.verify import DEFAULT_PRESETS, count_networks, verify
-
-    started = time.perf_counter()
-    if every and presets:
-        raise SpecError("--all verifies every preset; name presets or say --all, not both")
-    if every and weights:
-        raise SpecError("--weights and --image belong to one preset; name it")
-    checkpoint = open_weights(weights, presets, settings, mini) if weights and not every else None
-    if checkpoint:
-        names, specs = [checkpoint.preset or checkpoint.scheme.convention], [checkpoint.spec]
-    else:
-        names = list_presets() if every else presets or list(DEFAULT_PRESETS)
-        specs = [spec_of(name, settings, mini) for name in names]
-    chosen = choose_frameworks(framework, reference=True)
-    check_outputs(json_file, markdown)
-    canonical = canonical_weights(context, checkpoint) if checkpoint else None
-    inputs = make_inputs(
-        specs, names, dtype, seed, batch, image_size, canonical, image, weights, check, training
-    )
-    console, errors = make_console(json_file), make_console(stderr=True)
-    verdicts = []
-    with report.VerifyProgress(errors, total=count_networks(specs) * len(chosen)) as progress:
-        for verdict in verify(specs, chosen, inputs, progress.step):
-            verdicts.append(verdict)
-            if markdown:  # after every network: a long run that is interrupted keeps what it found
-                write_text(
-                    markdown,
-                    report.markdown_page(verdicts, inputs, shlex.join(["rosetta", *sys.argv[1:]])),
-                )
-            if len(specs) > 1 and not verdict.passed:
-                report.print_failure(errors, verdict)
-    comparisons = [c for verdict in verdicts for c in verdict.comparisons]
-    passed = all(verdict.passed for verdict in verdicts)
-    environment = {k: v for verdict in verdicts for k, v in verdict.versions.items()}
-    write_json(
-        json_file,
-        {
-            "passed": passed,
-            "environment": environment,
-            "comparisons": [c.to_dict() for c in comparisons],
-            "seconds": round(time.perf_counter() - started, 1),
-            "peak_bytes": {
-                s.framework: max(
-                    t.peak_bytes for w in verdicts for t in w.steps if t.framework == s.framework
-                )
-                for v in verdicts
-                for s in v.steps
-            },
-            "failures": {v.spec.name: v.failure for v in verdicts if v.failure},
-        },
-    )
-    if len(verdicts) == 1:
-        console.print(report.setting(verdicts[0], inputs), soft_wrap=True)
-        console.print()
-        console.print(report.comparison_table(comparisons), soft_wrap=True)
-        report.print_failures(console, comparisons)
-    else:
-        console.print(report.verdict_table(verdicts), soft_wrap=True)
-    console.print()
-    console.print(report.conclusion(verdicts, time.perf_counter() - started), soft_wrap=True)
-    absent = (
-        [name for name in ("torch", "keras", "flax") if name not in installed()]
-        if not framework
-        else []
-    )
-    if absent:
-        console.print(f"  not installed, so not compared: {', '.join(absent)}", style="yellow")
-    raise typer.Exit(0 if passed else 1)
-
-
-@app.command()
-def trace(
-    context: typer.Context,
-    preset: Preset,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where the trace goes.", metavar="FILE")
-    ],
-    framework: Annotated[
-        str,
-        typer.Option(
-            help="torch, keras, keras:tensorflow, keras:jax, keras:torch, flax or reference.",
-            metavar="NAME",
-        ),
-    ] = "torch",
-    dtype: Precision = DType.float64,
-    settings: Settings = None,
-    image_size: ImageSize = None,
-    batch: Batch = None,
-    seed: Seed = 0,
-    weights: Weights = None,
-    image: Images = None,
-    mini: Mini = False,
-    check: Checks = None,
-    training: TrainingSettings = None,
-) -> None:
-    """What one framework computes, layer by layer and step by step, in a file that `rosetta
-    compare` reads.
-    """
-    from shared.cli import report_verify as report
-    from shared.frameworks.registry import get_framework
-    from shared.frameworks.verify import take_trace
-    from shared.verification.trace import Trace
-
-    checkpoint = open_weights(weights, [preset], settings, mini) if weights else None
-    spec = checkpoint.spec if checkpoint else spec_of(preset, settings, mini)
-    chosen = get_framework(framework).name
-    check_outputs(None, output)
-    canonical = canonical_weights(context, checkpoint) if checkpoint else None
-    inputs = make_inputs(
-        [spec], [preset], dtype, seed, batch, image_size, canonical, image, weights, check, training
-    )
-    errors = make_console(stderr=True)
-    with report.VerifyProgress(errors, total=1) as progress:
-        step = take_trace(spec, chosen, inputs, output)
-        progress.step(step)
-    found = Trace.load(output)
-    report.print_line(
-        make_console(),
-        f"{output}: {len(found.names)} tensors of {spec.name} in {found.framework}, {found.dtype}; "
-        f"{step.seconds:.1f} s, {step.peak_bytes / 2**30:.1f} GiB",
-    )
-
-
-@app.command()
-def compare(
-    files: Annotated[list[Path], typer.Argument(help="Two traces or more.", metavar="FILE")],
-    layers: Annotated[bool, typer.Option("--layers", help="Show every layer.", metavar="")] = False,
-    json_file: Json = None,
-) -> None:
-    """Traces against each other, each with every other one."""
-    from shared.cli import report_verify as report
-    from shared.verification.comparison import compare
-    from shared.verification.trace import Trace
-
-    if len(files) < 2:
-        raise SpecError("a comparison needs two traces; `rosetta trace` writes them")
-    check_outputs(json_file)
-    traces = [Trace.load(file) for file in files]
-    frameworks = [trace.framework for trace in traces]
-    for trace, file in zip(traces, files, strict=True):
-        if frameworks.count(trace.framework) > 1:
-            trace.framework += f" ({file})"
-    comparisons = [
-        compare(a, b, check=check)
-        for a, b in itertools.combinations(traces, 2)
-        for check in _common_checks(a, b)
-    ]
-    passed = all(c.passed for c in comparisons)
-    environment = {k: v for t in traces for k, v in t.versions.items()}
-    write_json(
-        json_file,
-        {
-            "passed": passed,
-            "environment": environment,
-            "comparisons": [c.to_dict() for c in comparisons],
-        },
-    )
-    console = make_console(json_file)
-    if layers:
-        for comparison in comparisons:
-            console.print(report.layer_table(comparison), soft_wrap=True)
-            console.print()
-    console.print(report.comparison_table(comparisons), soft_wrap=True)
-    report.print_failures(console, comparisons)
-    raise typer.Exit(0 if passed else 1)
-
-
-def _common_checks(a: Trace, b: Trace) -> list[str]:
-    from shared.verification.comparison import checks_of
-
-    common = [check for check in checks_of(a) if check in checks_of(b)]
-    if not common:
-        said = [
-            f"{trace.framework} has {', '.join(checks_of(trace)) or 'nothing'}" for trace in (a, b)
-        ]
-        raise SpecError(f"the traces have no check in common: {' and '.join(said)}")
-    return common
-
-
-app.command()(cli_checkpoints.inspect)
-app.command()(cli_checkpoints.convert)
-app.command()(cli_checkpoints.predict)
-app.command()(cli_train.recipes)
-app.command()(cli_train.train)
-app.command()(cli_train.evaluate)
-app.command()(cli_train.curves)
+PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Proof": (verify.verify, verify.trace, verify.compare),
+    "Checkpoints": (checkpoints.inspect, checkpoints.convert, checkpoints.predict),
+    "Training": (training.recipes, training.train, training.evaluate, training.curves),
+}
+for panel, commands in PANELS.items():
+    for command in commands:  # a help text is wrapped by the terminal, not as its docstring is
+        text = " ".join((command.__doc__ or "").split())
+        app.command(help=text, rich_help_panel=panel)(command)
 
 
 def main() -> None:

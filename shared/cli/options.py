@@ -42,12 +42,15 @@ Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Change a spec field, as in num_classes=10; may be repeated.",
+        help="Change a field of the spec, as in num_classes=10; may be repeated.",
         metavar="KEY=VALUE",
     ),
 ]
 ImageSize = Annotated[
-    str | None, typer.Option(help="Pixels: a side, or HEIGHTxWIDTH.", metavar="N")
+    str | None,
+    typer.Option(
+        help="Pixels: a side, or HEIGHTxWIDTH; the network's usual size unless given.", metavar="N"
+    ),
 ]
 Json = Annotated[
     str | None,
@@ -81,14 +84,16 @@ Workers = Annotated[
 ]
 Batch = Annotated[
     int | None,
-    typer.Option(help="Random images in a batch, 2 unless given.", min=1, max=1024, metavar="N"),
+    typer.Option(help="Random images in a batch; 2 unless given.", min=1, max=1024, metavar="N"),
 ]
-Seed = Annotated[int, typer.Option(help="Of probe weights and random images.", min=0, metavar="N")]
+Seed = Annotated[
+    int, typer.Option(help="Seed of the probe weights and random images.", min=0, metavar="N")
+]
 Weights = Annotated[
     str | None,
     typer.Option(
         help="A checkpoint of any format instead of probe weights, or "
-        "hf:REPO, torchvision:TAG, keras:imagenet, rosetta:RECIPE.",
+        "hf:REPO, torchvision:TAG, keras:imagenet or rosetta:RECIPE.",
         metavar="FILE",
     ),
 ]
@@ -102,8 +107,8 @@ Checks = Annotated[
     list[str] | None,
     typer.Option(
         "--check",
-        help="eval, train, gradients or steps, with commas or "
-        "repeated; all of them unless given (eval in half precision).",
+        help="What to record: eval, train, gradients or steps, with commas or repeated; all of "
+        "them unless given (eval in half precision).",
         metavar="NAME",
     ),
 ]
@@ -111,7 +116,7 @@ TrainingSettings = Annotated[
     list[str] | None,
     typer.Option(
         "--training",
-        help="Change what is trained with, as in "
+        help="Change the training configuration, as in "
         "optimizer.kind=adamw or label_smoothing=0; may be repeated.",
         metavar="KEY=VALUE",
     ),
@@ -119,7 +124,7 @@ TrainingSettings = Annotated[
 # An empty metavar, here and below: a flag takes no value, and the help need not say that it is a
 # bool.
 Mini = Annotated[
-    bool, typer.Option("--miniature", help="The same structure, shallow and narrow.", metavar="")
+    bool, typer.Option("--miniature", help="The same structure, few and narrow layers.", metavar="")
 ]
 
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 Data = Annotated[
     Path | None,
     typer.Option(
-        help="The folder where the dataset lies; found or downloaded unless given.", metavar="DIR"
+        help="Folder of the dataset; found in the usual places or downloaded unless given.",
+        metavar="DIR",
     ),
 ]
 TrainedIn = Annotated[
@@ -50,7 +51,7 @@ TrainedIn = Annotated[
 
 
 def recipes(json_file: Json = None) -> None:
-    """The training recipes: dataset, network, length, optimizer."""
+    """List the training recipes: dataset, network, length and optimizer."""
     from shared.cli import report_training as report
     from shared.training.recipes import recipes as all_recipes
 
@@ -187,8 +188,8 @@ def evaluate(
         list[str],
         typer.Argument(
             help="Checkpoints of any format, or hf:REPO, torchvision:TAG, "
-            "keras:imagenet, rosetta:RECIPE.",
-            metavar="WEIGHTS",
+            "keras:imagenet or rosetta:RECIPE.",
+            metavar="WEIGHTS...",
         ),
     ],
     dataset: Annotated[
@@ -204,7 +205,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split: test or train.", metavar="SPLIT")] = "test",
     preset: Annotated[
         str | None,
-        typer.Option(help="Which network it is, when the file does not say.", metavar="PRESET"),
+        typer.Option(help="The network, where the file does not say it.", metavar="PRESET"),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -222,8 +223,8 @@ def evaluate(
     batch: Annotated[int, typer.Option(help="Images at a time.", min=1, metavar="N")] = 256,
     json_file: Json = None,
 ) -> None:
-    """Accuracy of weights on a dataset, in every framework side by side; of several weights,
-    whether they differ by more than chance.
+    """Measure the accuracy of weights on a dataset in every framework, and whether several weights
+    differ by more than chance.
     """
     from shared.cli import report_training as report
     from shared.training.significance import paired_comparisons, short_names
@@ -289,14 +290,14 @@ def _evaluate_in(
 
 
 def curves(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.", metavar="RUN")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of training runs.", metavar="RUN...")],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="The picture, as PNG, SVG or PDF.", metavar="FILE"),
+        typer.Option("--output", "-o", help="The plot, a .png, .svg or .pdf file.", metavar="FILE"),
     ] = Path("curves.png"),
     json_file: Json = None,
 ) -> None:
-    """Loss and accuracy of several runs in one picture, and the step where they diverge."""
+    """Plot loss and accuracy of training runs, and find the step where they diverge."""
     from shared.cli import report_training as report
     from shared.training.curves import divergences, draw
     from shared.training.runs import read_run

@@ -32,7 +32,7 @@ class Dataset:
     """A dataset that can be trained on.
 
     `mean` and `std` are per channel, of values in [0, 1]. `contents` are hashes, `algorithm:hex`,
-    of what the published files hold uncompressed: whoever compressed them again did not change the
+    of the published files uncompressed: a file that was compressed again is still the published
     dataset.
     """
 

@@ -1,7 +1,7 @@
 """CIFAR-10 in its published layouts: binary or pickled batches, in a folder or in the archive as it
 was downloaded.
 
-cs.toronto.edu/~kriz/cifar.html. A picture is its red, its green and its blue values, each row by
+cs.toronto.edu/~kriz/cifar.html. An image is its red, its green and its blue values, each row by
 row; in the binary files the label stands in front. Archives are read in place, and nothing of them
 is ever written to the disk.
 """
@@ -24,7 +24,7 @@ from shared.formats.containers.pickle_values import PickleRefused
 
 DATASET = DATASETS["cifar10"]
 SIDE, CHANNELS = 32, 3
-WIDTH = SIDE * SIDE * CHANNELS  # bytes of a picture
+WIDTH = SIDE * SIDE * CHANNELS  # bytes of an image
 MAX_BATCH = 64 << 20  # bytes; the published ones have 31 million
 MAX_ARCHIVE = 512 << 20  # bytes uncompressed; the published ones have 185 million
 
@@ -37,19 +37,19 @@ _BATCHES: dict[Split, tuple[str, ...]] = {
 _ENDINGS = ("", ".bin")  # of pickled and of binary batches
 
 
-class Pictures(NamedTuple):
+class LabelledImages(NamedTuple):
     images: np.ndarray  # uint8 [n, height, width, channels]
     labels: np.ndarray  # uint8 [n]
     published: bool  # whether every file is what was published
 
 
 def has_batches(folder: Path) -> bool:
-    """Whether the batches of both splits lie in the folder."""
+    """Whether the folder has the batches of both splits."""
     names = [name for split in _BATCHES.values() for name in split]
     return any(all((folder / f"{name}{ending}").is_file() for name in names) for ending in _ENDINGS)
 
 
-def read_cifar(path: Path, split: Split) -> Pictures:
+def read_cifar(path: Path, split: Split) -> LabelledImages:
     """A split from a folder of batches, or from an archive.
 
     Raises `DatasetError` for anything that is not one.
@@ -62,7 +62,7 @@ def read_cifar(path: Path, split: Split) -> Pictures:
     images = np.concatenate([pixels for pixels, _ in parts]).reshape(-1, CHANNELS, SIDE, SIDE)
     labels = np.concatenate([labels for _, labels in parts])
     published = all(DATASET.is_published(name, data) for name, data in batches.items())
-    return Pictures(np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels, published)
+    return LabelledImages(np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels, published)
 
 
 def _parse(where: str, name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +83,7 @@ def _parse(where: str, name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
                 f"{where}: {refused}; expected a batch of CIFAR-10's Python version"
             ) from None
         if not len(labels):
-            raise DatasetError(f"{where}: has no pictures")
+            raise DatasetError(f"{where}: has no images")
     if labels.max() >= 10:
         raise DatasetError(f"{where}: a label is {labels.max()}; expected 0 to 9")
     return pixels, labels

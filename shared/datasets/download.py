@@ -1,5 +1,5 @@
-"""Published files fetched: to a temporary sibling first, kept only if the size and the SHA-256 are
-right.
+"""Published files are downloaded to a temporary sibling first, and kept only if the size and the
+SHA-256 are right.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _CHUNK = 1 << 16
 
 
 def download_dataset(dataset: Dataset, folder: Path, progress: Progress | None = None) -> Path:
-    """All files of the dataset in `folder`; those that lie there already are left alone. Gives the
-    folder.
+    """All files of the dataset in `folder`, which is returned; those that are there already are
+    left alone.
 
-    `progress` is told after every chunk; None draws a bar on standard error where that is a
-    terminal. Raises `DatasetError` in one line when there is no network, and when what comes is not
-    what was published.
+    `progress` is called after every chunk; None draws a bar on standard error where that is a
+    terminal. Raises `DatasetError` in one line when there is no network, and when a file is not the
+    published one.
     """
     missing = [file for file in dataset.files if not (folder / file.name).is_file()]
     try:
@@ -60,7 +60,7 @@ def _fetch(file: RemoteFile, target: Path, tell: Progress | None, hint: str) -> 
 
 
 def _receive(url: str, file: RemoteFile, stream: IO[bytes], tell: Progress | None) -> None:
-    # with TLS and all, which takes time to import that nobody pays who has the data
+    # Imported here: TLS takes long to import, and most runs find their data on the machine.
     import http.client
     import urllib.request
 

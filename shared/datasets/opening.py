@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shared.datasets.catalogue import SPLITS, Dataset, Split, get_dataset
-from shared.datasets.cifar import Pictures, read_cifar
+from shared.datasets.cifar import LabelledImages, read_cifar
 from shared.datasets.idx import read_idx
 from shared.datasets.places import DatasetLocation, idx_file, locate
 from shared.datasets.sources import ArraySource, FolderSource, ImageSource
@@ -23,7 +23,7 @@ def open_split(
     """The training or the test split; ImageNet's `val/` is its test split. `find_dataset` says
     where it is looked for.
 
-    Fashion-MNIST's test split comes along, for machines that have no other. What is found in a
+    Fashion-MNIST's test split is bundled, for machines that have no other. What is found in a
     cache has to be what was published, as far as hashes are known; what is given, by `folder` or
     `$ROSETTA_DATA`, may be data of your own in the same format: `Source.published` tells. Raises
     `DatasetError`.
@@ -35,8 +35,8 @@ def open_split(
     if dataset.image_shape is None:
         return _open_folder(dataset, place, split)
     read = _read_idx_pair if dataset.name == "fashion-mnist" else read_cifar
-    pictures = read(place.path, split)
-    if not pictures.published and not place.given:
+    found = read(place.path, split)
+    if not found.published and not place.given:
         raise DatasetError(
             f"{place.path}: its {split} split is not the {dataset.title} that was published; "
             "remove it, "
@@ -47,12 +47,12 @@ def open_split(
     )
     classes = dataset.num_classes or 0
     return ArraySource(
-        pictures.images, pictures.labels, classes, published=pictures.published, training=training
+        found.images, found.labels, classes, published=found.published, training=training
     )
 
 
 def _find(name: str, split: Split, folder: Path | None, *, download: bool) -> DatasetLocation:
-    """Where a split lies. The one that comes along is looked at before the network is."""
+    """Where a split is; the bundled one is taken before anything is downloaded."""
     if folder is not None or (name, split) not in BUNDLED:
         return locate(name, folder, download=download)
     try:
@@ -72,7 +72,7 @@ def _open_folder(dataset: Dataset, place: DatasetLocation, split: Split) -> Fold
     return source
 
 
-def _read_idx_pair(folder: Path, split: Split) -> Pictures:
+def _read_idx_pair(folder: Path, split: Split) -> LabelledImages:
     """Images and labels of a split of Fashion-MNIST."""
     dataset = get_dataset("fashion-mnist")
     names = (f"{_IDX_SPLITS[split]}-images-idx3-ubyte", f"{_IDX_SPLITS[split]}-labels-idx1-ubyte")
@@ -99,4 +99,4 @@ def _read_idx_pair(folder: Path, split: Split) -> Pictures:
     published = all(
         dataset.is_published(n, f.content) for n, f in zip(names, (images, labels), strict=True)
     )
-    return Pictures(images.array[..., None], labels.array, published)
+    return LabelledImages(images.array[..., None], labels.array, published)

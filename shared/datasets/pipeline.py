@@ -54,7 +54,7 @@ def default_workers(source: ImageSource) -> int:
 class Pipeline:
     """Batches of `source`, by iterating; each iteration begins at `start_step`.
 
-    Training shuffles anew in every epoch, augments, never ends unless `epochs` are given, and
+    Training shuffles in every epoch, augments, never ends unless `epochs` are given, and
     leaves out what does not fill the last batch. Evaluation gives every example once, in order, the
     last batch being short.
 
@@ -132,7 +132,7 @@ class Pipeline:
                         yield ahead.popleft().result()
                 while ahead:
                     yield ahead.popleft().result()
-            finally:  # whoever takes no more batches does not wait for those that were begun
+            finally:  # do not wait for batches that are not wanted any more
                 batches.shutdown(wait=False, cancel_futures=True)
                 images.shutdown(wait=False, cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""Where datasets lie: the folder given, `ROSETTA_DATA`, and the usual caches; or where they are
+"""Where datasets are: the folder given, `ROSETTA_DATA`, and the usual caches; or where they are
 downloaded to.
 """
 
@@ -51,10 +51,10 @@ def find_dataset(
     download: bool = True,
     progress: Progress | None = None,
 ) -> Path:
-    """Where the dataset lies: a folder of IDX files, a folder or an archive of batches, or a folder
+    """Where the dataset is: a folder of IDX files, a folder or an archive of batches, or a folder
     with `train/`.
 
-    With `folder` it must lie there, under any of its usual names. Otherwise the first of
+    With `folder` it must be there, under any of its usual names. Otherwise the first of
     `$ROSETTA_DATA`, Debian's datasets, Keras' cache, `./data`, `~/data` and our own cache that has
     it; and if none has, it is downloaded to `$ROSETTA_DATA`, if that is set, or to our cache,
     `~/.cache/resnet-rosetta/datasets`. Raises `DatasetError`.

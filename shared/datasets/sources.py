@@ -28,7 +28,7 @@ class ImageSource(ABC):
     """Examples by number, from 0: an image, uint8 [height, width, channels], and its class.
 
     `published`: whether this is the very data that the dataset's authors published; None where
-    nobody knows.
+    that is not known.
     """
 
     num_classes: int

@@ -30,7 +30,7 @@ MAX_ASPECT = 8
 
 # torchvision's V1 weights resize the shorter side to 256 and crop 224.
 RESIZE_OVER_CROP = 256 / 224
-THUMBNAIL = 64  # pixels; datasets of such pictures (CIFAR, MNIST) are not cropped
+THUMBNAIL = 64  # pixels; datasets of such images (CIFAR, MNIST) are not cropped
 
 
 def load_images(
@@ -44,7 +44,7 @@ def load_images(
 
     The shorter side is resized (bilinear, antialiased) to `resize`, or to 256/224 of `size`, then
     the middle is cropped. Networks of less than 64 pixels get the shorter side at `size`: such
-    pictures are taken whole. Transparency is ignored, as torchvision's loader does. Networks of one
+    images are taken whole. Transparency is ignored, as torchvision's loader does. Networks of one
     input channel get the grey image (ITU-R 601 luma). Raises `CheckpointError` for a file that is
     no image, or one of more pixels than PIL takes for safe (179 million), `SpecError` for a network
     that takes neither 1 nor 3 channels.
@@ -72,18 +72,23 @@ def _open(path: Path, side: int, shorter: int, channels: int) -> np.ndarray:
     from PIL import Image
 
     with opened(path, CheckpointError) as image:
-        picture = upright(image)
-        longest = MAX_ASPECT * min(picture.size)
-        left, top = (max(0, (n - longest) // 2) for n in picture.size)
-        picture = picture.crop(
-            (left, top, left + min(picture.width, longest), top + min(picture.height, longest))
+        photograph = upright(image)
+        longest = MAX_ASPECT * min(photograph.size)
+        left, top = (max(0, (n - longest) // 2) for n in photograph.size)
+        photograph = photograph.crop(
+            (
+                left,
+                top,
+                left + min(photograph.width, longest),
+                top + min(photograph.height, longest),
+            )
         )
-        picture = picture.convert("RGB")
+        photograph = photograph.convert("RGB")
         if channels == 1:
-            picture = picture.convert("L").convert("RGB")
-    scale = shorter / min(picture.size)
-    width, height = (max(shorter, round(n * scale)) for n in picture.size)
-    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+            photograph = photograph.convert("L").convert("RGB")
+    scale = shorter / min(photograph.size)
+    width, height = (max(shorter, round(n * scale)) for n in photograph.size)
+    resized = photograph.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - side) // 2, (height - side) // 2
     return np.asarray(resized.crop((left, top, left + side, top + side)))
 
@@ -115,7 +120,7 @@ def opened(path: Path, refusal: type[RosettaError]) -> Iterator[PIL.Image]:
 
 
 def upright(image: PIL.Image) -> PIL.Image:
-    """The decoded picture, turned as its EXIF says, in 8 bits a channel."""
+    """The decoded image, turned as its EXIF says, in 8 bits a channel."""
     from PIL import Image, ImageOps
 
     turned = ImageOps.exif_transpose(image)

@@ -1,4 +1,4 @@
-"""Several runs against each other: the step where their losses diverge, and a picture of them."""
+"""Several runs against each other: the step where their losses diverge, and a plot of them."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def label(run: Run) -> str:
 
 
 def draw(runs: Sequence[Run], output: Path) -> None:
-    """A picture of loss and accuracy over the steps, of the kind that its suffix says.
+    """Plot loss and accuracy over the steps, in the format of the suffix.
 
     Raises `SpecError` for another suffix, `FrameworkError` without matplotlib.
     """
     if output.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise SpecError(f"{output}: a picture is a .png, .svg or .pdf")
+        raise SpecError(f"{output}: a plot is a .png, .svg or .pdf")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -428,3 +428,9 @@ def test_every_public_name_can_be_used() -> None:
         run_python("import shared\nprint(all(getattr(shared, name) for name in shared.__all__))")
         == "True"
     )
+
+
+def test_the_version_is_printed(rosetta: Rosetta) -> None:
+    result = rosetta("--version")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("rosetta ")

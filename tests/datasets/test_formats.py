@@ -185,7 +185,7 @@ def test_no_damage_to_a_pickle_gets_through() -> None:
         ("data_batch_3.bin", b"\0" * 3072, "expected a multiple of 3073 bytes, found 3,072"),
         ("data_batch_3.bin", b"\x0a" + b"\0" * 3072, "a label is 10; expected 0 to 9"),
         ("data_batch_3", b"not a pickle", "not of protocol 2 to 5"),
-        ("data_batch_3", pickle.dumps({"data": PIXELS[:0], "labels": []}, 4), "has no pictures"),
+        ("data_batch_3", pickle.dumps({"data": PIXELS[:0], "labels": []}, 4), "has no images"),
         ("data_batch_3", pickle.dumps({"data": PIXELS, "labels": [3, 10]}, 4), "a label is 10"),
     ],
 )

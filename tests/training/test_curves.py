@@ -45,7 +45,7 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
     draw(runs, tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
         assert image.size[0] > 1000
-    with pytest.raises(SpecError, match="a picture is"):
+    with pytest.raises(SpecError, match="a plot is"):
         draw(runs, tmp_path / "a.txt")
 
 

@@ -44,7 +44,7 @@ def class_names(dataset: str) -> tuple[str, ...]:
 
 
 def guess_dataset(spec: ResNetSpec) -> str:
-    """The dataset that has this many classes, and pictures like the network's."""
+    """The dataset with as many classes and channels as the network."""
     if spec.num_classes == 1000:
         return "imagenet-1k"
     if spec.num_classes == 1001:  # TensorFlow's class 0 is the background
