@@ -222,8 +222,13 @@ class Trainer:
     def restore(self, folder: Path) -> None:
         """Go on from what `save` wrote, bit for bit."""
         self.model.load_weights(folder / MODEL)
+        dtype = float_dtype(self._dtype)
         with h5py.File(folder / OPTIMIZER) as file:
-            self.optimizer.load_own_variables(file)
+            arrays = {key: np.array(dataset) for key, dataset in file.items()}
+        # HDF5 has no bfloat16, and gives it back as bytes of no type.
+        self.optimizer.load_own_variables(
+            {key: a.view(dtype) if a.dtype.kind == "V" else a for key, a in arrays.items()}
+        )
 
     def evaluate(self, images: np.ndarray) -> np.ndarray:
         """What the network returns in evaluation mode, NHWC where it is an image."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import random
 import sys
-from typing import Any
 
 import keras
 import numpy as np
@@ -30,10 +29,9 @@ def global_state() -> dict[str, str]:
 BEFORE = global_state()
 
 import resnet_keras
-from shared import FrameworkError, ResNetSpec, Trace, get_spec, probe_images, probe_weights
-from shared.architecture.presets import miniature
+from shared import FrameworkError, ResNetSpec, Trace, probe_images, probe_weights
 from shared.verification.recording import GRADIENTS, STEP, TRAIN
-from tests.probes import images_for, reference_trace, worst_layer
+from tests.probes import images_for, reference_trace, small, worst_layer
 
 # Between them every kind of layer; two stages of one block, because the JAX backend compiles every
 # shape.
@@ -48,10 +46,6 @@ DILATED = {"dilate": (False, True, False), "strides": (1, 2, 2), "depths": (1, 1
 
 # Batch norm, dropout and option A.
 TRAINED = ("ablation/resnet110_dropout_shortcut",)
-
-
-def small(name: str, depths: tuple[int, ...] = (1, 1), **changes: Any) -> ResNetSpec:
-    return miniature(get_spec(name)).replace(depths=depths, **changes)
 
 
 def worst_error(spec: ResNetSpec, size: tuple[int, int]) -> float:

@@ -12,10 +12,17 @@ OPTIMIZERS = {
     "sgd": OptimizerConfig(momentum=0.0, weight_decay=0.0),
     "decay": OptimizerConfig(momentum=0.0, weight_decay=0.1),
     "momentum": OptimizerConfig(momentum=0.8, weight_decay=0.0),
+    "decay-kernels": OptimizerConfig(momentum=0.0, weight_decay=0.1, decay_norms=False),
     "nesterov": OptimizerConfig(momentum=0.8, nesterov=True, weight_decay=0.1),
+    "nesterov-kernels": OptimizerConfig(
+        momentum=0.8, nesterov=True, weight_decay=0.1, decay_norms=False
+    ),
     "momentum-decay": OptimizerConfig(momentum=0.8, weight_decay=0.1),
     "momentum-decay-kernels": OptimizerConfig(momentum=0.8, weight_decay=0.1, decay_norms=False),
     "adam": OptimizerConfig(kind="adam", betas=(0.7, 0.9), eps=1e-3, weight_decay=0.0),
+    "adam-no-mean": OptimizerConfig(
+        kind="adam", betas=(0.0, 0.9), eps=1e-3, weight_decay=0.1, decay_norms=False
+    ),
     "adam-decay": OptimizerConfig(kind="adam", betas=(0.7, 0.9), eps=1e-3, weight_decay=0.1),
     "adamw": OptimizerConfig(kind="adamw", betas=(0.7, 0.9), eps=1e-3, weight_decay=0.1),
     "adamw-kernels": OptimizerConfig(

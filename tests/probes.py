@@ -5,10 +5,12 @@ measure.
 from __future__ import annotations
 
 import functools
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from shared import ResNetSpec, Trace, list_presets, probe_images
+from shared import ResNetSpec, Trace, get_spec, list_presets, miniature, probe_images, probe_weights
 from shared.architecture.spec import InitSpec
 from shared.frameworks import reference
 from shared.weights.canonical import Weights
@@ -25,6 +27,18 @@ def function_of(spec: ResNetSpec) -> ResNetSpec:
     equal specs.
     """
     return spec.replace(name="any", image_size=224, init=InitSpec())
+
+
+def small(name: str, depths: tuple[int, ...] = (1, 1), **changes: Any) -> ResNetSpec:
+    """A miniature with these depths, by default two stages of a block each."""
+    return miniature(get_spec(name)).replace(depths=depths, **changes)
+
+
+def loaded(package: ModuleType, spec: ResNetSpec, dtype: str = "float64") -> Any:
+    """A framework's model with its probe weights."""
+    model = package.build(spec, dtype=dtype)
+    package.load_weights(model, probe_weights(spec, dtype=dtype))
+    return model
 
 
 def images_for(

@@ -13,6 +13,12 @@ from shared.training.config import Training, dropout_masks, num_outputs, probe_l
 from shared.verification.recording import expected_shapes
 
 BATCH, SIDE = 4, 32
+BIASED, UNBIASED, DROPOUT = (
+    "keras/resnet50v2",
+    "torchvision/resnet18",
+    "ablation/resnet110_dropout_shortcut",
+)
+FROZEN = Training(label_smoothing=0.1, frozen_norms=True)
 
 
 def batch_for(spec: ResNetSpec, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
@@ -35,17 +41,33 @@ def expected_arrays(
     ]
 
 
-# What a name says is done to a state of Adam in float32.
+# What is done to a state of Adam in float32, and what is said of it.
 REFUSED_STATES = {
-    "missing": lambda s: s.pop("exp_avg/head.bias"),
-    "unexpected": lambda s: s.update({"exp_avg/head.scale": s["exp_avg/head.bias"]}),
-    "another-slot": lambda s: s.update({"momentum_buffer/head.bias": s["exp_avg/head.bias"]}),
-    "mis-shaped": lambda s: s.update({"exp_avg/head.bias": s["exp_avg/head.bias"][:-1]}),
-    "not-finite": lambda s: s.update(
-        {"exp_avg/head.bias": np.full_like(s["exp_avg/head.bias"], np.inf)}
+    "missing": (lambda s: s.pop("exp_avg/head.bias"), "missing"),
+    "unexpected": (
+        lambda s: s.update({"exp_avg/head.scale": s["exp_avg/head.bias"]}),
+        "unexpected",
     ),
-    "integer": lambda s: s.update({"exp_avg/head.bias": s["exp_avg/head.bias"].astype(int)}),
-    "not-exact": lambda s: s.update(
-        {"exp_avg/head.bias": s["exp_avg/head.bias"].astype(np.float64) + 1e-12}
+    "another-slot": (
+        lambda s: s.update({"momentum_buffer/head.bias": s["exp_avg/head.bias"]}),
+        "unexpected",
+    ),
+    "mis-shaped": (
+        lambda s: s.update({"exp_avg/head.bias": s["exp_avg/head.bias"][:-1]}),
+        "of another shape",
+    ),
+    "not-finite": (
+        lambda s: s.update({"exp_avg/head.bias": np.full_like(s["exp_avg/head.bias"], np.inf)}),
+        "not finite",
+    ),
+    "integer": (
+        lambda s: s.update({"exp_avg/head.bias": s["exp_avg/head.bias"].astype(int)}),
+        "int64, expected a float",
+    ),
+    "not-exact": (
+        lambda s: s.update(
+            {"exp_avg/head.bias": s["exp_avg/head.bias"].astype(np.float64) + 1e-12}
+        ),
+        "exact",
     ),
 }

@@ -44,7 +44,8 @@ TrainedIn = Annotated[
     typer.Option(
         "--framework",
         help="torch, keras, keras:tensorflow, keras:jax, keras:torch or flax, with commas or "
-        "repeated, or all that are installed; torch unless given.",
+        "repeated, or all of these that are installed; reference is plain NumPy, and slow. torch "
+        "unless given.",
         metavar="NAME",
     ),
 ]
@@ -127,11 +128,6 @@ def train(
     chosen.make_spec()
     check_outputs(json_file)
     frameworks = choose_frameworks(framework or ["torch"], reference=False)
-    if "reference" in frameworks:
-        raise SpecError(
-            "--framework reference: it proves, and is too slow to train; choose torch, keras or "
-            "flax"
-        )
     folders = {
         name: output.absolute() / chosen.name / name.replace(":", "-") for name in frameworks
     }

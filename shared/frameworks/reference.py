@@ -5,6 +5,7 @@ and `Trainer`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from shared.architecture.ops import TRAINABLE
 from shared.architecture.plan import make_plan
 from shared.reference.backward import backward, saved
 from shared.reference.forward import Array, Computed, forward
-from shared.reference.loss import cross_entropy, cross_entropy_backward
+from shared.reference.loss import cross_entropy, cross_entropy_backward, pooled
 from shared.reference.network import Reference, build, export_weights, load_weights
 from shared.reference.optimizers import adam, sgd
 from shared.training.config import (
@@ -37,6 +38,9 @@ from shared.verification.recording import (
 )
 from shared.verification.trace import Trace, provenance
 from shared.weights.canonical import cast_exactly
+from shared.weights.files import read_tensors, write_tensors
+
+CHECKPOINT = "checkpoint.safetensors"
 
 __all__ = ["Reference", "Trainer", "build", "export_weights", "load_weights", "trace"]
 
@@ -174,6 +178,7 @@ class Trainer:
         self.training = training
         self.trained = training.trainable(make_plan(model.spec))
         self.optimizer = make_optimizer(model, training.optimizer, self.trained)
+        self.correct = 0
 
     @property
     def steps(self) -> int:
@@ -202,6 +207,7 @@ class Trainer:
             tape.append(saved(step))
             moved |= step.statistics
         self.model.weights = self.model.weights | moved
+        self.correct = int((pooled(logits).argmax(axis=-1) == labels).sum())
         smoothing = self.training.label_smoothing
         dlogits = cross_entropy_backward(logits, labels, smoothing)
         tensors, by_images = backward(tape, dlogits, frozen_norms=self.training.frozen_norms)
@@ -244,6 +250,22 @@ class Trainer:
             {name: np.array(state[name]) for name in self.optimizer.state}, self._dtype
         )
         self.optimizer.steps = steps
+
+    def save(self, folder: Path) -> None:
+        """The model's weights and the optimizer's state, in one safetensors file."""
+        tensors = {f"model/{name}": array for name, array in self.model.weights.items()}
+        tensors |= {f"optimizer/{name}": array for name, array in self.optimizer.state.items()}
+        write_tensors(folder / CHECKPOINT, tensors, {"steps": str(self.steps)})
+
+    def restore(self, folder: Path) -> None:
+        """Go on from what `save` wrote, bit for bit."""
+        tensors, about = read_tensors(folder / CHECKPOINT)
+        found: dict[str, dict[str, Array]] = {"model": {}, "optimizer": {}}
+        for name, array in tensors.items():
+            part, _, rest = name.partition("/")
+            found[part][rest] = array
+        load_weights(self.model, found["model"])
+        self.load_state(found["optimizer"], int(about["steps"]))
 
     def evaluate(self, images: Array) -> Array:
         """What the network returns in evaluation mode, NHWC where it is an image."""

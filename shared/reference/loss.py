@@ -30,12 +30,16 @@ def cross_entropy_backward(logits: Array, labels: Array, label_smoothing: float)
     return np.broadcast_to(gradient[:, np.newaxis, np.newaxis] / (height * width), logits.shape)
 
 
+def pooled(logits: Array) -> Array:
+    """[batch, classes], of an image averaged over height and width."""
+    return logits.mean(axis=(1, 2)) if logits.ndim == 4 else logits
+
+
 def _target_and_log_softmax(
     logits: Array, labels: Array, label_smoothing: float
 ) -> tuple[Array, Array]:
     """Both [batch, classes]."""
-    if logits.ndim == 4:
-        logits = logits.mean(axis=(1, 2))
+    logits = pooled(logits)
     classes = logits.shape[1]
     target = (1 - label_smoothing) * np.eye(classes, dtype=logits.dtype)[
         labels

@@ -1,5 +1,8 @@
 """`rosetta train`, `evaluate` and `curves`, from end to end on a small dataset in the published
 layout.
+
+What is the command's own (going on, stopping, refusing) is tested with the NumPy reference, which
+starts at once; the zoo does the same in every framework.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from shared.verification.recording import STEPS
 from tests.cli_runner import Rosetta, listening
 from tests.datasets.makers import write_fashion_mnist, write_images
 from tests.parity.rendering import FRAMEWORKS
+from tests.zoo import in_zoo
 
 SMALL = (
     "--set",
@@ -121,7 +125,7 @@ def test_three_frameworks_draw_one_curve(rosetta: Rosetta, data: Path, tmp_path:
     assert {r["examples"] for r in found} == {20}
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("framework", ["reference", *map(in_zoo, FRAMEWORKS)])
 def test_a_killed_run_goes_on_to_the_same_numbers(
     rosetta: Rosetta, data: Path, tmp_path: Path, framework: str
 ) -> None:
@@ -164,15 +168,19 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
 @pytest.mark.parametrize(
     "to_all", [True, False], ids=["as a terminal does", "to the command alone"]
 )
+@pytest.mark.parametrize(
+    ("framework", "following"), [("reference", "torch"), in_zoo(("torch", "keras"))]
+)
 def test_an_interrupted_run_goes_on_where_it_stopped(
-    rosetta: Rosetta, data: Path, tmp_path: Path, to_all: bool
+    rosetta: Rosetta, data: Path, tmp_path: Path, framework: str, following: str, to_all: bool
 ) -> None:
     """Ctrl-C lets the step end and writes its checkpoint; nothing is lost, and no other framework
     begins.
     """
     more = ("--set", "steps=400", "--checkpoint-every", "400", "--json", tmp_path / "result.json")
-    program = listening(*command(data, tmp_path, "torch,keras", *map(str, more)))
-    steps = tmp_path / "fashion-mnist" / "resnet20" / "torch" / "steps.csv"
+    program = listening(*command(data, tmp_path, f"{framework},{following}", *map(str, more)))
+    runs = tmp_path / "fashion-mnist" / "resnet20"
+    steps = runs / framework / "steps.csv"
     deadline = time.monotonic() + 120
     with subprocess.Popen(
         program,
@@ -192,32 +200,23 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert (process.returncode, err) == (130, "")
     (result,) = json.loads((tmp_path / "result.json").read_text())
     assert result["stopped"]
-    assert f"torch stopped after step {result['step']} of 400; --resume continues" in out
+    assert f"{framework} stopped after step {result['step']} of 400; --resume continues" in out
     assert len(losses(steps.parent)) == result["step"]
     assert [path.name for path in (steps.parent / "checkpoints").iterdir()] == [str(result["step"])]
     assert not (steps.parent / "weights.safetensors").exists()
-    first = losses(steps.parent)
-    rosetta(
-        *command(
-            data,
-            tmp_path,
-            "torch,keras",
-            "--set",
-            "steps=400",
-            "--resume",
-            "--stop-after",
-            str(result["step"] + 2),
-        )
-    )
+    assert [folder.name for folder in runs.iterdir()] == [framework]
+    first, stop = losses(steps.parent), str(result["step"] + 2)
+    more = ("--set", "steps=400", "--resume", "--stop-after", stop)
+    rosetta(*command(data, tmp_path, f"{framework},{following}", *more))
     again = losses(steps.parent)
     assert again[:-2] == first
-    assert len(losses(folder_of(tmp_path, "keras"))) == len(again)  # it had not begun
+    assert len(losses(folder_of(tmp_path, following))) == len(again)
 
 
 def test_a_run_that_has_ended_is_told_again(rosetta: Rosetta, data: Path, tmp_path: Path) -> None:
-    first = rosetta(*command(data, tmp_path, "torch", "--set", "steps=5", "--json", "-")).json
+    first = rosetta(*command(data, tmp_path, "reference", "--set", "steps=5", "--json", "-")).json
     again = rosetta(
-        *command(data, tmp_path, "torch", "--set", "steps=5", "--json", "-", "--resume")
+        *command(data, tmp_path, "reference", "--set", "steps=5", "--json", "-", "--resume")
     ).json
     assert [r["accuracy"] for r in first] == [r["accuracy"] for r in again] != [None]
     assert [r["step"] for r in again] == [5]
@@ -225,11 +224,11 @@ def test_a_run_that_has_ended_is_told_again(rosetta: Rosetta, data: Path, tmp_pa
 
 def test_a_run_that_diverges_says_so(rosetta: Rosetta, data: Path, tmp_path: Path) -> None:
     result = rosetta(
-        *command(data, tmp_path, "torch", "--set", "steps=30", "--set", "schedule.rate=1e30")
+        *command(data, tmp_path, "reference", "--set", "steps=30", "--set", "schedule.rate=1e30")
     )
     assert result.code == 1
     assert "diverged" in result.out
-    assert not (folder_of(tmp_path, "torch") / "weights.safetensors").exists()
+    assert not (folder_of(tmp_path, "reference") / "weights.safetensors").exists()
 
 
 @pytest.mark.parametrize(
@@ -239,7 +238,7 @@ def test_a_run_that_diverges_says_so(rosetta: Rosetta, data: Path, tmp_path: Pat
         (("--set", "spec.num_classes=12"), "12 classes"),
         (("--set", "batch=100"), "a batch of 100 from 80 examples"),
         (("--resume",), "no run to resume"),
-        (("--framework", "reference"), "--framework reference"),
+        (("--framework", "numpy"), "unknown framework 'numpy'"),
         (("--set", "epoch=3"), "nearest: epochs"),
         (("--dtype", "float16"), "float32 or float64"),
         (("--set", "batch=1.5"), "batch: expected int, found 1.5"),
@@ -253,12 +252,12 @@ def test_a_run_that_diverges_says_so(rosetta: Rosetta, data: Path, tmp_path: Pat
 def test_what_cannot_be_trained_is_refused(
     rosetta: Rosetta, data: Path, tmp_path: Path, more: tuple[str, ...], said: str
 ) -> None:
-    rosetta(*command(data, tmp_path / "runs", "torch", *more)).refused(said)
+    rosetta(*command(data, tmp_path / "runs", "reference", *more)).refused(said)
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("steps.csv"))
 
 
 def test_data_that_is_not_there_is_one_line(rosetta: Rosetta, tmp_path: Path) -> None:
-    rosetta(*command(tmp_path, tmp_path / "runs", "torch")).refused("holds no Fashion")
+    rosetta(*command(tmp_path, tmp_path / "runs", "reference")).refused("holds no Fashion")
 
 
 @pytest.mark.parametrize(
@@ -287,7 +286,7 @@ def test_weights_with_a_damaged_recipe_are_refused(
 ) -> None:
     spec = get_spec("cifar/resnet20", depths=(1, 1, 1), num_classes=10)
     save_weights(tmp_path / "w.safetensors", probe_weights(spec), spec, {"recipe": recipe})
-    result = rosetta("evaluate", tmp_path / "w.safetensors", "--framework", "torch")
+    result = rosetta("evaluate", tmp_path / "w.safetensors", "--framework", "reference")
     result.refused("w.safetensors: the recipe in its metadata cannot be read")
 
 
@@ -303,7 +302,7 @@ def test_a_network_is_not_evaluated_on_what_it_was_not_made_for(
 ) -> None:
     spec = get_spec("cifar/resnet20", depths=(1, 1, 1), **changes)
     save_weights(tmp_path / "w.safetensors", probe_weights(spec), spec)
-    arguments = ("--framework", "torch", "--dataset", "fashion-mnist", "--data", data)
+    arguments = ("--framework", "reference", "--dataset", "fashion-mnist", "--data", data)
     rosetta("evaluate", tmp_path / "w.safetensors", *arguments).refused(said)
 
 
@@ -315,7 +314,7 @@ def test_outputs_that_are_not_finite_are_no_accuracy(
     weights["head.weight"][:] = 3e38
     weights["head.bias"][:] = -3e38
     save_weights(tmp_path / "w.safetensors", weights, spec)
-    arguments = ("--framework", "torch", "--dataset", "fashion-mnist", "--data", data)
+    arguments = ("--framework", "reference", "--dataset", "fashion-mnist", "--data", data)
     result = rosetta("evaluate", tmp_path / "w.safetensors", *arguments, "--json", "-")
     result.refused("the outputs for image 0 are not finite numbers", "float32")
 
@@ -323,7 +322,7 @@ def test_outputs_that_are_not_finite_are_no_accuracy(
 def test_the_number_of_workers_changes_no_number(rosetta: Rosetta, tmp_path: Path) -> None:
     """Photographs of several sizes, decoded by none, one and three threads beside the training."""
     photographs = write_images(tmp_path / "data", each=10)
-    command = ("train", "imagenet/resnet50-torchvision", "--data", photographs, "--set", "epochs=2")
+    command = ("train", "imagenet/resnet50-torchvision", "--framework", "reference", "--data")
     changes = {
         "dataset": "folder",
         "preset": "cifar/resnet20",
@@ -333,17 +332,20 @@ def test_the_number_of_workers_changes_no_number(rosetta: Rosetta, tmp_path: Pat
         "augmentation.eval_resize": "20",
         "augmentation.center_crop": "16",
         "batch": "4",
+        "epochs": "2",
         "schedule.rate": "0.01",
     }
     settings = [text for key, value in changes.items() for text in ("--set", f"{key}={value}")]
     found = []
     for workers in (0, 1, 3):
         output = tmp_path / str(workers)
-        result = rosetta(*command, *settings, "--workers", workers, "-o", output, "--json", "-")
+        result = rosetta(
+            *command, photographs, *settings, "--workers", workers, "-o", output, "--json", "-"
+        )
         assert (result.code, result.err) == (0, "")
-        (run,) = output.glob("imagenet/*/torch")
+        (run,) = output.glob("imagenet/*/reference")
         weights = run / "weights.safetensors"
-        arguments = ("--framework", "torch", "--data", photographs, "--workers", workers)
+        arguments = ("--framework", "reference", "--data", photographs, "--workers", workers)
         measured = rosetta("evaluate", weights, *arguments, "--json", "-").json
         steps = read_run(run).steps
         assert len(steps) == 10

@@ -7,14 +7,12 @@ As in `test_reference`, the oracles are `torch.nn.functional` and `torch.optim`,
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from shared import CheckpointError, get_spec, make_plan
+from shared import get_spec, make_plan
 from shared.architecture import ops
 from shared.architecture.presets import miniature
 from shared.frameworks import reference
@@ -22,20 +20,12 @@ from shared.frameworks.reference import Reference, Trainer, make_optimizer
 from shared.reference import forward
 from shared.reference.forward import batch_statistics
 from shared.reference.loss import cross_entropy, cross_entropy_backward
-from shared.training.config import (
-    PROBE,
-    OptimizerConfig,
-    Training,
-    dropout_masks,
-    norm_layers,
-    probe_labels,
-)
+from shared.training.config import PROBE, OptimizerConfig, Training, dropout_masks, probe_labels
 from tests.differences import AUTOGRAD_LIMIT, random
-from tests.probes import relative_error, same_weights
+from tests.probes import relative_error
 from tests.training_probes import batch_for
 
 DROPOUT = miniature(get_spec("ablation/resnet110_dropout_shortcut"))
-FROZEN = Training(optimizer=OptimizerConfig(weight_decay=5e-4), frozen_norms=True)
 
 
 # The loss.
@@ -222,102 +212,7 @@ def test_masks_change_at_every_step() -> None:
     assert len(losses) == 3
 
 
-@pytest.mark.parametrize("name", ["torchvision/resnet18", "bit/r50x1"])
-def test_frozen_norms_stay_as_they_are(name: str) -> None:
-    spec = miniature(get_spec(name))
-    model, norms = reference.build(spec), norm_layers(make_plan(spec))
-    before = reference.export_weights(model)
-    trainer = Trainer(model, FROZEN)
-    images, labels = batch_for(spec)
-    found = trainer.gradients(images, labels)
-    assert list(found.tensors) == list(FROZEN.trainable(make_plan(spec)))
-    assert found.loss == pytest.approx(
-        cross_entropy(trainer.evaluate(images), labels, 0.0), rel=1e-12
-    )
-    trainer.step(images, labels, 0.1)
-    kept = {
-        tensor
-        for tensor, array in trainer.weights().items()
-        if np.array_equal(array, before[tensor])
-    }
-    assert kept == {tensor for tensor in before if tensor.rpartition(".")[0] in norms}
-
-
 # The trainer.
-
-
-@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
-def test_training_is_resumed_bit_for_bit(kind: str) -> None:
-    """Two trainers of three steps and of one and two, in a network with dropout and masks of its
-    own.
-    """
-    training = Training(optimizer=OptimizerConfig(kind=kind), label_smoothing=0.1)
-    batch = batch_for(DROPOUT)
-    whole = Trainer(reference.build(DROPOUT), training)
-    losses = [whole.step(*batch, rate) for rate in (0.1, 0.02, 0.03)]
-
-    first = Trainer(reference.build(DROPOUT), training)
-    resumed_losses = [first.step(*batch, 0.1)]
-    model = reference.build(DROPOUT)
-    reference.load_weights(model, first.weights())
-    resumed = Trainer(model, training)
-    resumed.load_state(first.state(), first.steps)
-    assert resumed.steps == 1
-    resumed_losses += [resumed.step(*batch, rate) for rate in (0.02, 0.03)]
-
-    assert resumed_losses == losses
-    assert same_weights(resumed.weights(), whole.weights())
-    assert same_weights(resumed.state(), whole.state())
-    assert resumed.steps == whole.steps == 3
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda state, name: state.pop(name), "1 missing"),
-        (lambda state, name: state.update(other=state[name]), "unexpected other"),
-        (lambda state, name: state.update({name: state[name][:1]}), "of another shape"),
-        (
-            lambda state, name: state.update({name: state[name].astype(int)}),
-            "int64, expected a float",
-        ),
-        (lambda state, name: state.update({name: state[name] * np.nan}), "not finite"),
-    ],
-    ids=["missing", "extra", "shape", "dtype", "nan"],
-)
-def test_a_state_that_does_not_fit_is_refused(change: Callable, message: str) -> None:
-    trainer = Trainer(reference.build(DROPOUT), PROBE)
-    trainer.step(*batch_for(DROPOUT), 0.1)
-    before, state = trainer.state(), trainer.state()
-    change(state, "momentum_buffer/head.weight")
-    with pytest.raises(CheckpointError, match=message):
-        trainer.load_state(state, 7)
-    assert same_weights(trainer.state(), before)
-    assert trainer.steps == 1
-
-
-def test_what_a_trainer_returns_is_a_copy() -> None:
-    trainer = Trainer(reference.build(DROPOUT), PROBE)
-    trainer.step(*batch_for(DROPOUT), 0.1)
-    for returned in (trainer.weights(), trainer.state()):
-        for array in returned.values():
-            array[...] = np.nan
-    assert all(
-        np.isfinite(array).all()
-        for array in itertools.chain(trainer.weights().values(), trainer.state().values())
-    )
-
-
-def test_evaluation_uses_the_running_statistics() -> None:
-    spec = miniature(get_spec("torchvision/resnet18"))
-    images, labels = batch_for(spec)
-    trainer = Trainer(reference.build(spec), PROBE)
-    assert np.array_equal(
-        trainer.evaluate(images), reference.trace(trainer.model, images)["eval/output"]
-    )
-    before = trainer.evaluate(images)
-    trainer.gradients(images, labels)
-    assert not np.array_equal(trainer.evaluate(images), before)
 
 
 def test_training_learns_a_batch() -> None:

@@ -26,8 +26,8 @@ from shared import CheckpointError, ResNetSpec, get_spec, probe_images, probe_we
 from shared.architecture import ops
 from shared.architecture.presets import miniature
 from shared.architecture.spec import InitSpec
-from tests.keras_backend_parity import DILATED, global_state, small
-from tests.probes import SIZE, images_for, reference_trace, worst_layer
+from tests.keras_backend_parity import DILATED, global_state
+from tests.probes import SIZE, images_for, reference_trace, small, worst_layer
 
 # Worst of all presets as miniatures, at 32 and 45 pixels, on the TensorFlow, JAX and PyTorch
 # backends: 1.9e-14, in the networks with weight standardisation; five times that is allowed.

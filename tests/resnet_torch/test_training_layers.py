@@ -1,6 +1,4 @@
-"""Norms and dropout of PyTorch in training: running statistics, masks, and norms that
-are frozen.
-"""
+"""Norms and dropout of PyTorch in training: running statistics and masks."""
 
 from __future__ import annotations
 
@@ -11,12 +9,9 @@ torch = pytest.importorskip("torch")
 
 import resnet_torch
 from resnet_torch.layers import BiasedBatchNorm2d, Dropout, Norm2d
-from resnet_torch.train import Trainer
-from shared import make_plan
 from shared.architecture import ops
-from shared.training.config import PROBE, Training, norm_layers
-from tests.torch_models import BIASED, DROPOUT, UNBIASED, loaded
-from tests.training_probes import SIDE, batch_for, masks_for
+from tests.probes import loaded, small
+from tests.training_probes import BIASED, SIDE, UNBIASED
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
@@ -46,29 +41,9 @@ def test_running_statistics_are_the_plans(unbiased: bool) -> None:
     assert torch.equal(layer.running_var, before)
 
 
-@pytest.mark.parametrize("preset", [BIASED, UNBIASED, "timm/resnet50d"])
-def test_a_networks_statistics_follow_from_its_activations(preset: str) -> None:
-    model = loaded(preset)
-    before = resnet_torch.export_weights(model)
-    trace = resnet_torch.trace(model, batch_for(model.spec)[0], checks=("train",))
-    norms = {
-        node.name: node
-        for node in make_plan(model.spec, SIDE).nodes()
-        if isinstance(node.op, ops.BatchNorm)
-    }
-    for name, node in norms.items():
-        x = trace[f"train/{node.inputs[0]}"]
-        stored = x.var((0, 1, 2)) * node.op.stored_variance(x[..., 0].size)
-        for leaf, moment in (("running_mean", x.mean((0, 1, 2))), ("running_var", stored)):
-            expected = node.op.momentum * before[f"{name}.{leaf}"] + (1 - node.op.momentum) * moment
-            np.testing.assert_allclose(trace[f"stats/{name}.{leaf}"], expected, rtol=0, atol=1e-13)
-    unbiased = {node.op.unbiased for node in norms.values()}
-    assert unbiased == {preset != BIASED}
-
-
 @pytest.mark.parametrize("preset", [BIASED, UNBIASED])
 def test_a_single_value_a_channel_has_no_variance(preset: str) -> None:
-    model = loaded(preset)
+    model = loaded(resnet_torch, small(preset, (1,) * 4))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         model(torch.zeros(1, 3, SIDE, SIDE, dtype=torch.float64))
 
@@ -92,37 +67,3 @@ def test_dropout_without_a_mask_is_the_stock_layer() -> None:
     assert (found != 0).double().mean() == pytest.approx(
         0.75, abs=0.02
     )  # four and a half deviations
-
-
-def test_masks_decide_a_step_and_are_gone_behind_it() -> None:
-    model = loaded(DROPOUT)
-    trainer, batch, masks = Trainer(model, PROBE), batch_for(model.spec), masks_for(model.spec)
-    assert masks
-    assert trainer.gradients(*batch, masks).loss == trainer.gradients(*batch, masks).loss
-    dropouts = [module for module in model.modules() if isinstance(module, Dropout)]
-    assert [d.mask for d in dropouts] == [None] * len(masks)
-    assert trainer.gradients(*batch).loss != trainer.gradients(*batch).loss
-    other = masks | {name: ~mask for name, mask in list(masks.items())[:1]}
-    assert trainer.gradients(*batch, masks).loss != trainer.gradients(*batch, other).loss
-
-
-@pytest.mark.parametrize("preset", ["keras/resnet50v2", "bit/r50x1", "torchvision/resnet18"])
-def test_frozen_norms_stay_as_they_are(preset: str) -> None:
-    model = loaded(preset)
-    training = Training(frozen_norms=True)
-    trainer, batch, before = (
-        Trainer(model, training),
-        batch_for(model.spec),
-        resnet_torch.export_weights(model),
-    )
-    norms = norm_layers(make_plan(model.spec))
-    frozen = {name for name in before if name.rpartition(".")[0] in norms}
-    for rate in (0.01, 0.02):
-        trainer.step(*batch, rate)
-    after = trainer.weights()
-    assert frozen == {name for name in before if np.array_equal(before[name], after[name])}
-    assert {name.partition("/")[2] for name in trainer.state()} == before.keys() - frozen
-    trace = resnet_torch.trace(model, batch[0], checks=("eval", "train"), training=training)
-    np.testing.assert_array_equal(
-        trace["train/output"], trace["eval/output"]
-    )  # no statistics of the batch
