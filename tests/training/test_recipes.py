@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
 
 import pytest
 
 from shared import SpecError, list_presets
 from shared.datasets import DATASETS
-from shared.training.recipes import Recipe, Schedule, get_recipe, recipes
+from shared.training.recipes import Recipe, Schedule, get_recipe, preprocessing_of, recipes
+from tests.training.mutations import VALUES, as_json, mutated, places
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -120,6 +123,26 @@ def test_impossible_recipes_are_refused(changes: dict, words: str) -> None:
 def test_a_field_that_no_spec_has_is_refused(key: str) -> None:
     with pytest.raises(SpecError, match="spec has no field"):
         get_recipe("fashion-mnist/resnet20", {f"spec.{key}": 1}).make_spec()
+
+
+WITH_SPEC = {**get_recipe("fashion-mnist/resnet20").to_dict(), "spec": {"in_channels": 1}}
+
+
+@pytest.mark.parametrize("path", list(places(WITH_SPEC)), ids=lambda path: ".".join(path) or "all")
+def test_a_changed_recipe_is_usable_or_refused(path: tuple) -> None:
+    """Whatever stands at one place of it: a number where it is used is a number."""
+    usable = 0
+    for value in VALUES:
+        with contextlib.suppress(SpecError):
+            recipe = Recipe.from_json(as_json(mutated(WITH_SPEC, path, value)))
+            total = recipe.total_steps(60_000)
+            rates = [recipe.schedule(step, total) for step in (1, 2, 1000, total)]
+            assert all(math.isfinite(rate) for rate in rates)
+            recipe.make_spec()
+            preprocessing_of(recipe)
+            assert Recipe.from_json(recipe.to_json()) == recipe
+            usable += 1
+    assert usable < len(VALUES)
 
 
 def test_unknown_recipes_name_the_nearest() -> None:

@@ -6,9 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,6 +14,7 @@ from shared import CheckpointError, RosettaError, SpecError
 from shared.training.runs import CHECKPOINTS, KEPT, RUN, STEPS, RunWriter, read_run
 from tests.cli_runner import Rosetta
 from tests.training.makers import RECIPE, about, make_run, row
+from tests.training.mutations import DEEP, VALUES, as_json, mutated, places
 
 
 def save(folder: Path) -> None:
@@ -203,28 +202,6 @@ def test_a_folder_in_the_place_of_a_table_is_refused(tmp_path: Path) -> None:
 
 # Small mutations of a run.json: whatever it holds, there is an answer or one line.
 
-DEEP = "DEEP"  # stands for a list in a list in a list …, which json cannot write
-VALUES = (None, True, 0, -1, 1.5, "abc", "", "../../evil", [], [[]], {}, {"a": 1}, 10**400, DEEP)
-
-
-def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """The path of every value in it."""
-    yield path
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from places(inner, (*path, key))
-
-
-def mutated(data: Any, path: tuple, value: Any) -> Any:
-    if not path:
-        return value
-    first, *rest = path
-    return {**data, first: mutated(data[first], tuple(rest), value)}
-
-
-def written(path: Path, data: Any) -> None:
-    path.write_text(json.dumps(data).replace(f'"{DEEP}"', "[" * 5000 + "]" * 5000))
-
 
 @pytest.mark.parametrize("path", list(places(about())), ids=lambda path: ".".join(path) or "all")
 def test_a_changed_description_is_read_or_refused(
@@ -234,12 +211,12 @@ def test_a_changed_description_is_read_or_refused(
     folder = make_run(tmp_path / "a", [2.0, 1.0])
     data = json.loads((folder / RUN).read_text())
     for value in VALUES:
-        written(folder / RUN, mutated(data, path, value))
+        (folder / RUN).write_text(as_json(mutated(data, path, value)))
         with contextlib.suppress(RosettaError):
             read_run(folder)
         with contextlib.suppress(RosettaError), RunWriter(folder) as run:
             run.start(about(), resume=True)
-    written(folder / RUN, mutated(data, path, DEEP))
+    (folder / RUN).write_text(as_json(mutated(data, path, DEEP)))
     result = rosetta("curves", good, folder, "-o", tmp_path / "a.png")
     assert result.code in (0, 2)
     assert "this is a bug" not in result.err
