@@ -1,6 +1,13 @@
-"""One ResNet specification, its plan, its canonical weights, and the proof that renderings agree.
+"""One ResNet specification in PyTorch, Keras and Flax, and the proof that it is the same function.
 
-Importing this package imports no framework, and each name only when it is first used.
+    from shared import get_spec, make_plan, open_checkpoint, verify
+
+    plan = make_plan(get_spec("torchvision/resnet50"))  # every layer, shape and parameter
+    verdict, *_ = verify("resnet18", ["torch", "flax"])  # run and compared, layer by layer
+    weights = open_checkpoint("resnet50.pth").weights()  # any format, under canonical names
+
+The packages `resnet_torch`, `resnet_keras` and `resnet_flax` build the networks. Importing this
+package imports no framework, and each name only when it is first used; `dir(shared)` lists them.
 """
 
 from importlib import import_module
@@ -10,31 +17,50 @@ if TYPE_CHECKING:
     from shared.architecture.plan import Plan, make_plan
     from shared.architecture.presets import get_spec, list_presets, miniature
     from shared.architecture.spec import ResNetSpec
-    from shared.errors import CheckpointError, FrameworkError, RosettaError, SpecError
+    from shared.errors import CheckpointError, DatasetError, FrameworkError, RosettaError, SpecError
+    from shared.formats.checkpoint import Checkpoint, open_checkpoint
+    from shared.formats.convert import Conversion, convert
+    from shared.frameworks.verify import Inputs, Verdict, verify
+    from shared.training.config import OptimizerConfig, Training
+    from shared.training.recipes import Recipe, get_recipe
     from shared.verification.comparison import Comparison, compare
     from shared.verification.trace import Trace
     from shared.weights.canonical import check_weights, read_weights, save_weights
+    from shared.weights.initial import initial_weights
     from shared.weights.probe import probe_images, probe_weights
 
 _MODULES = {
+    "Checkpoint": "formats.checkpoint",
     "CheckpointError": "errors",
     "Comparison": "verification.comparison",
+    "Conversion": "formats.convert",
+    "DatasetError": "errors",
     "FrameworkError": "errors",
+    "Inputs": "frameworks.verify",
+    "OptimizerConfig": "training.config",
     "Plan": "architecture.plan",
+    "Recipe": "training.recipes",
     "ResNetSpec": "architecture.spec",
     "RosettaError": "errors",
     "SpecError": "errors",
     "Trace": "verification.trace",
+    "Training": "training.config",
+    "Verdict": "frameworks.verify",
     "check_weights": "weights.canonical",
     "compare": "verification.comparison",
+    "convert": "formats.convert",
+    "get_recipe": "training.recipes",
     "get_spec": "architecture.presets",
+    "initial_weights": "weights.initial",
     "list_presets": "architecture.presets",
     "make_plan": "architecture.plan",
     "miniature": "architecture.presets",
+    "open_checkpoint": "formats.checkpoint",
     "probe_images": "weights.probe",
     "probe_weights": "weights.probe",
     "read_weights": "weights.canonical",
     "save_weights": "weights.canonical",
+    "verify": "frameworks.verify",
 }
 
 __all__ = list(_MODULES)

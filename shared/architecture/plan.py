@@ -153,6 +153,11 @@ def make_plan(spec: ResNetSpec, image_size: int | tuple[int, int] | None = None)
     """Resolve `spec` for an image of `image_size` pixels: a side, (height, width), or the spec's
     own.
 
+    >>> from shared import get_spec
+    >>> plan = make_plan(get_spec("resnet18"), image_size=64)
+    >>> plan.params, plan.layers[0].name, plan.layers[0].output
+    (11689512, 'stem.conv1', (32, 32, 64))
+
     Raises `SpecError` for an impossible size.
     """
     size = image_size if image_size is not None else spec.image_size

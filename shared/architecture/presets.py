@@ -466,7 +466,11 @@ def aliases() -> dict[str, str]:
 
 
 def list_presets() -> list[str]:
-    """Full names of all presets."""
+    """Full names of all presets.
+
+    >>> [name for name in list_presets() if name.startswith("d2l/")]
+    ['d2l/resnet18']
+    """
     return list(presets())
 
 
@@ -506,6 +510,9 @@ def miniature(spec: ResNetSpec) -> ResNetSpec:
     cheaply.
 
     Group counts shrink with the widths, so that a group still holds several channels.
+
+    >>> miniature(get_spec("resnet50")).widths
+    (8, 16, 32, 64)
     """
     factor = MINIATURE_WIDTH / min(spec.widths)
     grouped = spec.block.groups > 1

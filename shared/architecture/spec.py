@@ -142,7 +142,13 @@ class InitSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetSpec(CheckedDataclass):
-    """One ResNet. Raises `SpecError` naming the field, the value and what is allowed."""
+    """One ResNet. Raises `SpecError` naming the field, the value and what is allowed.
+
+    >>> ResNetSpec(depths=(2, 2), widths=(16, 32), strides=(1, 2), dilate=(False, False)).depths
+    (2, 2)
+    >>> ResNetSpec().replace(depths=[3, 4, 23, 3], norm_eps=1e-3).norm.eps
+    0.001
+    """
 
     label: ClassVar[str] = "spec"
 

@@ -76,7 +76,7 @@ def verify(
     """
     from shared.cli import report_verify as report
     from shared.frameworks.registry import installed
-    from shared.frameworks.verify import DEFAULT_PRESETS, count_networks, verify
+    from shared.frameworks.verify import DEFAULT_PRESETS, count_networks, iter_verdicts
 
     started = time.perf_counter()
     if every and presets:
@@ -98,7 +98,7 @@ def verify(
     console, errors = make_console(json_file), make_console(stderr=True)
     verdicts = []
     with report.VerifyProgress(errors, total=count_networks(specs) * len(chosen)) as progress:
-        for verdict in verify(specs, chosen, inputs, progress.step):
+        for verdict in iter_verdicts(specs, chosen, inputs, progress.step):
             verdicts.append(verdict)
             if markdown:  # after every network: a long run that is interrupted keeps what it found
                 write_text(

@@ -21,7 +21,7 @@ import numpy as np
 from shared.architecture.presets import get_spec
 from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, SpecError
-from shared.formats.checkpoint import Checkpoint, Wanted, get_format, identify
+from shared.formats.checkpoint import Checkpoint, Wanted, get_format, identify, open_checkpoint
 from shared.formats.containers import safetensors_file
 from shared.formats.containers.ahead import OnFirstLoad, each
 from shared.formats.containers.archive import Archive, Entry
@@ -103,12 +103,19 @@ class _ConversionState:
 
 
 def convert(
-    source: Checkpoint, output: str | Path, to: str | None = None, options: Options | None = None
+    source: Checkpoint | str | Path,
+    output: str | Path,
+    to: str | None = None,
+    options: Options | None = None,
 ) -> Conversion:
     """Write `source` to `output`, read it back, and compare every tensor bit by bit.
 
+    >>> found = convert("rosetta:fashion-mnist/resnet20", "resnet20.weights.h5")
+    >>> found.target.format.name, len(found.sha256), found.notes
+    ('keras', 64, ())
+
     Args:
-        source: from `open_checkpoint`.
+        source: from `open_checkpoint`, or what it takes.
         output: a file, or a folder that does not exist yet for formats that are folders.
         to: a key of `FORMATS`; what files called like `output` usually are when None.
         options: folding and rounding, neither of which happens unasked.
@@ -122,6 +129,8 @@ def convert(
     """
     output, options = Path(output), options or Options()
     target, container = find_target(output, to)
+    if not isinstance(source, Checkpoint):
+        source = open_checkpoint(source)
     values = source.watched()
     cargo = _ConversionState(source.spec, values.entries)
     _cast(cargo, container, options)

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from shared.architecture.plan import Plan, make_plan
+from shared.architecture.presets import get_spec
 from shared.architecture.spec import InitSpec, ResNetSpec
 from shared.errors import CheckpointError, FrameworkError
 from shared.frameworks.processes import Worker
-from shared.frameworks.registry import get_framework
+from shared.frameworks.registry import get_framework, installed
 from shared.training.config import PROBE, Training
 from shared.verification.comparison import Comparison, compare
 from shared.verification.recording import EVAL
@@ -56,6 +57,9 @@ class Inputs:
     """What goes into every framework alike.
 
     Weights and images are made from the seed unless given.
+
+    >>> Inputs(dtype="float32", image_size=(64, 64), checks=("eval",)).batch
+    2
     """
 
     dtype: str = "float64"
@@ -107,12 +111,40 @@ class Verdict:
 
 
 def verify(
+    networks: str | ResNetSpec | Sequence[str | ResNetSpec],
+    frameworks: Sequence[str] | None = None,
+    inputs: Inputs | None = None,
+    on_step: Callable[[TraceTaken], None] = lambda step: None,
+) -> list[Verdict]:
+    """A `Verdict` for each network: every framework's trace compared with every other's.
+
+    >>> from shared import get_spec, miniature
+    >>> spec = miniature(get_spec("cifar/resnet20"))
+    >>> (verdict,) = verify(spec, ["torch", "reference"], Inputs(checks=("eval",)))
+    >>> verdict.passed
+    True
+
+    Args:
+        networks: presets or specs, one or several.
+        frameworks: two or more of `FRAMEWORKS`, each in a process of its own; all that are
+            installed and the reference when None.
+        inputs: dtype, images, weights and checks; float64 and the forward pass when None.
+        on_step: called after each trace.
+
+    Raises what `iter_verdicts` raises, and `SpecError` for a preset that does not exist.
+    """
+    several = [networks] if isinstance(networks, str | ResNetSpec) else networks
+    specs = [get_spec(one) if isinstance(one, str) else one for one in several]
+    return list(iter_verdicts(specs, frameworks or installed(), inputs, on_step))
+
+
+def iter_verdicts(
     specs: Sequence[ResNetSpec],
     frameworks: Sequence[str],
     inputs: Inputs | None = None,
     on_step: Callable[[TraceTaken], None] = lambda step: None,
 ) -> Iterator[Verdict]:
-    """Yield a `Verdict` for each spec: every framework's trace compared with every other's.
+    """`verify`, one network after the other.
 
     A network that several specs name is run once. Of several specs, one that a framework cannot run
     (out of memory, say) is a verdict with a `failure`, and the others are still verified.

@@ -32,7 +32,11 @@ BUFFER, FIRST, SECOND = "momentum_buffer", "exp_avg", "exp_avg_sq"  # PyTorch's 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(CheckedDataclass):
-    """SGD, Adam or AdamW. Raises `SpecError` naming the field."""
+    """SGD, Adam or AdamW. Raises `SpecError` naming the field.
+
+    >>> OptimizerConfig(kind="adamw", weight_decay=0.05).slots
+    ('exp_avg', 'exp_avg_sq')
+    """
 
     label: ClassVar[str] = "optimizer"
     prefix: ClassVar[str] = "optimizer."
@@ -80,7 +84,12 @@ class OptimizerConfig(CheckedDataclass):
 
 @dataclass(frozen=True, kw_only=True)
 class Training(CheckedDataclass):
-    """Optimizer, loss, and what is trained. Raises `SpecError` naming the field."""
+    """Optimizer, loss, and what is trained. Raises `SpecError` naming the field.
+
+    >>> training = Training(optimizer=OptimizerConfig(momentum=0.9), label_smoothing=0.1)
+    >>> training.replace({"optimizer.nesterov": True}).optimizer.nesterov
+    True
+    """
 
     label: ClassVar[str] = "training"
 

@@ -264,7 +264,14 @@ def recipes() -> dict[str, Recipe]:
 
 
 def get_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe, with fields changed. Raises `SpecError` with the nearest names."""
+    """A recipe, with fields changed as `Recipe.replace` takes them.
+
+    >>> recipe = get_recipe("cifar10/resnet20", {"batch": 64, "schedule.rate": 0.05})
+    >>> recipe.preset, recipe.steps, recipe.training.optimizer.kind
+    ('cifar/resnet20', 64000, 'sgd')
+
+    Raises `SpecError` with the nearest names.
+    """
     found = recipes().get(name)
     if found is None:
         raise SpecError(

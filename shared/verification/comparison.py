@@ -235,6 +235,13 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
     Then every tensor's error must be within its limit. Raises `SpecError` when the traces are of
     different networks or of two low precisions, and `CheckpointError` when a trace lacks what a
     comparison needs to know of it.
+
+    >>> from shared import get_spec, probe_images
+    >>> from shared.frameworks import reference
+    >>> model = reference.build(get_spec("cifar/resnet20"), dtype="float64")
+    >>> trace = reference.trace(model, probe_images((2, 16, 16, 3)))
+    >>> compare(trace, trace).passed
+    True
     """
     if a.spec != b.spec:
         raise SpecError(

@@ -30,7 +30,16 @@ FORMAT = "resnet-rosetta-trace"
 class Trace:
     """Named arrays, in the order in which they were computed, and where they come from.
 
-    `arrays` is a dict, or a file read lazily; both are indexed by name.
+    `arrays` is a dict, or a file read lazily; both are indexed by name. Every framework's package
+    takes one with `trace(model, images)`.
+
+    >>> from shared import get_spec, probe_images
+    >>> from shared.frameworks import reference
+    >>> model = reference.build(get_spec("cifar/resnet20"), dtype="float64")
+    >>> trace = reference.trace(model, probe_images((2, 16, 16, 3)))
+    >>> trace.save("reference.safetensors")
+    >>> Trace.load("reference.safetensors")["eval/output"].shape
+    (2, 10)
     """
 
     spec: ResNetSpec

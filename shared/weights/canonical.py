@@ -65,6 +65,10 @@ def check_weights(plan: Plan, weights: Mapping[str, Any], what: str = "weights")
     """Raise `CheckpointError` unless `weights` are exactly the plan's tensors, all finite floats.
 
     All problems are reported at once. Running variances must not be negative.
+
+    >>> from shared import get_spec, probe_weights
+    >>> spec = get_spec("cifar/resnet20")
+    >>> check_weights(make_plan(spec), probe_weights(spec))
     """
     shapes = {name: np.shape(array) for name, array in weights.items()}
     bad_dtype, non_finite, negative = [], [], []
@@ -122,6 +126,13 @@ def save_weights(
     """Write a canonical file, atomically: the spec and each tensor's SHA-256 are in its metadata,
     and `about`.
 
+    >>> from shared import get_spec, initial_weights
+    >>> spec = get_spec("cifar/resnet20")
+    >>> save_weights("resnet20.safetensors", initial_weights(spec, seed=1), spec)
+    >>> weights, same = read_weights("resnet20.safetensors")
+    >>> same == spec, weights["head.weight"].shape
+    (True, (10, 64))
+
     Raises `CheckpointError` if the weights are not the spec's, or the file cannot be written.
     """
     plan = make_plan(spec)
@@ -133,7 +144,7 @@ def save_weights(
 
 
 def read_weights(path: str | Path, spec: ResNetSpec | None = None) -> tuple[Weights, ResNetSpec]:
-    """The weights of a canonical file and their spec.
+    """The weights of a canonical file and their spec; `save_weights` writes one.
 
     Given a `spec`, the file must hold exactly its tensors. Raises `CheckpointError` for a file that
     is missing, truncated, no safetensors, of another network, or whose contents do not match its

@@ -50,6 +50,10 @@ def initial_weights(spec: ResNetSpec, seed: int = 0, dtype: Any = "float32") -> 
     branch at 0 where `init.zero_residual` says so. Biases start at 0, or uniformly in 1 / sqrt(fan
     in) where the layer follows PyTorch's default; the gates' at `init.gate_bias`. Values are drawn
     in float64 and rounded to `dtype`.
+
+    >>> from shared import get_spec
+    >>> initial_weights(get_spec("resnet18"), seed=0)["stem.norm1.running_var"].max()
+    np.float32(1.0)
     """
     plan = make_plan(spec)
     target = float_dtype(dtype)

@@ -23,6 +23,10 @@ def probe_weights(spec: ResNetSpec, seed: int = 0, dtype: Any = "float32") -> We
     network; gates are mostly closed, and where no shortcut keeps the image, ReLUs are mostly open.
 
     Values are drawn in float64 and rounded to `dtype`.
+
+    >>> from shared import get_spec
+    >>> probe_weights(get_spec("resnet18"), seed=0)["head.weight"].shape
+    (1000, 512)
     """
     plan = make_plan(spec)
     branch = _branch_variance(spec)
@@ -111,5 +115,9 @@ def _probe_tensor(name: str, shape: Shape, seed: int, centre: float, gain: float
 def probe_images(
     shape: tuple[int, int, int, int], seed: int = 0, dtype: Any = "float32"
 ) -> np.ndarray:
-    """Standard normal images [batch, height, width, channels]."""
+    """Standard normal images [batch, height, width, channels].
+
+    >>> probe_images((2, 33, 40, 3), dtype="float64").dtype
+    dtype('float64')
+    """
     return named_rng("images", seed).standard_normal(shape).astype(float_dtype(dtype))

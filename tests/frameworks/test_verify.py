@@ -16,6 +16,7 @@ from rich.console import Console
 from shared import (
     CheckpointError,
     FrameworkError,
+    SpecError,
     Trace,
     compare,
     get_spec,
@@ -35,6 +36,7 @@ from shared.frameworks.verify import (
     Inputs,
     TraceTaken,
     Verdict,
+    iter_verdicts,
     take_trace,
     verify,
 )
@@ -161,11 +163,28 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_a_caller_who_stops_early_leaves_nothing_behind(temporary: Path) -> None:
-    verdicts = verify(SPECS, PAIR, Inputs(image_size=SIZE))
+    verdicts = iter_verdicts(SPECS, PAIR, Inputs(image_size=SIZE))
     next(verdicts)
     assert len(list(temporary.iterdir())) == 1
     verdicts.close()
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.usefixtures("here")
+def test_networks_are_named_in_any_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One or several, presets or specs; and the frameworks are those that are installed."""
+    monkeypatch.setattr(verify_module, "installed", lambda: list(PAIR))
+    inputs = Inputs(image_size=SIZE)
+    (alone,) = verify(SPECS[0], inputs=inputs)
+    assert [step.framework for step in alone.steps] == list(PAIR)
+    assert verify(SPECS[:1], PAIR, inputs)[0].comparisons[0].to_dict() == (
+        alone.comparisons[0].to_dict()
+    )
+    with pytest.raises(SpecError, match="unknown preset 'resnet2000'"):
+        verify(["cifar/resnet20", "resnet2000"], PAIR, inputs)
+    assert [verdict.spec.name for verdict in verify("cifar/resnet20", PAIR, inputs)] == [
+        "cifar/resnet20"
+    ]
 
 
 @pytest.mark.usefixtures("here")
