@@ -21,17 +21,21 @@ from tests.attacks.mutate import (
     run_kind,
     run_mutations,
 )
+from tests.zoo import in_zoo
 
-COUNT = 300
+COUNT, SHORT = 300, 100
 COUNTS = dict.fromkeys(seeds.SEEDS, COUNT) | {"orbax": 100}  # TensorStore takes long to start
 READ_BY_CHANCE = 0.5  # more would say that the mutations change nothing
 
 
+@pytest.mark.parametrize("part", ["first", in_zoo("others")])
 @pytest.mark.parametrize("kind", seeds.SEEDS)
-def test_mutants(kind: str) -> None:
-    count = COUNTS[kind]
-    end, counts, failures = run_kind(kind, range(count))
-    assert end == count
+def test_mutants(kind: str, part: str) -> None:
+    first = COUNTS[kind] * SHORT // COUNT
+    numbers = range(first) if part == "first" else range(first, COUNTS[kind])
+    count = len(numbers)
+    end, counts, failures = run_kind(kind, numbers)
+    assert end == numbers.stop
     assert sum(counts.values()) == count
     assert failures == []
     assert counts["CheckpointError"] > count * (1 - READ_BY_CHANCE)

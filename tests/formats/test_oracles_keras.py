@@ -20,6 +20,7 @@ from shared.formats.convert import convert
 from shared.frameworks import reference
 from shared.weights.canonical import Weights, cast_exactly, from_channels_last, save_weights
 from tests.probes import images_for, relative_error
+from tests.zoo import in_zoo, rest_in_zoo
 
 keras = pytest.importorskip("keras")
 
@@ -66,7 +67,7 @@ def outputs_of(model: keras.Model, spec: ResNetSpec) -> np.ndarray:
     return np.asarray(model(images_for(spec, SIZE, "float32"), training=False))
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", rest_in_zoo(ALL, ("ResNet50", "ResNet50V2")))
 def test_both_ways(tmp_path: Path, name: str) -> None:
     """What Keras saves arrives under the right names; what we write loads as `weights=` does, in
     layer order.
@@ -105,8 +106,15 @@ def assert_equal(theirs: dict[str, keras.Variable], found: Checkpoint, weights: 
         np.testing.assert_array_equal(from_channels_last(name, variable), array, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["ResNet50", "ResNet50V2"])
-@pytest.mark.parametrize("file", ["a.h5", "a.keras"])
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("ResNet50", "a.h5"),
+        ("ResNet50V2", "a.keras"),
+        in_zoo(("ResNet50", "a.keras")),
+        in_zoo(("ResNet50V2", "a.h5")),
+    ],
+)
 def test_whole_models_of_keras_applications_are_read(tmp_path: Path, name: str, file: str) -> None:
     model = make_model(name)
     fill(model)
@@ -120,8 +128,15 @@ def test_whole_models_of_keras_applications_are_read(tmp_path: Path, name: str, 
     )
 
 
-@pytest.mark.parametrize("name", ["ResNet50", "ResNet50V2"])
-@pytest.mark.parametrize("suffix", ["h5", "weights.h5"])
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("ResNet50", "weights.h5"),
+        ("ResNet50V2", "h5"),
+        in_zoo(("ResNet50", "h5")),
+        in_zoo(("ResNet50V2", "weights.h5")),
+    ],
+)
 def test_without_a_classifier(tmp_path: Path, name: str, suffix: str) -> None:
     """Both ways, and the same pooled features at an odd size."""
     spec = get_spec(preset_of(name), num_classes=0)
@@ -137,8 +152,10 @@ def test_without_a_classifier(tmp_path: Path, name: str, suffix: str) -> None:
     assert open_checkpoint(tmp_path / "b.weights.h5").spec.num_classes == 0
 
 
-@pytest.mark.parametrize("name", ["ResNet50", "ResNet50V2"])
-@pytest.mark.parametrize("classes", [0, 7])
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [("ResNet50", 0), ("ResNet50V2", 7), in_zoo(("ResNet50", 7)), in_zoo(("ResNet50V2", 0))],
+)
 def test_our_archive_is_a_model_that_keras_builds(tmp_path: Path, name: str, classes: int) -> None:
     """A `.keras` file with the configuration that Keras itself writes, by no other means than
     Keras' own.

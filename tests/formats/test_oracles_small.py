@@ -32,6 +32,7 @@ from tests.formats.oracles import (
 )
 from tests.peers import import_timm, import_torchvision
 from tests.probes import relative_error
+from tests.zoo import rest_in_zoo
 
 Module = torch.nn.Module
 COUNTER = "num_batches_tracked"
@@ -246,7 +247,7 @@ def opened(name: str, path: Path, **changes: Any) -> Checkpoint:
     return checkpoint
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("framework", rest_in_zoo(FRAMEWORKS, ("torch",)))
 @pytest.mark.parametrize("name", PEERS)
 def test_theirs_runs_in_ours(name: str, framework: str, saved: Callable[[str], Saved]) -> None:
     theirs = saved(name)

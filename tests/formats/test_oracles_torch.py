@@ -23,6 +23,7 @@ from shared.formats.naming.infer import same_function
 from tests.formats.oracles import PEER_LIMIT, peer_images, probe_tensor
 from tests.peers import import_timm, import_torchvision
 from tests.probes import relative_error
+from tests.zoo import rest_in_zoo
 
 COUNTER = "num_batches_tracked"
 
@@ -118,7 +119,10 @@ def torchvision_peer(name: str) -> torch.nn.Module:
         return getattr(torchvision.models, name)()
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+# The small networks of test_oracles_small have every kind that these have.
+@pytest.mark.parametrize(
+    "name", rest_in_zoo(TORCHVISION, ("resnet18", "resnet50", "resnext50_32x4d"))
+)
 def test_torchvision(name: str, folder: Path) -> None:
     peer = torchvision_peer(name)
     state = probe_state(peer)
@@ -169,7 +173,9 @@ def timm_peer(name: str) -> torch.nn.Module:
     return peer.to_empty(device="cpu")
 
 
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize(
+    "name", rest_in_zoo(TIMM, ("resnet18", "resnet50d", "resnetv2_50d_gn", "resnetv2_50x1_bit"))
+)
 def test_timm(name: str, folder: Path) -> None:
     timm = import_timm()
     from safetensors.torch import save_file

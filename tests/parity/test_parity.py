@@ -123,18 +123,25 @@ def test_options_work_on_any_preset(preset: str, option: str, framework: str):
     assert comparison.passed, (comparison.worst, comparison.problems)
 
 
-@pytest.mark.parametrize(
-    "preset",
-    [
-        "torchvision/resnet18",
-        "keras/resnet50v2",
-        "bit/r50x1",
-        "ablation/resnet110_exclusive_gate_b0",
-        "torchvision/resnext50_32x4d",
-    ],
+TRAVELLING = (
+    "torchvision/resnet18",
+    "keras/resnet50v2",
+    "bit/r50x1",
+    "ablation/resnet110_exclusive_gate_b0",
+    "torchvision/resnext50_32x4d",
 )
-@pytest.mark.parametrize(("source", "target"), [*itertools.permutations(FRAMEWORKS, 2)])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+WAYS = [*itertools.permutations(FRAMEWORKS, 2)]
+DTYPES = ("float64", "float32")
+JOURNEYS = [(p, *way, dtype) for p in TRAVELLING for way in WAYS for dtype in DTYPES]
+# Every preset every way, in one of the two by turns.
+BY_TURNS = [
+    (preset, *way, DTYPES[(i + k) % 2])
+    for i, preset in enumerate(TRAVELLING)
+    for k, way in enumerate(WAYS)
+]
+
+
+@pytest.mark.parametrize(("preset", "source", "target", "dtype"), rest_in_zoo(JOURNEYS, BY_TURNS))
 def test_weights_travel_and_come_back_bit_exact(preset: str, source: str, target: str, dtype: str):
     spec = STRUCTURES[preset]
     weights = probe_weights(spec, seed=1, dtype=dtype)

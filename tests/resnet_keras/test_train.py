@@ -29,6 +29,7 @@ from shared.training.config import PROBE
 from tests.keras_backend_parity import TRAINED, training_trace
 from tests.probes import loaded, relative_error, small
 from tests.training_probes import DROPOUT, batch_for, masks_for
+from tests.zoo import in_zoo
 
 # Float64 against a few lines of NumPy: worst 3e-16.
 EXACT = 1e-14
@@ -125,7 +126,7 @@ def test_steps_are_compiled_once_and_masks_are_arguments(monkeypatch: pytest.Mon
     trainer.step(images, labels, 0.1)  # without masks
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("backend", ["torch", in_zoo("jax")])
 def test_other_backends(backend: str, tmp_path: Path) -> None:
     """The same training, and no change of global state."""
     if importlib.util.find_spec(backend) is None:
