@@ -25,7 +25,6 @@ from shared.formats.containers.pickle_machine import MAX_PICKLE, Machine
 from shared.formats.containers.pickle_values import PickleRefused, Storage, TensorReference
 from shared.formats.containers.spans import shown
 from shared.formats.containers.zip_members import DEFLATED, Member, read_members
-from shared.frameworks.registry import get_framework
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _SLACK = 1 << 20  # bytes that views may add to four times the file
@@ -358,9 +357,13 @@ def write(path: Path, archive: Archive) -> None:
     Raises `FrameworkError` without PyTorch, and `CheckpointError` for a dtype that it does not
     have.
     """
-    get_framework("torch")
     try:
         import torch
+    except ModuleNotFoundError:
+        raise FrameworkError(
+            "a PyTorch file is written by torch, which is not installed; pip install "
+            "'resnet-rosetta[torch]'"
+        ) from None
     except ImportError as error:
         raise FrameworkError(f"torch cannot be imported: {error}") from None
 

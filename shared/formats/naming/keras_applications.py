@@ -11,12 +11,13 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 from shared.architecture.presets import DEPTHS
 from shared.architecture.spec import ResNetSpec
-from shared.errors import CheckpointError
-from shared.frameworks.registry import get_framework
+from shared.errors import CheckpointError, FrameworkError
 
+_BACKENDS = ("tensorflow", "jax", "torch")  # any will do
 SECONDS = 300  # a busy machine takes its time to import a framework
 
 _BUILD = """
@@ -45,10 +46,15 @@ def model_config(spec: ResNetSpec) -> str:
         options |= {"classes": spec.num_classes}
     else:
         options |= {"pooling": None if spec.head.pool == "none" else spec.head.pool}
-    framework = get_framework("keras")
+    backends = [name for name in _BACKENDS if find_spec(name)]
+    if not find_spec("keras") or not backends:
+        raise FrameworkError(
+            "a .keras file is written by keras and one of its backends, which are not installed; "
+            "pip install 'resnet-rosetta[keras]'"
+        )
     done = subprocess.run(  # noqa: S603 - this interpreter, with arguments of our own
         [sys.executable, "-c", _BUILD, json.dumps([name, options])],
-        env={**os.environ, **framework.environment},
+        env={**os.environ, "KERAS_BACKEND": backends[0], "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
         timeout=SECONDS,
