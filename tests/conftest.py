@@ -38,6 +38,15 @@ os.environ.update(
 XLA_CACHE_BYTES = 1 << 30  # a whole run's programs take a tenth of it
 
 
+DESELECTED = pytest.StashKey[list[pytest.Item]]()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Remember what the short run leaves to the zoo, for `test_short_run.py`."""
+    for item in items:
+        item.config.stash.setdefault(DESELECTED, []).append(item)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Keep XLA's programs between runs: compiling them is most of what a small network takes.
 
