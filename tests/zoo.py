@@ -17,5 +17,5 @@ def rest_in_zoo(values: Iterable[Any], short: Container[Any]) -> list[Any]:
 
 
 def in_zoo(value: Any) -> Any:
-    """A parameter that is tested in `pytest -m zoo` alone."""
+    """A parameter that is tested in `pytest -m zoo` alone; a tuple is several arguments."""
     return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.zoo)

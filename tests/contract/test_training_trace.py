@@ -79,7 +79,9 @@ def test_a_trace_has_the_keys_of_the_contract_and_leaves_the_model_as_it_was(
 
 
 @pytest.mark.parametrize(
-    "checks", [("gradients",), ("steps", "eval"), in_zoo(("train",)), in_zoo(("steps",))], ids=str
+    "checks",
+    [("gradients",), ("steps", "eval"), in_zoo((("train",),)), in_zoo((("steps",),))],
+    ids=str,
 )
 def test_a_check_alone_is_what_it_is_in_company(side: Side, checks: tuple[str, ...]) -> None:
     spec = small(DROPOUT, (1,))
