@@ -152,7 +152,7 @@ class BiasedSyncBatchNorm(nn.SyncBatchNorm):
         n = torch.tensor(x.numel() // x.shape[1], device=x.device)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(n, group=self.process_group)
-        kept.mul_(1 - momentum).add_(term * ((n - 1) / n).to(term.dtype))
+        kept.mul_(1 - momentum).add_(term * ((n - 1).double() / n).to(term.dtype))
         return y
 
 

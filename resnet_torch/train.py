@@ -196,7 +196,7 @@ def forward(model: ResNet, x: Tensor, training: Training, masks: Masks | None = 
     model.train()
     if training.frozen_norms:
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # synchronised ones, too
                 module.eval()
     device = _first(model).device
     kept = {f"{name}.mask": torch.from_numpy(m).to(device) for name, m in (masks or {}).items()}

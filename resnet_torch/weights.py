@@ -90,9 +90,18 @@ def model_dtype(model: ResNet) -> str:
 
 
 def _canonical_tensors(model: ResNet) -> dict[str, torch.Tensor]:
-    """Canonical name -> the model's own tensor. PyTorch counts batches; nobody else does."""
-    state = model.state_dict()
-    return {name: state[name] for name in make_plan(model.spec).tensors}
+    """Canonical name -> the model's own tensor. PyTorch counts batches; nobody else does.
+
+    Raises `FrameworkError` for a model whose tensors are elsewhere, or cut up.
+    """
+    state, shapes = model.state_dict(), make_plan(model.spec).tensors
+    for name, shape in shapes.items():
+        if name not in state or tuple(state[name].shape) != shape:
+            raise FrameworkError(
+                f"{model.spec.name} in PyTorch has no {name} {list(shape)}; "
+                "gather the weights of a sharded model first"
+            )
+    return {name: state[name] for name in shapes}
 
 
 def _assign(tensors: Mapping[str, torch.Tensor], arrays: Iterable[tuple[str, np.ndarray]]) -> None:
