@@ -19,7 +19,6 @@ from shared.errors import FrameworkError
 from shared.weights.canonical import Weights, cast_exactly, check_weights, dtype_name, float_dtype
 from shared.weights.initial import iter_initial_weights
 
-COUNTER = "num_batches_tracked"
 WRAPPERS = ("_orig_mod", "module")  # where torch.compile and (Distributed)DataParallel keep a model
 
 
@@ -27,20 +26,17 @@ def build(spec: ResNetSpec, *, seed: int = 0, dtype: Any = "float32") -> ResNet:
     """A freshly initialised network in training mode, in the channels_last memory format, on
     PyTorch's default device.
 
-    Its weights are `initial_weights(spec, seed)`; no generator of PyTorch's is used. `dtype` is a
-    name or one of PyTorch's or NumPy's dtypes. Raises `SpecError` for one that is no float.
+    Its weights are `initial_weights(spec, seed)`; PyTorch's generators are left as they were.
+    `dtype` is a name or one of PyTorch's or NumPy's dtypes. Raises `SpecError` for one that is no
+    float.
     """
     name, device = dtype_name(dtype), torch.get_default_device()
-    with torch.device("meta"):  # where nothing is allocated, nor drawn
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # stock layers draw, too
         model = ResNet(make_plan(spec)).to(getattr(torch, name))
+        _assign(_canonical_tensors(model), iter_initial_weights(spec, seed, name))
     # The fastest layout on CPUs and GPUs; convolutions hand it on from their kernels.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.to_empty(device=device)
-    for buffer_name, buffer in model.named_buffers():
-        if buffer_name.endswith(COUNTER):
-            buffer.zero_()
-    _assign(_canonical_tensors(model), iter_initial_weights(spec, seed, name))
-    return model
+    return model.to(device)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
