@@ -1,8 +1,8 @@
 """NNX layers as the plan wants them, and the only place where a stock layer is corrected.
 
 Each layer takes an operator of the plan. Channel order is NHWC, kernels are HWIO. `dtype` is that
-of the parameters, of the running statistics and of the computation. Kernels start as zeros: how
-they are drawn is the network's affair (`resnet_flax.init`).
+of the parameters, of the running statistics and of the computation. Kernels start as zeros: `build`
+draws them for the whole network.
 """
 
 from __future__ import annotations

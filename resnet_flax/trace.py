@@ -12,7 +12,7 @@ from flax import nnx
 from resnet_flax.layers import get_layer, set_layer
 from resnet_flax.model import ResNet
 from resnet_flax.train import Trainer, in_evaluation, in_training, layer_by_layer
-from resnet_flax.weights import iter_weights, model_dtype, require_x64
+from resnet_flax.weights import compute_dtype, iter_weights, model_dtype, require_x64
 from shared.architecture.plan import Plan
 from shared.training.config import PROBE, Training, dropout_masks
 from shared.verification.recording import EVAL, OUTPUT, TRAIN, Arrays, Recording, widened
@@ -52,8 +52,7 @@ def trace(
     `FrameworkError` for a float64 model in a process where JAX has float64 switched off.
     """
     recording = Recording.of(model.spec, images, labels, checks, training)
-    dtype = model_dtype(model)
-    require_x64(dtype)
+    require_x64(model_dtype(model))
     about = provenance(iter_weights(model), images, "flax", "jax", "optax") | recording.about
     arrays: Arrays = {}
     with jax.default_matmul_precision("highest"):
@@ -62,7 +61,7 @@ def trace(
         if TRAIN in recording.checks:
             arrays |= _record_train(nnx.clone(model), images, recording.plan, training)
         arrays |= recording.of_trainers(lambda: Trainer(nnx.clone(model), training, compiled=False))
-    return Trace(model.spec, "flax", dtype, widened(arrays), about)
+    return Trace(model.spec, "flax", compute_dtype(model), widened(arrays), about)
 
 
 def _record_train(model: ResNet, images: np.ndarray, plan: Plan, training: Training) -> Arrays:

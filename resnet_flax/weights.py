@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from resnet_flax.init import initialize
 from resnet_flax.layers import get_layer
 from resnet_flax.model import ResNet
 from shared.architecture.plan import make_plan
@@ -19,24 +19,38 @@ from shared.weights.canonical import (
     Weights,
     cast_exactly,
     check_weights,
+    dtype_name,
     from_channels_last,
     to_channels_last,
 )
+from shared.weights.initial import iter_initial_weights
 
 # Canonical leaf -> NNX attribute, of layers with a kernel and of norms.
 KERNEL_LEAVES = {"weight": "kernel", "bias": "bias"}
 NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 
 
-def build(spec: ResNetSpec, *, seed: int = 0, dtype: str = "float32") -> ResNet:
-    """A freshly initialised network in training mode; `seed` draws the weights.
+def build(
+    spec: ResNetSpec, *, seed: int = 0, dtype: Any = "float32", param_dtype: Any = None
+) -> ResNet:
+    """A freshly initialised network in training mode, with the weights of
+    `initial_weights(spec, seed)`.
 
-    Raises `FrameworkError` for float64 in a process where JAX has it switched off.
+    `dtype` is that of the computation, `param_dtype` that of parameters and running statistics,
+    `dtype` by default: names, or JAX's or NumPy's dtypes. Under `nnx.jit` the values are constants
+    of the program. Raises `SpecError` for an unknown dtype, and `FrameworkError` for float64 in a
+    process where JAX has it switched off.
     """
-    require_x64(dtype)
-    rngs = nnx.Rngs(seed)
-    model = ResNet(make_plan(spec), rngs=rngs, dtype=dtype)
-    initialize(model, rngs)
+    compute = dtype_name(dtype)
+    stored = compute if param_dtype is None else dtype_name(param_dtype)
+    for name in (compute, stored):
+        require_x64(name)
+    model = ResNet(make_plan(spec), rngs=nnx.Rngs(seed), dtype=stored)
+    if compute != stored:
+        model.set_attributes(dtype=compute)
+    variables = _canonical_variables(model)
+    for tensor, array in iter_initial_weights(spec, seed, stored):
+        variables[tensor][...] = jnp.asarray(to_channels_last(tensor, array))
     return model
 
 
@@ -71,6 +85,11 @@ def iter_weights(model: ResNet) -> Iterator[tuple[str, np.ndarray]]:
 def model_dtype(model: ResNet) -> str:
     """The dtype that all weights share."""
     return next(iter(_canonical_variables(model).values())).dtype.name
+
+
+def compute_dtype(model: ResNet) -> str:
+    """The dtype in which all layers compute."""
+    return dtype_name(model.stem.conv1.dtype)  # type: ignore[attr-defined]
 
 
 def require_x64(dtype: str) -> None:

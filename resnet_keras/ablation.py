@@ -14,7 +14,7 @@ import keras
 from keras import ops as kops
 from keras.saving import register_keras_serializable
 
-from resnet_keras.init import Scope, dropout_seed
+from resnet_keras.init import Scope
 from resnet_keras.layers import Apply, Conv2D, Norm2D, ReLU, Shortcut
 from shared.architecture import ops
 from shared.architecture import plan as p
@@ -81,7 +81,7 @@ def keeping(model: keras.Model, masks: Mapping[str, Any]) -> Iterator[None]:
 
 
 def Dropout(op: ops.Dropout, scope: Scope) -> keras.layers.Layer:
-    return MaskedDropout(op.rate, seed=dropout_seed(scope), name=scope.name, dtype=scope.dtype)
+    return MaskedDropout(op.rate, seed=scope.dropout_seed(), name=scope.name, dtype=scope.dtype)
 
 
 def AblationBlock(plan: p.Block, scope: Scope) -> Apply:

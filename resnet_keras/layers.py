@@ -18,7 +18,7 @@ import keras
 from keras import ops as kops
 from keras.saving import register_keras_serializable
 
-from resnet_keras.init import Scope, conv_initializers, linear_initializers
+from resnet_keras.init import Scope
 from shared.architecture import ops
 from shared.architecture import plan as p
 from shared.architecture.ops import Shape
@@ -122,7 +122,7 @@ def Conv2D(op: ops.Conv, scope: Scope) -> Apply:
         grid=(op.stride, op.padding) if dilated_stride else None,
         name=scope.name,
         dtype=scope.dtype,
-        **conv_initializers(op, scope),
+        **scope.initializers(),
     )
     if symmetric and op.symmetric_pad:
         return _chain(_zero_padding(op.symmetric_pad, scope), conv)
@@ -316,9 +316,7 @@ class Dense(DottedName, keras.layers.Dense):
 
 
 def Linear(op: ops.Linear, scope: Scope) -> keras.layers.Layer:
-    return Dense(
-        op.out_features, name=scope.name, dtype=scope.dtype, **linear_initializers(op, scope)
-    )
+    return Dense(op.out_features, name=scope.name, dtype=scope.dtype, **scope.initializers())
 
 
 def ReLU(scope: Scope) -> keras.layers.Layer:

@@ -152,7 +152,8 @@ class ResNet(keras.Model):
     map.
 
     A functional model; its configuration is the spec, from which loading a `.keras` file builds it
-    anew.
+    anew. `dtype` is the name of a dtype policy of all layers: `mixed_bfloat16` computes in bfloat16
+    with variables of float32.
     """
 
     def __init__(
@@ -164,8 +165,9 @@ class ResNet(keras.Model):
         name: str = "resnet",
         **kwargs: Any,
     ):
-        scope = Scope("", dtype, plan.spec.init, seed)
-        images = keras.Input((None, None, plan.spec.in_channels), dtype=dtype, name="images")
+        policy, scope = keras.DTypePolicy(dtype), Scope("", dtype, plan.spec, seed)
+        shape = (None, None, plan.spec.in_channels)
+        images = keras.Input(shape, dtype=policy.variable_dtype, name="images")
         x = Stem(plan.stem, scope / "stem")(images)  # (N, 56, 56, 64) in a ResNet-50 at 224
         for i, stage in enumerate(plan.stages):
             x = Stage(stage, scope / f"stages.{i}")(x)  # (N, 7, 7, 2048)
@@ -179,19 +181,23 @@ class ResNet(keras.Model):
             x = Linear(plan.head, scope / "head")(x)  # (N, 1000)
         with _recursion_limit(1000 + 16 * sum(plan.spec.depths)):
             super().__init__(images, x, name=name, **kwargs)
+        self.dtype_policy = policy  # `compile` scales the loss of mixed_float16
         self.spec = plan.spec
+        self.seed = seed
 
     def get_config(self) -> dict[str, Any]:
         return {
             "spec": self.spec.to_dict(),
-            "dtype": self.inputs[0].dtype,
+            "dtype": self.dtype_policy.name,
+            "seed": self.seed,
             "name": self.name,
             "trainable": self.trainable,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ResNet:
-        return cls(make_plan(ResNetSpec.from_dict(config.pop("spec"))), **config)
+        arguments = {name: value for name, value in config.items() if name != "spec"}
+        return cls(make_plan(ResNetSpec.from_dict(config["spec"])), **arguments)
 
 
 @contextmanager

@@ -8,9 +8,16 @@ import keras
 import numpy as np
 
 from resnet_keras.ablation import keeping
-from resnet_keras.model import ResNet
 from resnet_keras.train import Trainer
-from resnet_keras.weights import build, export_weights, iter_weights, load_weights
+from resnet_keras.weights import (
+    build,
+    export_weights,
+    iter_weights,
+    load_weights,
+    policy_of,
+    spec_of,
+    weight_dtype,
+)
 from shared.architecture.plan import Plan
 from shared.training.config import PROBE, Training, dropout_masks
 from shared.verification.recording import EVAL, OUTPUT, TRAIN, Arrays, Recording, widened
@@ -18,7 +25,7 @@ from shared.verification.trace import Trace, provenance
 
 
 def trace(
-    model: ResNet,
+    model: keras.Model,
     images: np.ndarray,
     labels: np.ndarray | None = None,
     *,
@@ -30,14 +37,14 @@ def trace(
 
     `labels` are class numbers [batch], drawn where none are given. The model is left as it was.
     """
-    recording = Recording.of(model.spec, images, labels, checks, training)
-    backend, dtype = keras.backend.backend(), model.inputs[0].dtype
+    spec, policy, backend = spec_of(model), policy_of(model), keras.backend.backend()
+    recording = Recording.of(spec, images, labels, checks, training)
     about = provenance(iter_weights(model), images, "keras", backend) | recording.about
     arrays: Arrays = {}
     if EVAL in recording.checks:
         arrays |= _record_layers(model, images, recording.plan, EVAL)
     if recording.checks != (EVAL,):
-        weights, copy = export_weights(model), build(model.spec, dtype=dtype)
+        weights, copy = export_weights(model), build(spec, dtype=policy)
 
         def trainer() -> Trainer:
             load_weights(copy, weights)  # each check starts from the model's own
@@ -49,10 +56,10 @@ def trace(
             model_in_training = trainer().model  # with the norms frozen that are to be
             arrays |= _record_train(model_in_training, images, recording.plan)
         arrays |= recording.of_trainers(trainer)
-    return Trace(model.spec, f"keras:{backend}", dtype, widened(arrays), about)
+    return Trace(spec, f"keras:{backend}", policy.compute_dtype, widened(arrays), about)
 
 
-def _record_train(model: ResNet, images: np.ndarray, plan: Plan) -> Arrays:
+def _record_train(model: keras.Model, images: np.ndarray, plan: Plan) -> Arrays:
     """Trains nothing, but moves the running statistics."""
     with keeping(model, dropout_masks(plan, len(images), 0)):
         arrays = _record_layers(model, images, plan, TRAIN)
@@ -61,7 +68,7 @@ def _record_train(model: ResNet, images: np.ndarray, plan: Plan) -> Arrays:
     }
 
 
-def _record_layers(model: ResNet, images: np.ndarray, plan: Plan, check: str) -> Arrays:
+def _record_layers(model: keras.Model, images: np.ndarray, plan: Plan, check: str) -> Arrays:
     """The output of every named layer."""
     layers = {layer.name: layer for layer in model.layers}
     outputs = {row.name: layers[row.name].output for row in plan.layers} | {OUTPUT: model.output}
@@ -69,7 +76,7 @@ def _record_layers(model: ResNet, images: np.ndarray, plan: Plan, check: str) ->
     probe = keras.Model(model.inputs, list(outputs.values()))
     # Called and not `predict`ed: nothing is compiled for this one run, and float64 images stay so.
     values = probe(
-        keras.ops.convert_to_tensor(images, model.inputs[0].dtype), training=check == TRAIN
+        keras.ops.convert_to_tensor(images, weight_dtype(model)), training=check == TRAIN
     )
     arrays = {}
     for name in outputs:

@@ -1,10 +1,10 @@
 """Training: the loss, the optimizer, and one step after the other.
 
-`Trainer` is for who has batches, learning rates or dropout masks of their own. The model and
-`make_optimizer`'s optimizers are Keras' own kind too, for `model.compile` and `model.fit`.
+`Trainer` takes batches, learning rates and dropout masks from its caller. The model and the
+optimizers of `make_optimizer` also serve `model.compile` and `model.fit`.
 
-No code here is of one backend. `train_on_batch` is what all three compile and differentiate in
-their own ways, and gradients come out of it, too, by an optimizer that keeps them.
+No code here depends on the backend. All three compile and differentiate `train_on_batch` in their
+own ways; gradients come out of it through an optimizer that stores them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,16 @@ from keras import ops as kops
 
 from resnet_keras.ablation import keeping
 from resnet_keras.layers import average
-from resnet_keras.model import ResNet
 from resnet_keras.optimizers import SGD, Adam, AdamW, KeepGradients
-from resnet_keras.weights import canonical_variables, export_weights
+from resnet_keras.weights import (
+    canonical_variables,
+    export_weights,
+    policy_of,
+    spec_of,
+    weight_dtype,
+)
 from shared.architecture.plan import make_plan
+from shared.errors import FrameworkError
 from shared.training.config import OptimizerConfig, Training, norm_layers
 from shared.verification.recording import Gradients, check_state
 from shared.weights.canonical import (
@@ -39,6 +45,7 @@ Masks = Mapping[str, np.ndarray]
 
 
 MODEL, OPTIMIZER = "model.weights.h5", "optimizer.h5"
+HALF = ("float16", "bfloat16")
 
 
 def cross_entropy(logits: Any, labels: Any, label_smoothing: float) -> Any:
@@ -47,6 +54,8 @@ def cross_entropy(logits: Any, labels: Any, label_smoothing: float) -> Any:
     Where the network returns an image, its channels averaged are the logits.
     """
     logits = pooled(logits)
+    if keras.backend.standardize_dtype(logits.dtype) in HALF:
+        logits = kops.cast(logits, "float32")  # of half precision, too few digits remain
     classes = logits.shape[-1]
     targets = (
         kops.one_hot(labels, classes, dtype=logits.dtype) * (1 - label_smoothing)
@@ -62,14 +71,14 @@ def pooled(logits: Any) -> Any:
     return kops.squeeze(average(logits, (1, 2)), (1, 2)) if len(logits.shape) == 4 else logits
 
 
-def make_optimizer(model: ResNet, optimizer: OptimizerConfig) -> keras.optimizers.Optimizer:
+def make_optimizer(model: keras.Model, optimizer: OptimizerConfig) -> keras.optimizers.Optimizer:
     """The optimizer, built for what is trainable in the model.
 
     Its learning rate is 0 until one is assigned.
     """
     common: dict[str, Any] = {"decay": optimizer.weight_decay, "decay_norms": optimizer.decay_norms}
     made: keras.optimizers.Optimizer
-    with floatx(model.inputs[0].dtype):  # of the learning rate; slots have their variables'
+    with floatx(weight_dtype(model)):  # of the learning rate; slots have their variables'
         if optimizer.kind == "sgd":
             made = SGD(0.0, momentum=optimizer.momentum, nesterov=optimizer.nesterov, **common)
         else:
@@ -84,19 +93,23 @@ class Objective(keras.Model):
     masks} and labels.
 
     `record` holds the losses of the last batch with and without label smoothing, and how many of
-    its labels the network named, in the model's dtype: Keras' own records are metrics, in floatx.
-    With `image_shape` there is a trainable `shift` of the images, which is zero: its gradient is
-    that of the images.
+    its images the network classified correctly, in the loss's dtype: Keras' own records are
+    metrics, in floatx. With `image_shape` there is a trainable `shift` of the images, which is
+    zero: its gradient is that of the images.
     """
 
     def __init__(
-        self, network: ResNet, label_smoothing: float, image_shape: tuple[int, ...] | None = None
+        self,
+        network: keras.Model,
+        label_smoothing: float,
+        image_shape: tuple[int, ...] | None = None,
     ):
-        dtype = network.inputs[0].dtype
+        dtype = weight_dtype(network)
         super().__init__(dtype=dtype, name="objective")
         self.network = network
         self.label_smoothing = label_smoothing
-        self.record = self.add_weight((3,), "zeros", dtype, trainable=False, name="record")
+        wide = "float32" if dtype in HALF else dtype
+        self.record = self.add_weight((3,), "zeros", wide, trainable=False, name="record")
         self.shift = (
             self.add_weight(image_shape, "zeros", dtype, name="shift") if image_shape else None
         )
@@ -119,9 +132,9 @@ class Objective(keras.Model):
     ) -> Any:
         loss = cross_entropy(y_pred, y, self.label_smoothing)
         unsmoothed = cross_entropy(y_pred, y, 0.0) if self.label_smoothing else loss
-        named = kops.equal(kops.argmax(pooled(y_pred), -1), kops.cast(y, "int32"))
-        correct = kops.sum(kops.cast(named, loss.dtype))
-        self.record.assign(kops.stack([loss, unsmoothed, kops.cast(correct, loss.dtype)]))
+        hits = kops.equal(kops.argmax(pooled(y_pred), -1), kops.cast(y, "int32"))
+        correct = kops.sum(kops.cast(hits, loss.dtype))
+        self.record.assign(kops.stack([loss, unsmoothed, correct]))
         return loss
 
 
@@ -132,20 +145,24 @@ class Trainer:
     `compiled` steps are Keras' usual ones: a graph in TensorFlow, compiled by XLA in JAX, eager in
     PyTorch. They are compiled at the first step and for each new shape of the batch; the learning
     rate and the masks are their arguments. Without it all steps are eager: the quicker way to a few
-    steps of a deep network.
+    steps of a deep network. Raises `FrameworkError` for a model of policy mixed_float16.
     """
 
-    def __init__(self, model: ResNet, training: Training, *, compiled: bool = True):
+    def __init__(self, model: keras.Model, training: Training, *, compiled: bool = True):
+        if policy_of(model).name == "mixed_float16":
+            raise FrameworkError(
+                "Trainer does not scale the loss, without which gradients in float16 vanish; "
+                "build with mixed_bfloat16, or train by compile and fit, which scale it"
+            )
         self.model = model
         self.training = training
         self.correct = 0
         self._eager = not compiled
-        self._dtype = model.inputs[0].dtype
-        self._plan = make_plan(model.spec)
+        self._dtype = weight_dtype(model)
+        self._plan = make_plan(spec_of(model))
         frozen = norm_layers(self._plan) if training.frozen_norms else frozenset()
         for layer in model.layers:
-            # An untrainable norm in Keras is just what is wanted: it uses its running statistics
-            # and keeps them, too.
+            # An untrainable norm in Keras uses its running statistics and does not move them.
             layer.trainable = layer.name not in frozen
         variables = canonical_variables(model)
         self._trained = {name: variables[name] for name in training.trainable(self._plan)}
@@ -160,7 +177,7 @@ class Trainer:
         """Of the loss, in training mode. Running statistics move; parameters do not."""
         probe, keeper = self._gradient_probe(images.shape)
         probe.train_on_batch(self._inputs(images, masks), labels)
-        loss, unsmoothed, _ = self._to_numpy(probe.record)
+        loss, unsmoothed, _ = kops.convert_to_numpy(probe.record)
         tensors = {
             name: self._canonical(name, keeper.gradient_of(v)) for name, v in self._trained.items()
         }
@@ -178,7 +195,7 @@ class Trainer:
         """One step of the optimizer; the loss before it."""
         self.optimizer.learning_rate = learning_rate
         self._objective.train_on_batch(self._inputs(images, masks), labels)
-        loss, _, correct = self._to_numpy(self._objective.record)
+        loss, _, correct = kops.convert_to_numpy(self._objective.record)
         self.correct = int(correct)
         return float(loss)
 
@@ -262,7 +279,7 @@ class Trainer:
 
 @contextmanager
 def floatx(dtype: str) -> Iterator[None]:
-    """Keras makes variables of this dtype where it asks nobody."""
+    """The dtype of variables for which Keras is given none."""
     before = keras.config.floatx()
     keras.config.set_floatx(dtype)
     try:

@@ -6,16 +6,22 @@ Each factory takes an operator of the plan. Channel order is NCHW.
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared.architecture import ops
 from shared.architecture import plan as p
-from shared.architecture.ops import Pads
 
 
-def _pad(x: Tensor, pads: Pads, value: float = 0.0) -> Tensor:
-    (top, bottom), (left, right) = pads
+@torch.fx.wrap  # one node of a traced graph: how much it pads depends on the image's size
+def pad_window(
+    x: Tensor, kernel: int, stride: int, dilation: int, padding: str, value: float = 0.0
+) -> Tensor:
+    """What a window operator of the plan adds around [N, C, H, W] (`ops.window_pads`)."""
+    size = (x.shape[2], x.shape[3])
+    (top, bottom), (left, right) = ops.window_pads(size, kernel, stride, dilation, padding)
     return F.pad(x, (left, right, top, bottom), value=value)
 
 
@@ -45,7 +51,7 @@ class PlannedConv2d(nn.Conv2d):
             variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
             weight = (weight - mean) / torch.sqrt(variance + self.op.weight_std_eps)
         if self.op.padding == "same":
-            x = _pad(x, self.op.pads((x.shape[2], x.shape[3])))
+            x = pad_window(x, self.op.kernel_size, self.op.stride, self.op.dilation, "same")
         return self._conv_forward(x, weight, self.bias)
 
 
@@ -68,6 +74,35 @@ def Conv2d(op: ops.Conv) -> nn.Conv2d:
     )
 
 
+@torch.fx.wrap  # one node of a traced graph: it changes the statistics in place
+def biased_batch_norm(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    batches: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    """`F.batch_norm` of [N, C, H, W] whose running variance averages biased variances."""
+    if x.dim() != 4:
+        raise ValueError(f"expected 4D input (got {x.dim()}D input)")
+    if not training:
+        return F.batch_norm(x, running_mean, running_var, weight, bias, False, 0.0, eps)
+    batches.add_(1)
+    if momentum is None:  # the average of all batches, as `swa_utils.update_bn` wants it
+        momentum = 1 / batches.item()
+    # The kernel adds its new term, momentum * n / (n - 1) * variance, to zeros instead of the
+    # running variance: alone, it is corrected without a second pass over the activations.
+    term = torch.zeros_like(running_var)
+    y = F.batch_norm(x, running_mean, term, weight, bias, True, momentum, eps)
+    n = x.numel() // x.shape[1]
+    running_var.mul_(1 - momentum).add_(term, alpha=(n - 1) / n)
+    return y
+
+
 class BiasedBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` whose running variance is an average of biased variances (Keras 3, Flax).
 
@@ -76,24 +111,60 @@ class BiasedBatchNorm2d(nn.BatchNorm2d):
     """
 
     # Never None here, as they may be in other batch norms.
+    running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
-    momentum: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        return biased_batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.num_batches_tracked,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+
+
+class BiasedSyncBatchNorm(nn.SyncBatchNorm):
+    """`BiasedBatchNorm2d` over the batches of all processes, as `nn.SyncBatchNorm` is
+    `nn.BatchNorm2d`.
+    """
+
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        self._check_input_dim(x)
-        self.num_batches_tracked.add_(1)
-        # The kernel adds its new term, momentum * n / (n - 1) * variance, to zeros instead of the
-        # running variance: alone, it is corrected without a second pass over the activations.
-        term = torch.zeros_like(self.running_var)
-        y = F.batch_norm(
-            x, self.running_mean, term, self.weight, self.bias, True, self.momentum, self.eps
-        )
-        n = x.numel() // x.shape[1]
-        self.running_var.mul_(1 - self.momentum).add_(term, alpha=(n - 1) / n)
+        kept, term = self.running_var, torch.zeros_like(self.running_var)
+        self.running_var = term
+        try:
+            y = super().forward(x)
+        finally:
+            self.running_var = kept
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1 / self.num_batches_tracked.item()
+        n = torch.tensor(x.numel() // x.shape[1], device=x.device)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(n, group=self.process_group)
+        kept.mul_(1 - momentum).add_(term * ((n - 1).double() / n).to(term.dtype))
         return y
+
+
+def keep_biased(module: nn.Module) -> nn.Module:
+    """The module with `BiasedSyncBatchNorm` in the place of every `nn.SyncBatchNorm`."""
+    for name, child in module.named_children():
+        module.add_module(name, keep_biased(child))
+    if type(module) is not nn.SyncBatchNorm:
+        return module
+    sync = BiasedSyncBatchNorm(module.num_features)
+    sync.__dict__.update(module.__dict__)  # the same parameters, buffers and settings
+    return sync
 
 
 def Norm2d(op: ops.Norm) -> nn.Module:
@@ -104,21 +175,22 @@ def Norm2d(op: ops.Norm) -> nn.Module:
     if isinstance(op, ops.GroupNorm):
         return nn.GroupNorm(op.groups, op.channels, eps=op.eps)
     layer = nn.BatchNorm2d if op.unbiased else BiasedBatchNorm2d
-    return layer(op.channels, eps=op.eps, momentum=1 - op.momentum)
+    return layer(op.channels, eps=op.eps, momentum=round(1 - op.momentum, 12))
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`, which can be told what to keep.
+    """`nn.Dropout`, or x * mask / (1 - rate) in training where there is a mask: the same values in
+    every framework.
 
-    `mask` is None, and the layer PyTorch's own, or a bool tensor [batch, height, width, channels]:
-    in training the layer then returns x * mask / (1 - rate), the same values in every framework.
+    `mask` is a bool tensor [batch, height, width, channels]. It is a buffer, so that
+    `torch.func.functional_call` sets it for the length of a call, and in no `state_dict`.
     """
 
     mask: Tensor | None
 
     def __init__(self, op: ops.Dropout):
         super().__init__(op.rate)
-        self.mask = None
+        self.register_buffer("mask", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mask is None or not self.training:
@@ -134,7 +206,9 @@ class PlannedMaxPool2d(nn.MaxPool2d):
         self.op = op
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(_pad(x, self.op.pads((x.shape[2], x.shape[3])), self.op.pad_value))
+        op = self.op
+        x = pad_window(x, op.kernel_size, op.stride, 1, op.padding, op.pad_value)
+        return super().forward(x)
 
 
 def MaxPool2d(op: ops.MaxPool) -> nn.MaxPool2d:
@@ -152,7 +226,7 @@ class PlannedAvgPool2d(nn.AvgPool2d):
         self.op = op
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(_pad(x, self.op.pads((x.shape[2], x.shape[3]))))
+        return super().forward(pad_window(x, self.op.kernel_size, self.op.stride, 1, "same"))
 
 
 def AvgPool2d(op: ops.AvgPool) -> nn.AvgPool2d:

@@ -12,7 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_torch.ablation import AblationBlock
-from resnet_torch.layers import Conv2d, GlobalPool2d, Linear, MaxPool2d, Norm2d, Shortcut
+from resnet_torch.layers import (
+    Conv2d,
+    GlobalPool2d,
+    Linear,
+    MaxPool2d,
+    Norm2d,
+    Shortcut,
+    keep_biased,
+)
 from shared.architecture import plan as p
 
 
@@ -167,3 +175,9 @@ class ResNet(nn.Module):
         if self.pool is not None:
             x = self.pool(x)
         return self.head(x) if self.head is not None else x
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """How `nn.SyncBatchNorm.convert_sync_batchnorm` gives back what it has converted."""
+        if module is not None and self.spec.norm.running_var == "biased":
+            module = keep_biased(module)
+        super().add_module(name, module)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from resnet_torch.model import ResNet
 from resnet_torch.train import Trainer, forward, to_nhwc, to_tensor
-from resnet_torch.weights import iter_weights
+from resnet_torch.weights import iter_weights, model_dtype, unwrap
 from shared.architecture.plan import Plan
 from shared.training.config import PROBE, Training, dropout_masks
 from shared.verification.recording import EVAL, OUTPUT, TRAIN, Arrays, Recording, widened
@@ -20,7 +20,7 @@ from shared.verification.trace import Trace, provenance
 
 
 def trace(
-    model: ResNet,
+    model: nn.Module,
     images: np.ndarray,
     labels: np.ndarray | None = None,
     *,
@@ -31,8 +31,10 @@ def trace(
     says of each of `checks`.
 
     `labels` are class numbers [batch], random ones where none are given. The model is left as it
-    was: each check that would change it trains a copy.
+    was: each check that would change it trains a copy. Of a wrapped model (`torch.compile`,
+    `DistributedDataParallel`) it is the network inside that runs.
     """
+    model = unwrap(model)
     recording = Recording.of(model.spec, images, labels, checks, training)
     about = provenance(iter_weights(model), images, "torch") | recording.about
     arrays: Arrays = {}
@@ -41,8 +43,7 @@ def trace(
     if TRAIN in recording.checks:
         arrays |= _record_train(copy.deepcopy(model), images, recording.plan, training)
     arrays |= recording.of_trainers(lambda: Trainer(copy.deepcopy(model), training))
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    return Trace(model.spec, "torch", dtype, widened(arrays), about)
+    return Trace(model.spec, "torch", model_dtype(model), widened(arrays), about)
 
 
 def _record_eval(model: ResNet, images: np.ndarray, plan: Plan) -> Arrays:

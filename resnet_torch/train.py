@@ -4,19 +4,16 @@ from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_torch.layers import Dropout
 from resnet_torch.model import ResNet
-from resnet_torch.weights import export_weights
+from resnet_torch.weights import export_weights, model_dtype
 from shared.architecture.plan import make_plan
 from shared.training.config import OptimizerConfig, Training
 from shared.verification.recording import Gradients, check_state
@@ -149,7 +146,7 @@ class Trainer:
             for name, p in self.parameters.items()
         }
         check_state(shapes, state)
-        cast_exactly(state, str(_first(self.model).dtype).removeprefix("torch."))
+        cast_exactly(state, model_dtype(self.model))
         for name, parameter in self.parameters.items():
             of: dict[str, Tensor] = {}
             for slot in slots:
@@ -199,22 +196,11 @@ def forward(model: ResNet, x: Tensor, training: Training, masks: Masks | None = 
     model.train()
     if training.frozen_norms:
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # synchronised ones, too
                 module.eval()
-    with _masked(model, masks or {}):
-        return model(x)
-
-
-@contextmanager
-def _masked(model: ResNet, masks: Masks) -> Iterator[None]:
-    dropouts = {name: cast(Dropout, model.get_submodule(name)) for name in masks}
-    try:
-        for name, dropout in dropouts.items():
-            dropout.mask = torch.from_numpy(masks[name]).to(_first(model).device)
-        yield
-    finally:
-        for dropout in dropouts.values():
-            dropout.mask = None
+    device = _first(model).device
+    kept = {f"{name}.mask": torch.from_numpy(m).to(device) for name, m in (masks or {}).items()}
+    return torch.func.functional_call(model, kept, x, tie_weights=False)
 
 
 def to_tensor(images: np.ndarray, model: ResNet) -> Tensor:

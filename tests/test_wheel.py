@@ -78,7 +78,7 @@ def test_the_wheel_has_every_file_of_the_packages(wheel: Path) -> None:
     }
     held = zipfile.ZipFile(wheel).namelist()
     assert {name for name in held if ".dist-info/" not in name} == expected
-    assert "shared/py.typed" in expected
+    assert {f"{package}/py.typed" for package in PACKAGES} <= expected
 
 
 def test_what_runs_is_what_was_installed(programs: Path, tmp_path: Path) -> None:

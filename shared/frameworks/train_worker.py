@@ -44,13 +44,12 @@ from shared.datasets import Batch, ImageSource, Pipeline, default_workers, open_
 from shared.errors import CheckpointError, FrameworkError, RosettaError, SpecError
 from shared.frameworks.registry import FRAMEWORKS, load_package
 from shared.training.augmentation import Augmentation
-from shared.training.config import OptimizerConfig, Training, dropout_masks
+from shared.training.config import OptimizerConfig, Training, training_masks
 from shared.training.recipes import Recipe, preprocessing_of
 from shared.training.runs import WEIGHTS, RunWriter, read_run
 from shared.verification.recording import ResumableTrainer
 from shared.weights.canonical import read_weights, save_weights
 from shared.weights.digests import digest
-from shared.weights.initial import initial_weights
 
 Emit = Callable[[dict[str, Any]], None]
 EVALUATION_BATCH = 256
@@ -94,11 +93,10 @@ def train(package: ModuleType, framework: str, job: Mapping[str, Any], emit: Emi
     splits = {split: open_split(recipe.dataset, split, data) for split in ("train", "test")}
     _require_fit(spec, splits["train"], recipe.dataset, recipe)
     total = recipe.total_steps(len(splits["train"]))
-    start = initial_weights(spec, recipe.seed, dtype)
+    model = package.build(spec, seed=recipe.seed, dtype=dtype)
+    about = _about(recipe, framework, dtype, splits, package.export_weights(model))
     with RunWriter(Path(job["folder"])) as run:
-        done = run.start(_about(recipe, framework, dtype, splits, start), resume=job["resume"])
-        model = package.build(spec, dtype=dtype)
-        package.load_weights(model, start)
+        done = run.start(about, resume=job["resume"])
         trainer = package.Trainer(model, recipe.training)
         if done:
             _restore(trainer, run.checkpoints()[-1][1])
@@ -208,7 +206,7 @@ class _Loop:
     def _step(self, batch: Batch, step: int) -> float:
         if self.plan is None:
             self.plan = make_plan(self.recipe.make_spec(), batch.images.shape[1:3])
-        masks = dropout_masks(self.plan, len(batch.labels), step, self.recipe.seed)
+        masks = training_masks(self.plan, len(batch.labels), step, self.recipe.seed)
         return self.trainer.step(
             batch.images, batch.labels, self.recipe.schedule(step, self.total), masks or None
         )

@@ -15,14 +15,15 @@ The meaning is PyTorch's, of `torch.optim.SGD`, `Adam` and `AdamW` and `F.cross_
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from shared.architecture.fields import CheckedDataclass, require
-from shared.architecture.ops import Dropout
+from shared.architecture.ops import Dropout, Shape
 from shared.architecture.plan import Plan
 from shared.errors import SpecError, nearest
 from shared.weights.random import named_rng
@@ -181,17 +182,40 @@ def step_batch(
 
 
 def dropout_masks(plan: Plan, batch: int, step: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Which values each dropout of the network keeps at a step: bool [batch, height, width,
-    channels] by layer.
+    """Which values each dropout of the network keeps at a step of the probe: bool [batch, height,
+    width, channels] by layer.
 
     Made from the layer's name, so that all frameworks drop the same ones. `plan` is that of the
     images' size.
     """
-    shapes = {row.name: row.output for row in plan.layers}
+    return {
+        name: named_rng(f"{name}.mask.{step}", seed).random(shape) >= rate
+        for name, rate, shape in _dropouts(plan, batch)
+    }
+
+
+def training_masks(plan: Plan, batch: int, step: int, seed: int) -> dict[str, np.ndarray]:
+    """`dropout_masks` of a step of a recipe: other values, drawn in a fraction of the time.
+
+    A rate of 1/2 takes a bit a value, any other 32 bits: it is met to 2^-33.
+    """
     masks = {}
+    for name, rate, shape in _dropouts(plan, batch):
+        rng, size = named_rng(f"{name}.training_mask.{step}", seed), math.prod(shape)
+        bits = 1 if rate == 0.5 else 32
+        # The generator's own words, which NumPy never changes, in one order of bytes.
+        raw = rng.bit_generator.random_raw(-(-size * bits // 64)).astype("<u8", copy=False)
+        if bits == 1:
+            kept = np.unpackbits(raw.view(np.uint8), count=size).view(bool)
+        else:
+            kept = raw.view("<u4")[:size] >= round(rate * 2**32)
+        masks[name] = kept.reshape(shape)
+    return masks
+
+
+def _dropouts(plan: Plan, batch: int) -> Iterator[tuple[str, float, Shape]]:
+    """Name, rate, and shape of a mask, of each dropout."""
+    shapes = {row.name: row.output for row in plan.layers}
     for node in plan.nodes():
         if isinstance(node.op, Dropout):
-            block = node.name.rpartition(".")[0]
-            rng = named_rng(f"{node.name}.mask.{step}", seed)
-            masks[node.name] = rng.random((batch, *shapes[block])) >= node.op.rate
-    return masks
+            yield node.name, node.op.rate, (batch, *shapes[node.name.rpartition(".")[0]])

@@ -7,7 +7,7 @@ A file of them is a safetensors file whose metadata holds the spec; it loads str
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ import numpy as np
 from shared.architecture.ops import Shape
 from shared.architecture.plan import Plan, make_plan
 from shared.architecture.spec import ResNetSpec
-from shared.errors import CheckpointError, with_hints
+from shared.errors import CheckpointError, SpecError, with_hints
 from shared.weights.digests import sha256_of
 from shared.weights.files import read_tensors, write_tensors
 
 Weights = dict[str, np.ndarray]
 
 FORMAT = "resnet-rosetta-weights"
+
+FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 # Layouts of convolution kernels: canonical is PyTorch's OIHW, Keras and Flax store HWIO. Grouped
 # convolutions follow the same rule: [out, in / groups, h, w] <-> [h, w, in / groups, out].
@@ -35,6 +37,11 @@ def to_channels_last(name: str, array: np.ndarray) -> np.ndarray:
     if array.ndim == 4:
         return array.transpose(OIHW_TO_HWIO)
     return array.T if array.ndim == 2 else array
+
+
+def canonical_shape(shape: Shape) -> Shape:
+    """The shape of the canonical tensor that Keras and Flax store with this one."""
+    return tuple(shape[i] for i in HWIO_TO_OIHW) if len(shape) == 4 else shape[::-1]
 
 
 def from_channels_last(name: str, array: np.ndarray) -> np.ndarray:
@@ -101,6 +108,17 @@ def cast_exactly(weights: Mapping[str, np.ndarray], dtype: Any) -> Weights:
             changed.append(f"{name} ({array.dtype}) is not exact in {target}")
     raise_problems("weights", {"not exact; round them first with weights[name].astype": changed})
     return cast
+
+
+def dtype_name(dtype: Any, known: Sequence[str] = FLOATS) -> str:
+    """The name of a float type, of itself or of the object that NumPy, PyTorch, JAX, TensorFlow or
+    Keras has for it. Raises `SpecError` for one that is not in `known`.
+    """
+    found = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or dtype
+    name = str(found).removeprefix("torch.")
+    if name not in known:
+        raise SpecError(f"dtype = {found}: must be one of {', '.join(known)}")
+    return name
 
 
 def float_dtype(dtype: Any) -> np.dtype:

@@ -1,12 +1,14 @@
-"""`initial_weights`: one start for every framework, drawn as the spec's `init` says.
+"""`initial_weights`: the fresh weights that `build` gives a network, the same in every framework.
 
-Each framework also draws its own fresh weights, from the same distributions (`resnet_*/init.py`).
-Whoever wants the same curve from all of them needs the same numbers.
+They are drawn as the spec's `init` says, from a random stream of each tensor's own: one seed, one
+start, whoever draws it.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,10 +39,40 @@ CONV = {
     "he_normal_truncated": VarianceScaling(2.0, "in", "truncated"),
     "glorot_uniform": VarianceScaling(1.0, "avg", "uniform"),
     "lecun_normal": VarianceScaling(1.0, "in", "truncated"),
-    "torch_default": VarianceScaling(
-        1 / 3, "in", "uniform"
-    ),  # nn.Conv2d and nn.Linear: kaiming_uniform_(a=sqrt(5))
+    # nn.Conv2d and nn.Linear: kaiming_uniform_(a=sqrt(5))
+    "torch_default": VarianceScaling(1 / 3, "in", "uniform"),
 }
+
+
+class Distribution(NamedTuple):
+    """What the values of one tensor are drawn from.
+
+    `normal`, `truncated` (a normal, cut at two of its standard deviations) and `uniform` have mean
+    0 and the standard deviation `scale`; `within` is uniform between -scale and scale; `constant`
+    is `scale` itself.
+    """
+
+    kind: str
+    scale: float
+
+    def draw(self, tensor: str, shape: Shape, seed: int) -> np.ndarray:
+        """Float64 values, made from the canonical tensor's name and the seed alone."""
+        if self.kind == "constant":
+            return np.full(shape, self.scale)
+        rng = named_rng(f"{tensor}.initial", seed)
+        if self.kind == "within":
+            return rng.uniform(-self.scale, self.scale, shape)
+        if self.kind == "uniform":
+            return rng.uniform(-1, 1, shape) * self.scale * math.sqrt(3)
+        values = rng.standard_normal(shape)
+        if self.kind == "normal":
+            return values * self.scale
+        while (far := np.abs(values) > 2).any():
+            values[far] = rng.standard_normal(np.count_nonzero(far))
+        return values * (self.scale / TRUNCATED)
+
+
+ZERO, ONE = Distribution("constant", 0.0), Distribution("constant", 1.0)
 
 
 def initial_weights(spec: ResNetSpec, seed: int = 0, dtype: Any = "float32") -> Weights:
@@ -55,12 +87,25 @@ def initial_weights(spec: ResNetSpec, seed: int = 0, dtype: Any = "float32") -> 
     >>> initial_weights(get_spec("resnet18"), seed=0)["stem.norm1.running_var"].max()
     np.float32(1.0)
     """
-    plan = make_plan(spec)
-    target = float_dtype(dtype)
+    return dict(iter_initial_weights(spec, seed, dtype))
+
+
+def iter_initial_weights(
+    spec: ResNetSpec, seed: int = 0, dtype: Any = "float32"
+) -> Iterator[tuple[str, np.ndarray]]:
+    """`initial_weights`, one tensor at a time, in the plan's order."""
+    shapes, target = make_plan(spec).tensors, float_dtype(dtype)
+    for name, distribution in initial_distributions(spec).items():
+        yield name, distribution.draw(name, shapes[name], seed).astype(target)
+
+
+@functools.lru_cache(maxsize=4)
+def initial_distributions(spec: ResNetSpec) -> Mapping[str, Distribution]:
+    """What each canonical tensor is drawn from, in the plan's order."""
     return {
-        f"{node.name}.{leaf}": _draw(spec, node.name, node.op, leaf, shape, seed).astype(target)
-        for node in plan.nodes()
-        for leaf, shape in node.op.tensors().items()
+        f"{node.name}.{leaf}": _distribution(spec, node.name, node.op, leaf)
+        for node in make_plan(spec).nodes()
+        for leaf in node.op.tensors()
     }
 
 
@@ -71,30 +116,20 @@ def fan_of(shape: Shape, fan: str) -> float:
     return fans[fan] if fan in fans else sum(fans.values()) / 2
 
 
-def _draw(spec: ResNetSpec, layer: str, op: Any, leaf: str, shape: Shape, seed: int) -> np.ndarray:
-    rng = named_rng(f"{layer}.{leaf}.initial", seed)
+def _distribution(spec: ResNetSpec, layer: str, op: Any, leaf: str) -> Distribution:
     if not isinstance(op, Conv | Linear):
-        ones = leaf == "running_var" or (leaf == "weight" and not op.zero_init)
-        return np.ones(shape) if ones else np.zeros(shape)
+        return ONE if leaf == "running_var" or (leaf == "weight" and not op.zero_init) else ZERO
     kind = spec.init.head if isinstance(op, Linear) else spec.init.conv
+    kernel = op.tensors()["weight"]
     if leaf == "bias":
         if layer.endswith(".gate"):
-            return np.full(shape, spec.init.gate_bias)
+            return Distribution("constant", spec.init.gate_bias)
         if kind != "torch_default":
-            return np.zeros(shape)
-        bound = 1 / math.sqrt(fan_of(op.tensors()["weight"], "in"))
-        return rng.uniform(-bound, bound, shape)
+            return ZERO
+        return Distribution("within", 1 / math.sqrt(fan_of(kernel, "in")))
     if kind == "zeros":
-        return np.zeros(shape)
+        return ZERO
     if kind == "normal_0.01":
-        return rng.normal(0.0, 0.01, shape)
-    scaling = CONV[kind]
-    deviation = math.sqrt(scaling.gain / fan_of(shape, scaling.fan))
-    if scaling.distribution == "uniform":
-        return rng.uniform(-1, 1, shape) * deviation * math.sqrt(3)
-    values = rng.standard_normal(shape)
-    if scaling.distribution == "truncated":
-        while (far := np.abs(values) > 2).any():
-            values[far] = rng.standard_normal(np.count_nonzero(far))
-        deviation /= TRUNCATED
-    return values * deviation
+        return Distribution("normal", 0.01)
+    gain, fan, distribution = CONV[kind]
+    return Distribution(distribution, math.sqrt(gain / fan_of(kernel, fan)))

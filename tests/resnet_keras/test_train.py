@@ -24,7 +24,6 @@ import resnet_keras
 from resnet_keras import ablation, init, layers, optimizers, train
 from shared import probe_images
 from shared.architecture import ops
-from shared.architecture.spec import InitSpec
 from shared.training.config import PROBE
 from tests.keras_backend_parity import TRAINED, training_trace
 from tests.probes import loaded, relative_error, small
@@ -64,7 +63,7 @@ def test_optimizers_survive_a_keras_file(kind: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("unbiased", [True, False])
 def test_running_variance_follows_the_plan(unbiased: bool, dtype: str) -> None:
     op = ops.BatchNorm(5, momentum=0.75, unbiased=unbiased)
-    norm = layers.Norm2D(op, init.Scope("norm", dtype, InitSpec(), seed=0))
+    norm = layers.Norm2D(op, init.Scope("norm", dtype, small("torchvision/resnet18"), seed=0))
     x = probe_images((2, 2, 1, 5), dtype=dtype)
     norm(keras.ops.convert_to_tensor(x, dtype), training=True)
     expected = 0.75 + 0.25 * op.stored_variance(4) * x.var(axis=(0, 1, 2))
@@ -75,7 +74,7 @@ def test_running_variance_follows_the_plan(unbiased: bool, dtype: str) -> None:
 
 def test_a_norm_saved_before_the_field_was_there_stays_biased() -> None:
     config = layers.Norm2D(
-        ops.BatchNorm(5), init.Scope("norm", "float32", InitSpec(), seed=0)
+        ops.BatchNorm(5), init.Scope("norm", "float32", small("torchvision/resnet18"), seed=0)
     ).get_config()
     del config["unbiased"]
     assert layers.BatchNormalization.from_config(config).unbiased is False
@@ -84,7 +83,7 @@ def test_a_norm_saved_before_the_field_was_there_stays_biased() -> None:
 def test_dropout_with_and_without_a_mask() -> None:
     images = keras.Input((8, 8, 16))
     dropout = ablation.Dropout(
-        ops.Dropout(0.25), init.Scope("dropout", "float32", InitSpec(), seed=0)
+        ops.Dropout(0.25), init.Scope("dropout", "float32", small("torchvision/resnet18"), seed=0)
     )
     model = keras.Model(images, dropout(images))
     x = probe_images((8, 8, 8, 16))

@@ -4,6 +4,8 @@ own tools.
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -21,16 +23,15 @@ from shared import (
     save_weights,
 )
 from shared.architecture.presets import miniature
+from tests.parity.structures import COVERING, STRUCTURES
 from tests.probes import PRESETS, SIZE, images_for, reference_trace, same_weights, worst_layer
+from tests.zoo import rest_in_zoo
 
 # Float64 against the float64 reference, worst layer of any preset. Measured by this file: 9.7e-15.
 LAYER_LIMIT = 1e-12
 
 # Float32 logits of the same net, compiled or exported, against eager. Measured: 0.
 COMPILED_LIMIT = 1e-6
-
-# Standard deviation of fresh weights against the stated one; the smallest sample has 9000 values.
-INIT_TOLERANCE = 0.05
 
 COUNTER = "num_batches_tracked"
 
@@ -247,13 +248,22 @@ def test_exports(preset: str) -> None:
         )
 
 
-def test_a_seed_draws_the_same_weights() -> None:
-    spec = miniature(get_spec("resnet18"))
-    first, again, other = (
-        resnet_torch.export_weights(resnet_torch.build(spec, seed=s)) for s in (1, 1, 2)
-    )
-    assert same_weights(first, again)
-    assert not np.array_equal(first["stem.conv1.weight"], other["stem.conv1.weight"])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("preset", rest_in_zoo(STRUCTURES, COVERING))
+def test_symbolic_traces_are_the_network_at_any_size(preset: str, training: bool) -> None:
+    """What FX quantisation and torchvision's feature extraction begin with."""
+    model = loaded(miniature(get_spec(preset)), "float32").train(training)
+    if training:  # else dropout drops other values in each of the two
+        model.apply(lambda m: m.eval() if isinstance(m, torch.nn.Dropout) else m)
+    traced = torch.fx.symbolic_trace(model)
+    with torch.inference_mode():
+        for size in ((32, 45), (33, 64)):
+            images = torch.randn(2, model.spec.in_channels, *size)
+            before = copy.deepcopy(model.state_dict())
+            expected, moved = model(images), copy.deepcopy(model.state_dict())
+            model.load_state_dict(before)
+            assert torch.equal(traced(images), expected)
+            assert all(torch.equal(t, moved[n]) for n, t in traced.state_dict().items())
 
 
 def test_building_leaves_the_global_generator_alone() -> None:
@@ -270,94 +280,6 @@ def test_building_seeds_no_device(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     resnet_torch.build(miniature(get_spec("resnet18")), seed=1)
     assert seeded == []
-
-
-# An initialiser's name -> its standard deviation, from fan in and fan out.
-CONV_STD = {
-    "kaiming_normal_fan_out": lambda fan_in, fan_out: (2 / fan_out) ** 0.5,
-    "kaiming_normal_fan_in": lambda fan_in, fan_out: (2 / fan_in) ** 0.5,
-    "he_normal_truncated": lambda fan_in, fan_out: (2 / fan_in) ** 0.5,
-    "glorot_uniform": lambda fan_in, fan_out: (2 / (fan_in + fan_out)) ** 0.5,
-    "lecun_normal": lambda fan_in, fan_out: (1 / fan_in) ** 0.5,
-    "torch_default": lambda fan_in, fan_out: (1 / (3 * fan_in)) ** 0.5,
-}
-HEAD_STD = {
-    **{
-        name: CONV_STD[name]
-        for name in ("torch_default", "glorot_uniform", "lecun_normal", "kaiming_normal_fan_in")
-    },
-    "normal_0.01": lambda fan_in, fan_out: 0.01,
-    "zeros": lambda fan_in, fan_out: 0.0,
-}
-
-
-def fresh(**init: object) -> dict[str, np.ndarray]:
-    """Fresh weights of a small net with biases and 64 features."""
-    spec = miniature(get_spec("torchvision/resnet50")).replace(
-        widths=(16, 16, 16, 16), num_classes=200
-    )
-    biases = {"stem_bias": True, "block_bias": True, "shortcut_bias": True}
-    return resnet_torch.export_weights(resnet_torch.build(spec.replace(**biases, **init)))
-
-
-@pytest.mark.parametrize("name", CONV_STD)
-def test_initialisers_of_convolutions(name: str) -> None:
-    weights = fresh(init_conv=name)
-    kernels = [
-        weights[f"stages.{i}.blocks.1.conv2.weight"] for i in range(4)
-    ]  # 9 x 16 values in and out
-    expected = CONV_STD[name](9 * 16, 9 * 16)
-    assert np.stack(kernels).std() == pytest.approx(expected, rel=INIT_TOLERANCE)
-    kernels = [weights[f"stages.{i}.blocks.1.conv3.weight"] for i in range(4)]  # 16 in, 64 out
-    assert np.stack(kernels).std() == pytest.approx(CONV_STD[name](16, 64), rel=INIT_TOLERANCE)
-
-
-@pytest.mark.parametrize("name", HEAD_STD)
-def test_initialisers_of_the_head(name: str) -> None:
-    weights = fresh(init_head=name)
-    assert weights["head.weight"].std() == pytest.approx(
-        HEAD_STD[name](64, 200), rel=INIT_TOLERANCE
-    )
-
-
-@pytest.mark.parametrize("name", ["he_normal_truncated", "lecun_normal"])
-def test_truncated_initialisers_are_cut_at_two_sigma(name: str) -> None:
-    kernel = fresh(init_conv=name)["stages.0.blocks.1.conv2.weight"]
-    cut = 2 / 0.87962566103423978  # the deviation of the normal before the cut
-    assert np.abs(kernel).max() <= cut * CONV_STD[name](144, 144) * (1 + 1e-6)
-
-
-@pytest.mark.parametrize(
-    ("name", "bound"), [("glorot_uniform", 0.0), ("torch_default", 1 / 144**0.5)]
-)
-def test_initial_biases(name: str, bound: float) -> None:
-    biases = np.stack([fresh(init_conv=name)[f"stages.{i}.blocks.1.conv2.bias"] for i in range(4)])
-    assert np.abs(biases).max() <= bound
-    assert np.abs(biases).max() >= 0.9 * bound
-
-
-@pytest.mark.parametrize("zero", [False, True])
-def test_zero_initialised_residual_branches(zero: bool) -> None:
-    weights = fresh(init_zero_residual=zero)
-    gammas = {name: a for name, a in weights.items() if name.endswith("weight") and a.ndim == 1}
-    zeros = {name for name, gamma in gammas.items() if not gamma.any()}
-    assert zeros == ({name for name in gammas if name.endswith(".norm3.weight")} if zero else set())
-    assert all((gamma == 1).all() for name, gamma in gammas.items() if name not in zeros)
-
-
-@pytest.mark.parametrize("bias", [0.0, -6.0])
-def test_initial_bias_of_gates(bias: float) -> None:
-    spec = miniature(get_spec("ablation/resnet110_exclusive_gate_b0", init_gate_bias=bias))
-    weights = resnet_torch.export_weights(resnet_torch.build(spec))
-    assert {float(v) for name, a in weights.items() if name.endswith("gate.bias") for v in a} == {
-        bias
-    }
-
-
-def test_fresh_statistics_are_the_identitys() -> None:
-    weights = fresh()
-    assert not any(a.any() for name, a in weights.items() if name.endswith("running_mean"))
-    assert all((a == 1).all() for name, a in weights.items() if name.endswith("running_var"))
 
 
 def test_fresh_models_train_and_are_channels_last() -> None:

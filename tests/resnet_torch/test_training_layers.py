@@ -7,11 +7,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import torch.nn.functional as F
+
 import resnet_torch
-from resnet_torch.layers import BiasedBatchNorm2d, Dropout, Norm2d
+from resnet_torch.layers import BiasedBatchNorm2d, BiasedSyncBatchNorm, Dropout, Norm2d, keep_biased
+from resnet_torch.train import Trainer
 from shared.architecture import ops
+from shared.training.config import Training
 from tests.probes import loaded, small
-from tests.training_probes import BIASED, SIDE, UNBIASED
+from tests.training_probes import BIASED, SIDE, UNBIASED, batch_for
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
@@ -46,6 +50,74 @@ def test_a_single_value_a_channel_has_no_variance(preset: str) -> None:
     model = loaded(resnet_torch, small(preset, (1,) * 4))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         model(torch.zeros(1, 3, SIDE, SIDE, dtype=torch.float64))
+
+
+def statistics(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: t.clone() for name, t in model.named_buffers()}
+
+
+@pytest.mark.parametrize("preset", [BIASED, UNBIASED, "keras/resnet50"])
+def test_synchronised_norms_keep_the_stored_variance(preset: str) -> None:
+    """`nn.SyncBatchNorm` stores the unbiased variance, and Keras and Flax the biased one."""
+    model = loaded(resnet_torch, small(preset))
+    images = torch.from_numpy(batch_for(model.spec)[0]).permute(0, 3, 1, 2)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    expected = model(images)
+    moved = statistics(model)
+    model.load_state_dict(before)
+    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    norms = [m for m in converted.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    assert all(isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms)
+    torch.testing.assert_close(converted(images), expected, rtol=0, atol=1e-13)
+    torch.testing.assert_close(statistics(converted), moved, rtol=0, atol=1e-13)
+    assert resnet_torch.export_weights(converted).keys() == before.keys() - {
+        name for name in before if name.endswith("num_batches_tracked")
+    }
+    frozen = statistics(converted)
+    converted.eval()(images)
+    assert all(torch.equal(t, frozen[name]) for name, t in converted.named_buffers())
+
+
+def test_synchronised_norms_count_the_values_of_all_processes(monkeypatch) -> None:
+    """This process has one image, the others have three."""
+    images = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 5, 3, 3)))
+
+    def synchronised(self, x: torch.Tensor) -> torch.Tensor:
+        arguments = (self.running_mean, self.running_var, self.weight, self.bias)
+        return F.batch_norm(images, *arguments, True, self.momentum, self.eps)[: len(x)]
+
+    monkeypatch.setattr(torch.nn.SyncBatchNorm, "forward", synchronised)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda n, group: n.add_(3 * 9))
+    layer = BiasedSyncBatchNorm(5, momentum=0.3).double()
+    layer(images[:1])
+    expected = 0.7 + 0.3 * images.numpy().var((0, 2, 3))
+    np.testing.assert_allclose(layer.running_var.numpy(), expected, rtol=1e-14)
+
+
+def test_frozen_norms_may_be_synchronised_ones() -> None:
+    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(loaded(resnet_torch, small(BIASED)))
+    before = statistics(model)
+    Trainer(model, Training(frozen_norms=True)).step(*batch_for(model.spec), 0.01)
+    assert all(torch.equal(t, before[name]) for name, t in model.named_buffers())
+
+
+@pytest.mark.parametrize("convert", [False, True])
+def test_running_statistics_can_be_the_average_of_all_batches(convert: bool) -> None:
+    """`torch.optim.swa_utils.update_bn` sets the momentum to None for that."""
+    layer: torch.nn.Module = BiasedBatchNorm2d(5).double()
+    if convert:
+        layer = keep_biased(torch.nn.SyncBatchNorm.convert_sync_batchnorm(layer))
+    batches = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 2, 5, 4, 4)))
+    torch.optim.swa_utils.update_bn(batches, layer)
+    expected = np.mean([x.var((0, 2, 3)) for x in batches.numpy()], axis=0)
+    np.testing.assert_allclose(layer.running_var.numpy(), expected, rtol=1e-14)
+    assert layer.momentum == 0.1
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_a_norm_prints_its_momentum_in_full(unbiased: bool) -> None:
+    assert "momentum=0.1," in repr(Norm2d(ops.BatchNorm(5, momentum=0.9, unbiased=unbiased)))
 
 
 def test_dropout_keeps_what_its_mask_keeps() -> None:

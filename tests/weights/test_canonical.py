@@ -13,6 +13,7 @@ import pytest
 from shared import (
     CheckpointError,
     ResNetSpec,
+    SpecError,
     Trace,
     check_weights,
     get_spec,
@@ -25,7 +26,14 @@ from shared import (
 from shared.architecture.presets import miniature
 from shared.frameworks import reference
 from shared.verification.recording import TRAIN
-from shared.weights.canonical import FORMAT, cast_exactly, from_channels_last, to_channels_last
+from shared.weights.canonical import (
+    FORMAT,
+    canonical_shape,
+    cast_exactly,
+    dtype_name,
+    from_channels_last,
+    to_channels_last,
+)
 from shared.weights.files import read_tensors, write_tensors
 from shared.weights.random import named_rng
 from tests.probes import PRESETS, reference_trace, relative_error, same_weights
@@ -397,3 +405,20 @@ def test_layouts_of_keras_and_flax(shape: tuple, channels_last: tuple) -> None:
 def test_kernel_layout_value_by_value() -> None:
     array = np.arange(8 * 2 * 3 * 5).reshape(8, 2, 3, 5)
     assert to_channels_last("name", array)[2, 4, 1, 7] == array[7, 1, 2, 4]
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 2, 7), (4, 6), (5,)], ids=str)
+def test_canonical_shapes_are_those_of_the_tensors(shape: tuple[int, ...]) -> None:
+    assert canonical_shape(shape) == from_channels_last("a.weight", np.zeros(shape)).shape
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_dtype_has_a_name_in_whatever_form(dtype: str) -> None:
+    numpys = ml_dtypes.bfloat16 if dtype == "bfloat16" else getattr(np, dtype)
+    assert {dtype_name(d) for d in (dtype, f"torch.{dtype}", numpys, np.dtype(numpys))} == {dtype}
+
+
+@pytest.mark.parametrize("dtype", ["float", float, "int8", np.int8, None, 32, "torch.int8"])
+def test_what_is_no_float_type_is_refused(dtype: object) -> None:
+    with pytest.raises(SpecError, match=r"dtype = .*: must be one of float64, float32"):
+        dtype_name(dtype)
