@@ -210,6 +210,8 @@ def _named(
     if identified_by != "tensors":
         return spec, found
     size = next((one.image_size for one in told if one.image_size), None)
+    if "image_size" in wanted.changes:  # no part of the function: the caller's choice
+        size = spec.image_size
     if found:
         preset = get_spec(found)
         spec = spec.replace(name=found, image_size=size or preset.image_size, init=preset.init)

@@ -63,6 +63,8 @@ class Departure(NamedTuple):
 
     def error(self, whose: str) -> CheckpointError:
         """`whose` is the network that has something else."""
+        if self.theirs is None:
+            return CheckpointError(f"it has no {self.key} {shown_value(self.ours)}")
         layer = self.layer
         where = f" in the layer {shown(layer.name)} ({shown_kind(layer)})" if layer else ""
         return CheckpointError(
@@ -88,16 +90,15 @@ def _departures(net: Network, plan: Plan, names: Mapping[str, str]) -> Iterator[
             layer = names[f"{node.name}.weight"].rpartition("/")[0]
             number = net.weighted.get(layer, lacking)
             if number < 0:
-                yield Departure(None, "a layer", "none", layer)
+                yield Departure(None, "layer", None, layer)
         else:
             number = _unnamed(net, plan, family, facts, sources) or lacking
         values[last] = number
         if number > 0:
             step = net.steps[number]
-            if step.family != family:
+            if step.family != family and node.op.tensors():
                 yield Departure(step.layer, "its kind", step.family, family)
-                continue
-            for key, ours in facts.items():
+            for key, ours in facts.items() if step.family == family else ():
                 if step.facts.get(key) != ours:
                     yield Departure(step.layer, key, step.facts.get(key), ours)
             if node.op.tensors() and step.sources != sources:
