@@ -82,6 +82,11 @@ def inspect(
             "stripped_prefixes": list(checkpoint.archive.stripped_prefixes),
             "ignored": list(checkpoint.ignored),
             "spec": checkpoint.spec.to_dict(),
+            "told": checkpoint.told_fields,
+            "told_by": [told.source for told in checkpoint.told],
+            "given": dict(checkpoint.given),
+            "assumed": checkpoint.assumed,
+            "surroundings": [what for told in checkpoint.told for what in told.surroundings],
             "metadata": dict(checkpoint.archive.metadata),
         },
     )

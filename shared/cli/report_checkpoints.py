@@ -2,92 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.text import Text
 
+from shared.architecture.presets import get_spec
 from shared.cli.tables import Column, Table, printable, shape
 from shared.formats.containers.registry import CONTAINERS
-from shared.formats.naming.infer import not_inferable
+from shared.formats.naming.infer import differences
 
 if TYPE_CHECKING:
-    from shared.architecture.spec import ResNetSpec
     from shared.formats.checkpoint import Checkpoint
     from shared.formats.convert import Conversion
     from shared.formats.naming.nearest_preset import Nearest
     from shared.frameworks.predict import Prediction
 
-SHOWN = 8  # candidates
+_SAID_BY = {
+    "metadata": "the file's metadata says so",
+    "preset": "--preset says so, and every tensor fits",
+    "spec": "the spec says so, and every tensor fits",
+    "tensors": "every tensor fits",
+}
 
 
 def inspection(
     checkpoint: Checkpoint, candidates: Sequence[str], nearest: Nearest | None = None
 ) -> Text:
-    """A checkpoint in some lines; with the nearest preset of a network that is none."""
-    c, spec = checkpoint, checkpoint.spec
-    name = c.preset or "no preset, but a network that can be built"
-    told = {
-        "metadata": "the file's metadata says so",
-        "preset": "you say so, and every tensor fits",
-        "tensors": "every tensor fits",
-    }[c.identified_by]
-    lines = [
-        ("format", f"{c.format.title}, in {CONTAINERS[c.archive.container].title}"),
-        ("network", f"{name}: {told}"),
-        (
-            "",
-            f"{list(spec.depths)} {spec.block.kind} blocks of widths {list(spec.widths)}, "
-            + (f"{spec.num_classes} classes" if spec.num_classes else "no classifier")
-            + f", {spec.in_channels} input channels",
-        ),
-        (
-            "tensors",
-            f"{len(c.entries)} of {', '.join(c.dtypes)}; {c.params:,} trainable parameters",
-        ),
-    ]
-    if c.archive.stripped_prefixes:
-        lines.append(("taken off", ", ".join(c.archive.stripped_prefixes)))
-    if c.ignored:
-        lines.append(
-            (
-                "left out",
-                f"{len(c.ignored)} counters (num_batches_tracked), which no output depends on",
-            )
-        )
-    if c.identified_by == "tensors":
-        lines.append(
-            (
-                "assumed",
-                f"as {c.scheme.convention} has it, because no tensor tells: {_untold(spec)}",
-            )
-        )
-        others = [other for other in candidates if other != c.preset]
-        if others:
-            more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-            lines.append(
-                (
-                    "as well",
-                    f"the same tensors: {', '.join(others[:SHOWN])}{more}; --preset or --set says "
-                    "which",
-                )
-            )
-    if nearest:
-        lines.append(("nearest", str(nearest)))
-    text = Text(printable(str(c.path)), style="bold")
-    for key, value in lines:
+    """A checkpoint in some lines, and the nearest preset to a network that is no preset."""
+    text = Text(printable(str(checkpoint.path)), style="bold")
+    for key, value in _lines(checkpoint, candidates, nearest):
         text.append(f"\n  {key:<10}", style="not bold dim").append(
             printable(value), style="not bold not dim"
         )
     return text
 
 
-def _untold(spec: ResNetSpec) -> str:
+def _lines(
+    c: Checkpoint, candidates: Sequence[str], nearest: Nearest | None
+) -> Iterator[tuple[str, str]]:
+    spec = c.spec
+    name = c.preset or "no preset, but a network that can be built"
+    classes = f"{spec.num_classes} classes" if spec.num_classes else "no classifier"
+    blocks = f"{list(spec.depths)} {spec.block.kind} blocks of widths {list(spec.widths)}"
+    yield "format", f"{c.format.title}, in {CONTAINERS[c.archive.container].title}"
+    yield "network", f"{name}: {_SAID_BY[c.identified_by]}"
+    yield "", f"{blocks}, {classes}, {spec.in_channels} input channels"
+    dtypes = ", ".join(c.dtypes)
+    yield "tensors", f"{len(c.entries)} of {dtypes}; {c.params:,} trainable parameters"
+    if c.archive.stripped_prefixes:
+        yield "taken off", ", ".join(c.archive.stripped_prefixes)
+    if c.ignored:
+        counters = "counters (num_batches_tracked), which no output depends on"
+        yield "left out", f"{len(c.ignored)} {counters}"
+    for told in c.told:
+        yield "told", f"by {told.source}: {_fields(told.shown(spec))}"
+        if told.surroundings:
+            yield "around it", ", ".join(told.surroundings)
+    if given := {name: v for name, v in c.given.items() if name not in c.told_fields}:
+        yield "given", f"by --preset or --set: {_fields(given)}"
+    if c.assumed:
+        why = "neither tensors nor file tell"
+        yield "assumed", f"as {c.scheme.convention} has it, because {why}: {_fields(c.assumed)}"
+    if others := [other for other in candidates if other != c.preset]:
+        which = "; --preset or --set says which" if c.assumed else ""
+        yield "as well", f"the same tensors: {', '.join(others)}{which}"
+    if nearest:
+        fits = not any(nearest.problems.values())
+        sizes = {"num_classes": spec.num_classes, "in_channels": spec.in_channels}
+        departures = differences(spec, get_spec(nearest.preset, **sizes)) if fits else []
+        yield "nearest", "; ".join([str(nearest), *departures])
+
+
+def _fields(fields: Mapping[str, Any]) -> str:
     return ", ".join(
-        f"{name}={list(value) if isinstance(value, tuple) else value}"
-        for name, value in not_inferable(spec).items()
+        f"{name}={json.dumps(value)}" if not isinstance(value, str) else f"{name}={value}"
+        for name, value in fields.items()
     )
 
 

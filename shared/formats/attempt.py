@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,22 @@ from shared.architecture.ops import Shape
 from shared.architecture.presets import get_preset, get_spec
 from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, RosettaError, SpecError, with_hints
+from shared.formats.configuration.statements import Statements
+from shared.formats.configuration.told import Told, sets
 from shared.formats.containers.archive import Archive, Entry
-from shared.formats.naming.infer import candidates, check_blocks, find_preset, infer_spec
+from shared.formats.naming.infer import (
+    candidates,
+    find_preset,
+    infer_spec,
+    is_preset,
+    not_inferable,
+)
 from shared.formats.naming.names import foreign_names, plan_of, to_canonical
 from shared.formats.naming.nearest_preset import by_names
 from shared.formats.naming.schemes import Scheme
 from shared.formats.readings import Reading, near_text
 from shared.weights.canonical import is_float, raise_problems
 
-MAX_SPEC = 1 << 14  # characters of a spec in a file's metadata
 MAX_SAID = 1000  # characters of an error that quotes the file
 
 
@@ -48,15 +54,35 @@ class Identified:
     names: Mapping[str, str]  # canonical -> the file's
     # What said which network it is: "metadata", "preset", "tensors", or the caller's "spec".
     identified_by: str
+    told: tuple[Told, ...]  # what the file says that no tensor tells
+    given: Mapping[str, Any]  # what the caller says that no tensor tells
+
+    @property
+    def told_fields(self) -> dict[str, Any]:
+        """The fields of the spec that the file tells and no tensor does."""
+        return {name: v for told in self.told for name, v in told.shown(self.spec).items()}
+
+    @property
+    def assumed(self) -> dict[str, Any]:
+        """The fields that neither tensors, nor the file, nor the caller tell: they are as the
+        convention of the tensors' names has them."""
+        known = self.told_fields.keys() | self.given.keys()
+        return {n: v for n, v in not_inferable(self.spec).items() if n not in known}
 
 
 def attempt(
-    path: Path, archive: Archive, reading: Reading, wanted: Wanted, *, hints: bool = False
+    path: Path,
+    archive: Archive,
+    reading: Reading,
+    wanted: Wanted,
+    statements: Statements,
+    *,
+    hints: bool = False,
 ) -> Identified | RosettaError:
     """The network as this scheme reads it, or why it is none; `hints`: with the nearest names and
     preset.
     """
-    scheme = _configured(reading, archive)
+    scheme = reading.scheme
     entries: dict[str, Entry] = {}
     names: dict[str, str] = {}
     doubled = []
@@ -66,18 +92,15 @@ def attempt(
         names[canonical] = foreign
         entries[canonical] = to_canonical(scheme, canonical, archive.entries[foreign])
     shapes = {name: entry.shape for name, entry in entries.items()}
+    make = functools.partial(infer_spec, shapes, get_spec(scheme.convention, **scheme.changes))
     try:
-        spec, identified_by = _resolve(archive, scheme, shapes, wanted)
+        spec, identified_by = _resolve(shapes, make, wanted, statements)
     except RosettaError as error:
         near = by_names(scheme, names, shapes, reading.unrecognised) if hints else None
         return type(error)(
             f"{path}: as {reading.format.title}: {str(error)[:MAX_SAID]}{near_text(near)}"
         )
     plan = plan_of(spec)
-    if reading.format.name == "huggingface" and (
-        clash := _clash(archive.metadata.get("config", "{}"), spec)
-    ):
-        return CheckpointError(f"{path}: its config.json is not that of its tensors: {clash}")
     expected, unmapped = foreign_names(scheme, plan)
     problems = _problems(archive, plan.tensors, expected, names, shapes)
     problems["without a name in this format"] = unmapped
@@ -91,55 +114,108 @@ def attempt(
         if not hints or preset:
             return error
         near = by_names(scheme, names, shapes, reading.unrecognised)
-        told = near is not None and identified_by != "tensors" and near.preset in candidates(spec)
-        return CheckpointError(f"{error}{'' if told else near_text(near)}", error.problems)
-    found = get_preset(wanted.preset).name if wanted.preset and not wanted.changes else None
-    found = found or find_preset(spec, scheme.families)
-    if found and identified_by == "tensors":
-        spec = spec.replace(
-            name=found, image_size=get_spec(found).image_size, init=get_spec(found).init
-        )
-    ordered = {name: entries[name] for name in plan.tensors}
+        known = near is not None and identified_by != "tensors" and near.preset in candidates(spec)
+        return CheckpointError(f"{error}{'' if known else near_text(near)}", error.problems)
+    try:
+        told, spec = _agreed(spec, identified_by, names, make, wanted, statements)
+    except RosettaError as error:
+        message = f"{path}: {str(error)[:MAX_SAID]}"
+        return CheckpointError(message, [message])
+    spec, found = _named(spec, identified_by, scheme, wanted, told)
     return Identified(
         scheme=scheme,
         spec=spec,
         preset=found,
-        entries=ordered,
+        entries={name: entries[name] for name in plan.tensors},
         names=names,
         identified_by=identified_by,
+        told=told,
+        given={
+            name: value
+            for name, value in not_inferable(spec).items()
+            if identified_by in ("preset", "spec") or sets(wanted.changes, name)
+        },
     )
 
 
 def _resolve(
-    archive: Archive, scheme: Scheme, shapes: Mapping[str, Shape], wanted: Wanted
+    shapes: Mapping[str, Shape],
+    make: Callable[[Mapping[str, Any]], ResNetSpec],
+    wanted: Wanted,
+    statements: Statements,
 ) -> tuple[ResNetSpec, str]:
-    """Which network it is, and who says so."""
+    """Which network it is, as far as names of layers do not matter, and what says so."""
     if wanted.spec is not None:
         return wanted.spec, "spec"
     if wanted.preset is not None:
         classes = shapes["head.weight"][0] if len(shapes.get("head.weight", ())) == 2 else 0
         return get_spec(wanted.preset, **{"num_classes": classes, **wanted.changes}), "preset"
-    if "spec" in archive.metadata:
-        spec, identified_by = _told_spec(archive.metadata["spec"], len(shapes)), "metadata"
-    else:
-        spec, identified_by = (
-            infer_spec(shapes, get_spec(scheme.convention, **scheme.changes)),
-            "tensors",
-        )
-    return spec.replace(**wanted.changes) if wanted.changes else spec, identified_by
+    for told in statements.early:
+        if told.spec is not None:
+            return told.spec.replace(**wanted.changes), "metadata"
+    fields = {name: value for told in statements.early for name, value in told.fields.items()}
+    try:
+        spec = make(fields)
+    except SpecError:  # they are not of this network, which `_agreed` says
+        spec = make({})
+    return spec.replace(**wanted.changes), "tensors"
 
 
-def _told_spec(text: str, tensors: int) -> ResNetSpec:
-    """The spec in a file's metadata, which may ask for anything."""
-    if len(text) > MAX_SPEC:
-        raise SpecError(
-            f"the spec in its metadata has {len(text)} characters; {MAX_SPEC} at most are read"
-        )
-    spec = ResNetSpec.from_json(text)
-    if not spec.name.isprintable():
-        raise SpecError(f"name = {spec.name!a}: must be printable, on one line")
-    check_blocks(spec.depths, tensors)
-    return spec
+def _agreed(
+    spec: ResNetSpec,
+    identified_by: str,
+    names: Mapping[str, str],
+    make: Callable[[Mapping[str, Any]], ResNetSpec],
+    wanted: Wanted,
+    statements: Statements,
+) -> tuple[tuple[Told, ...], ResNetSpec]:
+    """What the file says, and the network with it.
+
+    Raises `CheckpointError` where parts of the file, or the file and the caller, say different
+    things.
+    """
+    early = statements.early
+    for told in early:
+        if objection := told.check(spec):
+            raise CheckpointError(f"{told.source} says {objection}")
+    free = identified_by == "tensors"
+    asked = f"--preset {wanted.preset}{' with --set' if wanted.changes else ''}"
+    others = {
+        "preset": asked,
+        "spec": f"the spec {spec.name}",
+        "tensors": "the nearest network that can be built",
+    }
+    whose = others.get(identified_by, "its metadata")
+    late = statements.late(spec, names, make if free else None, whose)
+    everything = (*early, *late)
+    if free and late:
+        base = late[-1].spec or make({n: v for told in everything for n, v in told.fields.items()})
+        spec = base.replace(**wanted.changes)
+    for told in everything:
+        if free:
+            whose = next((t.source for t in everything if t is not told), "its tensors' names")
+        if told.binding and (conflict := told.contradiction(spec, wanted.changes, whose)):
+            raise CheckpointError(conflict)
+    return tuple(told for told in everything if told.binding or free), spec
+
+
+def _named(
+    spec: ResNetSpec, identified_by: str, scheme: Scheme, wanted: Wanted, told: tuple[Told, ...]
+) -> tuple[ResNetSpec, str | None]:
+    """The spec under the name of the preset that it is, and that name."""
+    found = get_preset(wanted.preset).name if wanted.preset and not wanted.changes else None
+    stated = (one.preset for one in told if one.preset)
+    found = found or next((name for name in stated if is_preset(spec, name)), None)
+    found = found or find_preset(spec, scheme.families)
+    if identified_by != "tensors":
+        return spec, found
+    size = next((one.image_size for one in told if one.image_size), None)
+    if "image_size" in wanted.changes:  # no part of the function: the caller's choice
+        size = spec.image_size
+    if found:
+        preset = get_spec(found)
+        spec = spec.replace(name=found, image_size=size or preset.image_size, init=preset.init)
+    return (spec.replace(image_size=size) if size else spec), found
 
 
 def _problems(
@@ -175,29 +251,3 @@ def _problems(
         "of another shape": misshaped,
         "not float": wrong,
     }
-
-
-def _configured(reading: Reading, archive: Archive) -> Scheme:
-    """The scheme with what a Hugging Face config.json says about the strides."""
-    if reading.format.name != "huggingface" or "config" not in archive.metadata:
-        return reading.scheme
-    config = json.loads(archive.metadata["config"])
-    changes: dict[str, Any] = {}
-    if (
-        config.get("downsample_in_bottleneck") is True
-        and config.get("layer_type", "bottleneck") == "bottleneck"
-    ):
-        changes["block.stride_conv"] = 1
-    if config.get("downsample_in_first_stage") is True:
-        changes["strides"] = (2, 2, 2, 2)
-    return dataclasses.replace(reading.scheme, changes=changes) if changes else reading.scheme
-
-
-def _clash(config: str, spec: ResNetSpec) -> str | None:
-    """Where the sizes in a Hugging Face config.json are not those of the tensors."""
-    table = json.loads(config)
-    widths = [spec.expansion * width for width in spec.widths]
-    for key, found in (("depths", list(spec.depths)), ("hidden_sizes", widths)):
-        if table.get(key, found) != found:
-            return f"{key} = {ascii(table[key])[:80]} there, {found} by the tensors"
-    return None

@@ -19,6 +19,7 @@ from shared.architecture.presets import get_preset
 from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, RosettaError, SpecError, nearest
 from shared.formats.attempt import Identified, Wanted, attempt
+from shared.formats.configuration.statements import Statements, with_layer_names
 from shared.formats.containers.ahead import OnFirstLoad
 from shared.formats.containers.archive import Archive
 from shared.formats.containers.registry import read_archive
@@ -60,12 +61,11 @@ class Checkpoint(Identified):
         """How the images were prepared that the weights were trained on; a key of
         `PREPROCESSING`.
         """
-        told = self.archive.metadata.get("preprocessing", "")
-        return (
-            told
-            if told in PREPROCESSING
-            else get_preset(self.preset or self.scheme.convention).preprocessing
-        )
+        stated = self.archive.metadata.get("preprocessing", "")
+        if stated in PREPROCESSING:
+            return stated
+        told = next((told.preprocessing for told in self.told if told.preprocessing), None)
+        return told or get_preset(self.preset or self.scheme.convention).preprocessing
 
     def candidates(self) -> list[str]:
         """Every preset with the same tensors."""
@@ -193,6 +193,12 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
         if wanted.format
         else [f for f in FORMATS.values() if occurs_in(f, archive.container)]
     )
+    try:
+        archive = with_layer_names(archive)
+        statements = Statements(archive)
+        statements.early  # noqa: B018 - reads it
+    except RosettaError as refusal:
+        raise type(refusal)(f"{path}: {refusal}") from None
     names = weight_names(path, archive)
     read = [reading for reading in readings(formats, names) if reading.known]
     best = max((reading.known for reading in read), default=0)
@@ -202,7 +208,9 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
     whole: list[Checkpoint] = []
     failures: list[tuple[RosettaError, Reading]] = []
     for reading in read:
-        found = attempt(path, archive, reading, wanted) if reading.known == best else None
+        found = (
+            attempt(path, archive, reading, wanted, statements) if reading.known == best else None
+        )
         if isinstance(found, RosettaError):
             failures.append((found, reading))
         elif found is not None:
@@ -216,7 +224,7 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
     error, reading = min(
         failures, key=lambda failure: len(getattr(failure[0], "problems", ())) or MANY
     )
-    again = attempt(path, archive, reading, wanted, hints=True)
+    again = attempt(path, archive, reading, wanted, statements, hints=True)
     raise again if isinstance(again, RosettaError) else error
 
 

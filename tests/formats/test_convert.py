@@ -302,27 +302,26 @@ def test_a_rename_that_fails_leaves_the_old_target(
 
 def test_a_config_that_lies_beside_a_file_is_not_its(source: Checkpoint, tmp_path: Path) -> None:
     """Only the hub's own file name makes a folder with a config.json the hub's."""
-    (tmp_path / "config.json").write_text("somebody's settings, and no JSON")
+    (tmp_path / "config.json").write_text("settings of something else, and no JSON")
     assert open_checkpoint(source.path).format.name == "canonical"
 
 
 @pytest.mark.parametrize("form", ["canonical", "timm", "torchvision"])
-def test_a_folder_of_the_hub_may_hold_any_names(
-    source: Checkpoint, tmp_path: Path, form: str
-) -> None:
-    """timm's repositories have a config.json as well, which is not transformers'."""
-    folder = tmp_path / "repository"
+def test_a_folder_of_the_hub_may_hold_any_names(tmp_path: Path, form: str) -> None:
+    """timm's repositories have a config.json as well, which is not transformers'; it says whose
+    names they are, which torchvision's are, too."""
+    spec, folder = get_spec("torchvision/resnet18", num_classes=3), tmp_path / "repository"
+    save_weights(tmp_path / "source.safetensors", probe_weights(spec), spec)
+    source = open_checkpoint(tmp_path / "source.safetensors")
     folder.mkdir()
     (folder / "config.json").write_text('{"architecture": "resnet18", "num_classes": 3}')
     convert(source, folder / "model.safetensors", form)
     for path in (folder, folder / "model.safetensors"):
         found = open_checkpoint(path, form)
-        assert found.archive.container == "huggingface"
+        assert (found.archive.container, found.preset) == ("huggingface", "timm/resnet18")
         for name, array in source.arrays():
             np.testing.assert_array_equal(found.entries[name].load(), array)
-    assert open_checkpoint(folder).format.name == {"timm": "torchvision"}.get(
-        form, form
-    )  # the same names
+    assert open_checkpoint(folder).format.name == {"torchvision": "timm"}.get(form, form)
 
 
 def test_a_strided_first_stage_of_three(tmp_path: Path) -> None:

@@ -269,8 +269,6 @@ def test_ours_runs_in_theirs(name: str, saved: Callable[[str], Saved], tmp_path:
 # the same shape.
 WRONG = [
     ("torchvision-bottleneck", {"block.stride_conv": 1}),
-    ("huggingface-bottleneck-in", {"block.stride_conv": 2}),
-    ("huggingface-basic-first", {"strides": (2, 1, 2, 2)}),
     ("timm-d", {"shortcut.pool": "none"}),
     ("timm-gn", {"norm.groups": 16}),
     ("timm-v2-basic", {"shortcut.preact": "never"}),

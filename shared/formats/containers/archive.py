@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
@@ -51,6 +52,15 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Configuration:
+    """What a checkpoint says about its network beside the tensors; JSON that may hold anything."""
+
+    kind: Literal["keras", "huggingface"]
+    where: str  # "config.json", or another name by which people find it
+    value: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Archive:
     """The tensors of a checkpoint under its own names, in its own order and layouts."""
 
@@ -59,6 +69,7 @@ class Archive:
     metadata: Mapping[str, str] = field(default_factory=dict)
     # What had to be taken off to get at the tensors: "key 'state_dict'", "prefix 'module.'".
     stripped_prefixes: tuple[str, ...] = ()
+    configuration: Configuration | None = None
 
     @property
     def nbytes(self) -> int:

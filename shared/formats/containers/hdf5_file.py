@@ -19,8 +19,8 @@ import numpy as np
 
 from shared.errors import CheckpointError
 from shared.formats.containers import hdf5_reader, spans
-from shared.formats.containers.archive import Archive, Entry
-from shared.formats.containers.hdf5_reader import LEAVES, ROSETTA
+from shared.formats.containers.archive import Archive, Configuration, Entry
+from shared.formats.containers.hdf5_reader import LEAVES, MODEL_CONFIG, ROSETTA
 from shared.formats.containers.sandbox import Reader
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def read(path: Path) -> Archive:
     Legacy entries are in the file's layer order, others in the order of class and counter.
     Metadata: `hdf5` is "legacy" or "weights", `keras_version` and `backend` if the file has them,
     what `write` was given, and `layer_names` = "absent" where layers are known by their counters
-    only (before Keras 3.11). Raises `CheckpointError`.
+    only (before Keras 3.11). The configuration is that of a whole model. Raises `CheckpointError`.
     """
     return read_as(path, path)
 
@@ -68,7 +68,13 @@ def read_own(path: Path) -> Archive:
 
 def _archive(entries: dict[str, Entry], metadata: dict[str, str], label: Path) -> Archive:
     own = _own_metadata(metadata.pop(ROSETTA, "{}"), label)
-    return Archive(_CONTAINERS.get(metadata.get("hdf5", ""), "hdf5"), entries, own | metadata)
+    configuration = None
+    if MODEL_CONFIG in metadata:
+        text = metadata.pop(MODEL_CONFIG)
+        value, _ = spans.parse_json(text.encode("utf-8", "replace"), label)
+        configuration = Configuration("keras", MODEL_CONFIG, value)
+    container = _CONTAINERS.get(metadata.get("hdf5", ""), "hdf5")
+    return Archive(container, entries, own | metadata, configuration=configuration)
 
 
 def _own_metadata(text: str, label: Path) -> dict[str, str]:

@@ -32,6 +32,8 @@ MAX_DEPTH = 24
 MAX_TEXT = 16 << 20  # bytes of an attribute
 MAX_RATIO = 1000  # gzip reaches 1032 on zeros, and 1.1 on weights
 MAX_CHUNK = 1 << 20  # bytes, unless the dataset is larger
+MAX_CONFIG = 4 << 20  # bytes of a model's configuration; ResNet-152 has 0.6 MiB
+MODEL_CONFIG = "model_config"  # the root attribute with Keras' own description of a whole model
 ROSETTA = "resnet_rosetta"  # the root attribute with our own metadata, a table of strings in JSON
 DTYPES = frozenset(
     ("float16", "float32", "float64", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)))
@@ -101,7 +103,7 @@ def open_entries(path: Path, *, directly: bool = False) -> tuple[Tensors, dict[s
         (p for p in ("", "model_weights") if _strings(contents, p, "layer_names") is not None), None
     )
     if legacy is not None:
-        metadata |= {"hdf5": "legacy", **_versions(contents, legacy)}
+        metadata |= {"hdf5": "legacy", **_versions(contents, legacy), **_model_config(contents)}
         return _unique(contents, _legacy(contents, legacy), path if directly else None), metadata
     layers = _layer_groups(contents)
     if not layers:
@@ -310,6 +312,16 @@ def _text(value: Any) -> str:
 def _versions(contents: _Contents, path: str) -> dict[str, str]:
     found = {key: _strings(contents, path, key) for key in ("keras_version", "backend")}
     return {key: value[0] for key, value in found.items() if value}
+
+
+def _model_config(contents: _Contents) -> dict[str, str]:
+    """The configuration of a whole model, which is no part of a file of weights."""
+    text = "".join(_strings(contents, "", MODEL_CONFIG) or [])
+    if len(text) > MAX_CONFIG:
+        raise CheckpointError(
+            f"its {MODEL_CONFIG} has {len(text)} characters; {MAX_CONFIG} at most are read"
+        )
+    return {MODEL_CONFIG: text} if text else {}
 
 
 # Names.

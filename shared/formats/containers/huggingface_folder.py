@@ -14,7 +14,7 @@ from typing import Any
 
 from shared.errors import CheckpointError
 from shared.formats.containers import safetensors_file, spans
-from shared.formats.containers.archive import Archive, Entry
+from shared.formats.containers.archive import Archive, Configuration, Entry
 
 MAX_CONFIG = 1 << 20  # bytes
 
@@ -34,7 +34,7 @@ def read(path: Path) -> Archive:
     """
     folder = path if path.is_dir() else path.parent
     blobs = _blobs(folder)
-    _, text = spans.read_json(spans.file_in(folder, _CONFIG, others=blobs), MAX_CONFIG)
+    config, text = spans.read_json(spans.file_in(folder, _CONFIG, others=blobs), MAX_CONFIG)
     file = spans.file_in(folder, _choose(folder), others=blobs) if path.is_dir() else path
     if file.name == _INDEX:
         archive = _read_shards(folder, file, blobs)
@@ -48,7 +48,12 @@ def read(path: Path) -> Archive:
         raise CheckpointError(
             f"{path}: is none of {_WEIGHTS}, {_INDEX} and {_TORCH} of a transformers folder"
         )
-    return replace(archive, container="huggingface", metadata={**archive.metadata, "config": text})
+    return replace(
+        archive,
+        container="huggingface",
+        metadata={**archive.metadata, "config": text},
+        configuration=Configuration("huggingface", _CONFIG, config),
+    )
 
 
 def _choose(folder: Path) -> str:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError
 from shared.formats.containers import hdf5_file, spans, zip_members
-from shared.formats.containers.archive import Archive
+from shared.formats.containers.archive import Archive, Configuration
 from shared.formats.containers.zip_members import Member
 
 METADATA, CONFIG, WEIGHTS = "metadata.json", "config.json", "model.weights.h5"
@@ -30,31 +30,38 @@ _OURS = "resnet_rosetta>"
 _KERAS_VERSION = "3.15.0"  # whose format is written
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same bytes every time
 
-# Modules whose classes are plain layers and what these are configured with; "" and None: of another
-# class' own.
+# Modules whose classes are plain layers and what these are configured with; None: of another class'
+# own. Nothing of them is imported.
 _MODULES = (
+    None,
+    "keras",
+    "keras.layers",
+    "keras.models",
+    "keras.initializers",
+    "keras.regularizers",
+    "keras.constraints",
+    "keras.activations",
+    "keras.optimizers",
+    "keras.optimizers.schedules",
+    "keras.losses",
+    "keras.metrics",
+    "keras.src.models.functional",
+    "keras.src.models.sequential",
     *(
-        "keras",
-        "keras.layers",
-        "keras.models",
-        "keras.initializers",
-        "keras.regularizers",
-        "keras.constraints",
-    ),
-    *(
-        "keras.activations",
-        "keras.optimizers",
-        "keras.optimizers.schedules",
-        "keras.losses",
-        "keras.metrics",
-    ),
-    *(
-        "keras.src.models.functional",
-        "keras.src.models.sequential",
-        "builtins",
-        "resnet_keras.model",
-    ),
-    *("resnet_keras.layers", "resnet_keras.ablation"),
+        f"{keras}.engine.{kind}"
+        for keras in ("keras", "keras.src", "tf_keras", "tf_keras.src")
+        for kind in ("functional", "sequential")
+    ),  # Keras 2
+    "builtins",
+    "resnet_keras.model",
+    "resnet_keras.layers",
+    "resnet_keras.ablation",
+)
+# KerasHub's, by the names under which it registers them.
+_HUB_MODULES = "keras_hub.src.models.resnet."
+_HUB = tuple(
+    f"keras_hub>ResNet{kind}"
+    for kind in ("Backbone", "ImageClassifier", "ImageClassifierPreprocessor", "ImageConverter")
 )
 _REFUSED = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer", "__lambda__")
 
@@ -63,8 +70,7 @@ def read(path: Path) -> Archive:
     """The weights of a Keras archive.
 
     Metadata is that of `hdf5_file.read` and `keras_version`; `spec` is the specification of a model
-    of ours, `layers` the JSON list of [class, name] of a functional model of others. Raises
-    `CheckpointError`.
+    of ours. Raises `CheckpointError`.
     """
     spans.file_size(path)
     fail = spans.failing(path, "a .keras archive")
@@ -86,10 +92,12 @@ def read(path: Path) -> Archive:
         config = _json(path, file, members[CONFIG], fail)
         _check_config(path, config)
         weights = _read_weights(path, file, members[WEIGHTS], fail)
-    metadata = {**weights.metadata, **_described(config)}
+    metadata = {**weights.metadata, **_own_spec(config)}
     if isinstance(version, str):
         metadata["keras_version"] = version
-    return Archive("keras", weights.entries, metadata)
+    return Archive(
+        "keras", weights.entries, metadata, configuration=Configuration("keras", CONFIG, config)
+    )
 
 
 def _json(path: Path, file: BinaryIO, member: Member, fail: spans.Fail) -> dict[str, Any]:
@@ -121,7 +129,7 @@ def _objects(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:
-    """Raise unless every class is a plain one of Keras, or one of ours."""
+    """Raise unless every class is a plain one of Keras, one of ours, or a ResNet of KerasHub."""
     for item in _objects(config):
         kind, module, registered = (
             item.get(key) for key in ("class_name", "module", "registered_name")
@@ -130,41 +138,27 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
         name = inner.get("name") if isinstance(inner, dict) else None
         if kind is None and module is None and registered is None:
             continue
-        plain = registered is None or registered == kind or str(registered).startswith(_OURS)
-        if (
-            not isinstance(kind, str)
-            or kind in _REFUSED
-            or module not in (None, *_MODULES)
-            or not plain
-        ):
+        plain = module in _MODULES and (
+            registered is None or registered == kind or str(registered).startswith(_OURS)
+        )
+        hub = registered in _HUB and str(module).startswith(_HUB_MODULES)
+        if not isinstance(kind, str) or kind in _REFUSED or not (plain or hub):
             called = spans.shown(f"{module}.{kind}") + (
                 f" (named {spans.shown(str(name))})" if name else ""
             )
             raise CheckpointError(
                 f"{path}: its configuration asks for {called}; only plain keras.layers and models "
-                f"of resnet_keras are read, since others may carry code"
+                "of resnet_keras and KerasHub are read, since others may carry code"
             )
 
 
-def _described(config: dict[str, Any]) -> dict[str, str]:
-    """What the configuration says about the network: the spec of one of ours, else its layers."""
+def _own_spec(config: dict[str, Any]) -> dict[str, str]:
+    """The spec of a model of ours."""
     inner = config.get("config")
-    if not isinstance(inner, dict):
-        return {}
-    if config.get("registered_name") == f"{_OURS}ResNet":
-        return {"spec": json.dumps(inner["spec"])} if "spec" in inner else {}
-    layers = inner.get("layers")
-    if not isinstance(layers, list):
-        return {}
-    return {
-        "layers": json.dumps(
-            [
-                [layer.get("class_name"), layer.get("name") or layer["config"].get("name")]
-                for layer in layers
-                if isinstance(layer, dict) and isinstance(layer.get("config"), dict)
-            ]
-        )
-    }
+    ours = config.get("registered_name") == f"{_OURS}ResNet"
+    if ours and isinstance(inner, dict) and "spec" in inner:
+        return {"spec": json.dumps(inner["spec"])}
+    return {}
 
 
 def write(path: Path, archive: Archive) -> None:

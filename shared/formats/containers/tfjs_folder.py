@@ -17,7 +17,7 @@ import numpy as np
 
 from shared.architecture.ops import Shape
 from shared.formats.containers import spans
-from shared.formats.containers.archive import MAX_TENSORS, Archive, Entry
+from shared.formats.containers.archive import MAX_TENSORS, Archive, Configuration, Entry
 
 SHARD = 4 << 20  # bytes of a shard, as the converter of TensorFlow.js makes them
 
@@ -59,7 +59,19 @@ def read(path: Path) -> Archive:
                 entries[tensor] = entry
     topology = model.get("modelTopology")
     metadata = {} if topology is None else {"model_topology": json.dumps(topology)}
-    return Archive("tfjs", entries, metadata, tuple(stripped_prefixes))
+    return Archive(
+        "tfjs", entries, metadata, tuple(stripped_prefixes), _configuration(topology, fail)
+    )
+
+
+def _configuration(topology: Any, fail: spans.Fail) -> Configuration | None:
+    """Keras' configuration of the model, which the converter puts one level deeper."""
+    if topology is None:
+        return None
+    inner = topology.get("model_config", topology) if isinstance(topology, dict) else None
+    if not isinstance(inner, dict):
+        raise fail("its 'modelTopology' is no configuration of a model")
+    return Configuration("keras", "modelTopology", inner)
 
 
 def _read_group(

@@ -77,9 +77,16 @@ def check_blocks(depths: tuple[int, ...], tensors: int) -> None:
         )
 
 
-def infer_spec(shapes: Mapping[str, Shape], convention: ResNetSpec) -> ResNetSpec:
+def infer_spec(
+    shapes: Mapping[str, Shape], convention: ResNetSpec, told: Mapping[str, Any] | None = None
+) -> ResNetSpec:
     """The spec whose plan has tensors of these canonical names and shapes, as nearly as there is
     one.
+
+    Args:
+        shapes: by canonical name.
+        convention: has what no tensor tells.
+        told: fields that the file says otherwise, as `ResNetSpec.replace` takes them.
 
     Raises `CheckpointError` when there are no residual blocks, `SpecError` when no network is like
     that.
@@ -112,7 +119,8 @@ def infer_spec(shapes: Mapping[str, Shape], convention: ResNetSpec) -> ResNetSpe
         changes["head.final"] = "norm_act" if "final_norm.weight" in shapes else "none"
     if not found.any("gate.weight") and convention.shortcut.join.endswith("gate"):
         changes["shortcut.join"] = "add"
-    return _with_projection(convention.replace(name="custom", **changes), found.projected)
+    spec = convention.replace(name="custom", **(changes | dict(told or {})))
+    return _with_projection(spec, found.projected)
 
 
 class _Tensors:
@@ -291,12 +299,16 @@ def find_preset(spec: ResNetSpec, families: tuple[str, ...]) -> str | None:
     can be.
     """
     same_size_presets = _same_size_presets(spec.depths, spec.widths, spec.block.kind)
-    wanted = _resolved(_sizeless(spec))
-    matches = [name for name in same_size_presets if _resolved(_sizeless(get_spec(name))) == wanted]
+    matches = [name for name in same_size_presets if is_preset(spec, name)]
     return next(
         (name for name in matches if name.partition("/")[0] in families),
         matches[0] if matches else None,
     )
+
+
+def is_preset(spec: ResNetSpec, name: str) -> bool:
+    """Whether the spec is this preset, but for its classes and input channels."""
+    return _resolved(_sizeless(spec)) == _resolved(_sizeless(get_spec(name)))
 
 
 def candidates(spec: ResNetSpec) -> list[str]:

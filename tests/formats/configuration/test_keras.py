@@ -1,0 +1,285 @@
+"""What a Keras configuration says is believed, if a spec can say it, and refused if not. Keras
+itself is the oracle: it builds and runs the same configuration.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+pytest.importorskip("keras")
+
+from shared import CheckpointError
+from shared.formats.naming.infer import differences
+from tests.formats.configuration.keras_models import (
+    Config,
+    Edit,
+    as_keras2,
+    edited,
+    entries_of,
+    layer,
+    outputs_of_keras,
+    outputs_of_ours,
+    read,
+    settings,
+    small_config,
+    without,
+)
+from tests.probes import relative_error
+
+# Float32 outputs against the float64 reference; measured over this file: at most 8e-7.
+FLOAT32_LIMIT = 1e-5
+# By which every change of the function here moves the outputs, or more.
+NOTICED = 1e-4
+
+
+def reads(name: str, source: str) -> Edit:
+    """Lets a layer read another one."""
+
+    def edit(config: Config) -> None:
+        tensor = layer(config, name)["inbound_nodes"][0]["args"][0]
+        tensor["config"]["keras_history"][0] = source
+
+    return edit
+
+
+def before(name: str, kind: str, **own: Any) -> Edit:
+    """Puts a layer in front of another one."""
+
+    def edit(config: Config) -> None:
+        follower, listed = layer(config, name), config["config"]["layers"]
+        new = {
+            "module": "keras.layers",
+            "class_name": kind,
+            "registered_name": None,
+            "name": f"{name}_{kind}",
+            "config": {"name": f"{name}_{kind}", **own},
+            "inbound_nodes": follower["inbound_nodes"],
+        }
+        listed.insert(listed.index(follower), new)
+        tensor = json.loads(json.dumps(follower["inbound_nodes"][0]["args"][0]))
+        tensor["config"]["keras_history"] = [new["name"], 0, 0]
+        follower["inbound_nodes"] = [{"args": [tensor], "kwargs": {}}]
+
+    return edit
+
+
+def class_of(name: str, kind: str, **own: Any) -> Edit:
+    """Makes a layer one of another class."""
+
+    def edit(config: Config) -> None:
+        item = layer(config, name)
+        item["class_name"], item["config"] = kind, {"name": name, **own}
+
+    return edit
+
+
+RELU = {
+    "module": "builtins",
+    "class_name": "function",
+    "config": "relu",
+    "registered_name": "function",
+}
+BELIEVED: dict[str, tuple[int, tuple[Edit, ...], dict[str, Any]]] = {
+    "as-it-is": (1, (), {}),
+    "v2-as-it-is": (2, (), {}),
+    "epsilon": (1, (settings("BatchNormalization", epsilon=1e-3),), {"norm.eps": 1e-3}),
+    "v2-epsilon": (2, (settings("BatchNormalization", epsilon=1e-3),), {"norm.eps": 1e-3}),
+    "momentum": (1, (settings("BatchNormalization", momentum=0.9),), {"norm.momentum": 0.9}),
+    "stride-of-v1.5": (
+        1,
+        (settings("conv3_block1_1_conv", strides=[1, 1]),
+         settings("conv3_block1_2_conv", strides=[2, 2])),
+        {"block.stride_conv": 2, "block.padding": "same"},
+    ),
+    "stem-stride": (1, (settings("conv1_conv", strides=[1, 1]),), {"stem.convs": ((7, 1, 64),)}),
+    "stem-padding": (
+        1,
+        (without("conv1_pad"), settings("conv1_conv", padding="same")),
+        {"stem.padding": "same"},
+    ),
+    "pool-padding": (
+        2,
+        (without("pool1_pad"), settings("pool1_pool", padding="same")),
+        {"stem.pool_padding": "same"},
+    ),
+    "no-pool": (1, (without("pool1_pad"), without("pool1_pool")), {"stem.pool": "none"}),
+    "first-stage-strides": (
+        1,
+        (settings("conv2_block1_1_conv", strides=2), settings("conv2_block1_0_conv", strides=2)),
+        {"strides": (2, 2)},
+    ),
+    "raw-shortcut": (
+        2,
+        (reads("conv2_block1_0_conv", "pool1_pool"), reads("conv3_block1_0_conv",
+                                                             "conv2_block2_out")),
+        {"shortcut.preact": "never"},
+    ),
+    "shortcut-pool": (
+        1,
+        (before("conv3_block1_0_conv", "AveragePooling2D", pool_size=2, padding="same"),
+         settings("conv3_block1_0_conv", strides=1)),
+        {"shortcut.pool": "avg"},
+    ),
+    "head-pool": (1, (class_of("avg_pool", "GlobalMaxPooling2D"),), {"head.pool": "max"}),
+    "pool-of-whole-features": (
+        1,
+        (before("predictions", "Flatten"), class_of("avg_pool", "AveragePooling2D", pool_size=8)),
+        {},
+    ),
+    "relu-layers": (1, (class_of("conv2_block1_1_relu", "ReLU"),), {}),
+    "relu-in-full": (1, (settings("Activation", activation=RELU),), {}),
+    "dropout": (1, (before("predictions", "Dropout", rate=0.3),), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spelling", ["keras3", "keras2"])
+@pytest.mark.parametrize(("version", "edits", "fields"), BELIEVED.values(), ids=BELIEVED)
+def test_what_it_says_is_believed(
+    version: int, edits: tuple[Edit, ...], fields: dict[str, Any], spelling: str
+) -> None:
+    plain, config = small_config(version), edited(small_config(version), *edits)
+    entries = entries_of(plain)
+    found = read(as_keras2(config) if spelling == "keras2" else config, entries)
+    base = read(plain, entries).spec
+    assert found.spec == base.replace(**fields)
+    assert found.assumed == {}
+    assert {name: found.told_fields[name] for name in fields if name in found.told_fields} == {
+        name: fields[name] for name in fields if name in found.told_fields
+    }
+    if spelling == "keras3":
+        theirs = outputs_of_keras(config, entries)
+        assert relative_error(outputs_of_ours(found), theirs) <= FLOAT32_LIMIT
+        if differences(base, found.spec):
+            assert relative_error(outputs_of_keras(plain, entries), theirs) > NOTICED
+
+
+def call_with(name: str, **kwargs: Any) -> Edit:
+    return lambda config: layer(config, name)["inbound_nodes"][0]["kwargs"].update(kwargs)
+
+
+def renamed(name: str, other: str) -> Edit:
+    def edit(config: Config) -> None:
+        text = json.dumps(config).replace(f'"{name}"', f'"{other}"')
+        config.clear()
+        config.update(json.loads(text))
+
+    return edit
+
+
+def twice(name: str) -> Edit:
+    def edit(config: Config) -> None:
+        nodes = layer(config, name)["inbound_nodes"]
+        nodes.append(nodes[0])
+
+    return edit
+
+
+def outputs(*names: str) -> Edit:
+    return lambda config: config["config"].update(output_layers=[[name, 0, 0] for name in names])
+
+
+REFUSED: dict[str, tuple[int, Edit, str]] = {
+    "activation": (1, settings("conv2_block1_1_relu", activation="gelu"),
+                   "activation = 'gelu' in the layer 'conv2_block1_1_relu' (Activation)"),
+    "one-epsilon": (1, settings("conv3_block1_2_bn", epsilon=0.1),
+                    "epsilon = 0.1 in the layer 'conv3_block1_2_bn' (BatchNormalization)"),
+    "one-momentum": (1, settings("conv3_block1_2_bn", momentum=0.5),
+                     "momentum = 0.5 in the layer 'conv3_block1_2_bn' (BatchNormalization)"),
+    "groups": (1, settings("conv2_block1_2_conv", groups=2),
+               "groups = 2 in the layer 'conv2_block1_2_conv' (Conv2D)"),
+    "dilation": (1, settings("conv2_block1_2_conv", dilation_rate=[2, 2]),
+                 "dilation_rate = 2 in the layer 'conv2_block1_2_conv' (Conv2D)"),
+    "no-padding": (1, settings("conv2_block1_2_conv", padding="valid"),
+                   "padding = 'valid' in the layer 'conv2_block1_2_conv' (Conv2D)"),
+    "odd-padding": (1, settings("conv1_pad", padding=[[2, 3], [2, 3]]),
+                    "padding = [[2, 3], [2, 3]] in the layer 'conv1_conv' (Conv2D)"),
+    "pool-padding": (1, without("pool1_pad"),
+                     "padding = 'valid' in the layer 'pool1_pool' (MaxPooling2D)"),
+    "pool-size": (1, settings("pool1_pool", pool_size=[2, 2]),
+                  "pool_size = 2 in the layer 'pool1_pool' (MaxPooling2D)"),
+    "strides": (1, settings("conv2_block2_3_conv", strides=[2, 2]),
+                "strides = 2 in the layer 'conv2_block2_3_conv' (Conv2D)"),
+    "oblong-strides": (1, settings("conv1_conv", strides=[1, 2]),
+                       "strides = [1, 2] in the layer 'conv1_conv' (Conv2D)"),
+    "bias": (1, settings("conv2_block1_1_conv", use_bias=False),
+             "use_bias = False in the layer 'conv2_block1_1_conv' (Conv2D)"),
+    "filters": (1, settings("conv2_block1_1_conv", filters=9),
+                "filters = 9 in the layer 'conv2_block1_1_conv' (Conv2D)"),
+    "units": (1, settings("predictions", units=6), "units = 6 in the layer 'predictions' (Dense)"),
+    "axis": (1, settings("conv1_bn", axis=1), "axis = 1 in the layer 'conv1_bn'"),
+    "center": (1, settings("conv1_bn", center=False), "center = False in the layer 'conv1_bn'"),
+    "head-activation": (1, settings("predictions", activation="sigmoid"),
+                        "activation = 'sigmoid' in the layer 'predictions' (Dense)"),
+    "relu6": (1, class_of("conv1_relu", "ReLU", max_value=6.0),
+              "max_value = 6.0 in the layer 'conv1_relu' (ReLU)"),
+    "keepdims": (1, settings("avg_pool", keepdims=True),
+                 "keepdims = True in the layer 'avg_pool' (GlobalAveragePooling2D)"),
+    "class": (1, class_of("conv2_block1_add", "Multiply"),
+              "class_name = 'Multiply' in the layer 'conv2_block1_add' (Multiply)"),
+    "rescaling": (1, before("conv1_pad", "Rescaling", scale=0.1),
+                  "class_name = 'Rescaling' in the layer 'conv1_pad_Rescaling' (Rescaling)"),
+    "training": (1, call_with("conv1_bn", training=True),
+                 "training = True in the layer 'conv1_bn'"),
+    "no-relu": (1, without("conv2_block1_1_relu"),
+                "input = 'conv2_block1_1_bn' in the layer 'conv2_block1_2_conv' (Conv2D)"),
+    "another-relu": (1, before("conv2_block1_1_conv", "Activation", activation="relu"),
+                     "input = 'conv2_block1_1_conv_Activation' in the layer"),
+    "another-order": (1, reads("conv2_block2_1_conv", "conv2_block1_add"),
+                      "input = 'conv2_block1_add' in the layer 'conv2_block2_1_conv' (Conv2D)"),
+    "another-softmax": (1, before("conv1_bn", "Softmax"), "input = 'conv1_bn_Softmax'"),
+    "no-such-layer": (1, reads("conv1_bn", "conv9"), "'conv9', which there is not"),
+    "no-layer-of-a-weight": (1, renamed("conv2_block1_1_bn", "b"), "no layer 'conv2_block1_1_bn'"),
+    "a-loop": (1, reads("conv1_conv", "conv2_block1_out"), "reads its own output"),
+    "shared": (1, twice("conv1_conv"), "'conv1_conv' is called 2 times"),
+    "two-outputs": (1, outputs("avg_pool", "predictions"), "output_layers name 2 layers"),
+    "another-output": (1, outputs("avg_pool"), "no layer 'predictions'"),
+    "channels": (1, settings("input_layer", batch_shape=[None, 64, 64, 4]), "images of 4 channels"),
+    "data-formats": (1, settings("conv1_conv", data_format="channels_first"), "both data formats"),
+    "data-format": (1, settings("conv1_conv", data_format="x"), "data_format = 'x' in the layer"),
+    "v2-pool-in-shortcut": (2, settings("max_pooling2d", pool_size=[2, 2]), "conv2_block2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("version", "edit", "says"), REFUSED.values(), ids=REFUSED)
+def test_what_no_spec_says_is_refused(version: int, edit: Edit, says: str) -> None:
+    plain = small_config(version)
+    with pytest.raises(CheckpointError) as caught:
+        read(edited(plain, edit), entries_of(plain))
+    message = str(caught.value)
+    assert message.startswith("small.keras: its config.json: ")
+    assert says in message
+    assert message.isprintable()
+    assert len(message) < 300
+
+
+def test_another_preset_than_the_configurations_is_refused() -> None:
+    """Whichever of them is right: the file is not overruled."""
+    config = small_config()
+    entries = entries_of(config)
+    sizes = {"depths": (2, 2), "widths": (8, 16), "strides": (1, 2)}
+    known = read(config, entries, preset="keras/resnet50", changes=sizes)
+    assert known.identified_by == "preset"
+    other = edited(config, settings("BatchNormalization", epsilon=0.01))
+    with pytest.raises(CheckpointError, match=r"epsilon = 0\.01 in the layer 'conv1_bn'.*--preset"):
+        read(other, entries, preset="keras/resnet50", changes=sizes)
+
+
+@pytest.mark.parametrize("key", ["norm.eps", "norm_eps", "norm"])
+def test_the_caller_may_say_what_the_configuration_says(key: str) -> None:
+    config = small_config()
+    found = read(config, changes={"norm.eps": 1.001e-5})
+    assert (found.spec.norm.eps, found.given) == (1.001e-5, {"norm.eps": 1.001e-5})
+    values = {"norm": {"eps": 1e-5}} if key == "norm" else {key: 1e-5}
+    with pytest.raises(
+        CheckpointError, match=r"config\.json says norm\.eps = 1\.001e-05, and --set"
+    ):
+        read(config, changes=values)
+
+
+def test_fields_that_are_no_part_of_the_function_may_be_set() -> None:
+    changes = {"name": "mine", "image_size": 96, "init.conv": "lecun_normal"}
+    spec = read(small_config(), changes=changes).spec
+    assert (spec.name, spec.image_size, spec.init.conv) == ("mine", 96, "lecun_normal")
