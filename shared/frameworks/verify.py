@@ -115,7 +115,8 @@ def verify(
     """
     several = [networks] if isinstance(networks, str | ResNetSpec) else networks
     specs = [get_spec(one) if isinstance(one, str) else one for one in several]
-    return list(iter_verdicts(specs, frameworks or installed(), inputs, on_step))
+    chosen = installed() if frameworks is None else frameworks
+    return list(iter_verdicts(specs, chosen, inputs, on_step))
 
 
 def iter_verdicts(
