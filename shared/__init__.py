@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from shared.errors import CheckpointError, DatasetError, FrameworkError, RosettaError, SpecError
     from shared.formats.checkpoint import Checkpoint, open_checkpoint
     from shared.formats.convert import Conversion, convert
-    from shared.frameworks.verify import Inputs, Verdict, verify
+    from shared.frameworks.inputs import Inputs
+    from shared.frameworks.verify import Verdict, verify
     from shared.training.config import OptimizerConfig, Training
     from shared.training.recipes import Recipe, get_recipe
     from shared.verification.comparison import Comparison, compare
@@ -36,7 +37,7 @@ _MODULES = {
     "Conversion": "formats.convert",
     "DatasetError": "errors",
     "FrameworkError": "errors",
-    "Inputs": "frameworks.verify",
+    "Inputs": "frameworks.inputs",
     "OptimizerConfig": "training.config",
     "Plan": "architecture.plan",
     "Recipe": "training.recipes",

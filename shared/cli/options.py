@@ -20,7 +20,7 @@ from shared.errors import FrameworkError, SpecError
 
 if TYPE_CHECKING:
     from shared.formats.checkpoint import Checkpoint
-    from shared.frameworks.verify import Inputs
+    from shared.frameworks.inputs import Inputs
     from shared.training.config import Training
 
 NO_TERMINAL_WIDTH = 1000  # of a file or pipe: enough for every table to be whole
@@ -161,7 +161,7 @@ def make_inputs(
 
     `weights` is a canonical file.
     """
-    from shared.frameworks.verify import BATCH, Inputs
+    from shared.frameworks.inputs import BATCH, Inputs
 
     size = parse_size(image_size)
     if image and len(specs) > 1:

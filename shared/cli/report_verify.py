@@ -18,7 +18,8 @@ from rich.progress import (
 from rich.text import Text
 
 from shared.cli.tables import Column, Styled, Table, printable, shape
-from shared.frameworks.verify import Inputs, TraceTaken, Verdict
+from shared.frameworks.inputs import Inputs
+from shared.frameworks.verify import TraceTaken, Verdict
 from shared.verification.comparison import Comparison
 from shared.verification.recording import EVAL, TRAIN
 from shared.verification.tolerances import CHANNEL_FLOAT64

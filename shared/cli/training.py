@@ -165,7 +165,7 @@ def _train_in(
 ) -> tuple[dict[str, Any], bool]:
     """What came of the run in one framework, and whether it was interrupted."""
     from shared.cli import report_training as report
-    from shared.frameworks.processes import run_events
+    from shared.frameworks.workers import run_events
 
     started = time.perf_counter()
     with report.TrainProgress(make_console(stderr=True), framework) as progress:
@@ -262,7 +262,7 @@ def _evaluate_in(
     """What each framework measures of the same weights, as JSON has it."""
     from shared.cli import report_training as report
     from shared.formats.convert import write_canonical
-    from shared.frameworks.processes import run_events
+    from shared.frameworks.workers import run_events
 
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="rosetta-") as folder:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ from shared.datasets.batches import normalise, pca_shifts, random_crop_and_flip
 from shared.datasets.resizing import resize_batch
 from shared.datasets.sources import ArraySource, ImageSource
 from shared.errors import DatasetError
+from shared.machine import processors
 from shared.training.augmentation import Augmentation
 
 PREFETCHED = 2  # batches that are made ahead of the one in use
@@ -44,11 +44,7 @@ def default_workers(source: ImageSource) -> int:
     """
     if isinstance(source, ArraySource):
         return 0
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        cores = os.cpu_count() or 1
-    return max(1, cores - 1)
+    return max(1, processors() - 1)
 
 
 class Pipeline:

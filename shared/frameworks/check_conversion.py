@@ -9,8 +9,9 @@ from pathlib import Path
 
 from shared.formats.checkpoint import Checkpoint
 from shared.formats.convert import Conversion, write_canonical
+from shared.frameworks.inputs import Inputs
 from shared.frameworks.registry import get_framework, installed
-from shared.frameworks.verify import Inputs, take_trace
+from shared.frameworks.verify import take_trace
 from shared.verification.comparison import Comparison, compare
 from shared.verification.trace import Trace
 

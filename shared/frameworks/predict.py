@@ -13,10 +13,10 @@ import numpy as np
 from shared.errors import SpecError
 from shared.formats.checkpoint import Checkpoint
 from shared.formats.convert import write_canonical
-from shared.frameworks.processes import Worker
+from shared.frameworks.inputs import save_images
+from shared.frameworks.workers import TraceWorker
 from shared.verification.recording import EVAL, OUTPUT
 from shared.verification.trace import Trace
-from shared.weights.files import write_tensors
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def predict(
     with tempfile.TemporaryDirectory(prefix="rosetta-") as name:
         folder = Path(name)
         weights = write_canonical(checkpoint, folder / "weights.safetensors", dtype)
-        write_tensors(folder / "images.safetensors", {"images": images}, {}, durable=False)
+        pixels = save_images(images, dtype, folder)
         for framework in frameworks:
-            logits = _logits(checkpoint, framework, dtype, images, weights, folder)
+            logits = _logits(checkpoint, framework, dtype, images.shape, weights, pixels)
             for path, row in zip(paths, logits, strict=True):
                 found.append(Prediction(path, framework, _top(row, labels, top)))
             on_step(framework)
@@ -89,21 +89,21 @@ def _logits(
     checkpoint: Checkpoint,
     framework: str,
     dtype: str,
-    images: np.ndarray,
+    shape: tuple[int, ...],
     weights: Path,
-    folder: Path,
+    images: Path,
 ) -> np.ndarray:
-    output = folder / "trace.safetensors"
-    with Worker(framework) as worker:
+    output = images.with_name("trace.safetensors")
+    with TraceWorker(framework) as worker:
         worker.run(
             {
                 "spec": checkpoint.spec.to_dict(),
                 "dtype": dtype,
                 "seed": 0,
-                "batch": len(images),
-                "image_size": list(images.shape[1:3]),
+                "batch": shape[0],
+                "image_size": shape[1:3],
                 "weights": str(weights),
-                "images": str(folder / "images.safetensors"),
+                "images": str(images),
                 "output": str(output),
                 "durable": False,
                 "budget": False,

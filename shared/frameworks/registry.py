@@ -1,19 +1,20 @@
 """The one door to the frameworks. Nothing here imports one until it is asked to.
 
-A trace is taken in a process of its own (`Worker`): thread pools do not fight, Keras backends can
-be mixed, and a framework that crashes takes nothing with it.
+A trace is taken in a process of its own (`shared.frameworks.workers`): thread pools do not fight,
+Keras backends can be mixed, and a framework that crashes takes nothing with it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 
-from shared.errors import CheckpointError, FrameworkError, RosettaError, SpecError, nearest
+from shared.errors import FrameworkError, nearest
+from shared.machine import missing_packages, require_packages
+from shared.processes import ON_CPU
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,16 @@ class Framework:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        return tuple(name for name in self.requires if importlib.util.find_spec(name) is None)
+        return missing_packages(self.requires)
+
+    @property
+    def on_cpu(self) -> dict[str, str]:
+        """The environment in which it sees no accelerator.
+
+        What is compared runs on the CPU, on a machine with an accelerator, too: Apple's has no
+        float64, and of several frameworks on one, the first takes all its memory.
+        """
+        return {**self.environment, **ON_CPU}
 
 
 # Quiet, and the same numbers in every run. None of this touches the calling process.
@@ -70,12 +80,7 @@ def get_framework(name: str) -> Framework:
         raise FrameworkError(
             f"unknown framework {name!r}{nearest(name, known)}; known are {', '.join(known)}"
         )
-    if framework.missing:
-        raise FrameworkError(
-            f"{name} needs {' and '.join(framework.missing)}, which "
-            f"{'is' if len(framework.missing) == 1 else 'are'} "
-            f"not installed; pip install 'resnet-rosetta[{framework.extra}]'"
-        )
+    require_packages(name, framework.extra, *framework.requires)
     return framework
 
 
@@ -95,10 +100,3 @@ def load_package(framework: Framework) -> ModuleType:
         return importlib.import_module(framework.package)
     except ImportError as error:
         raise FrameworkError(f"{framework.name} cannot be imported: {error}") from None
-
-
-_ERRORS: dict[str, type[RosettaError]] = {
-    "SpecError": SpecError,
-    "CheckpointError": CheckpointError,
-    "FrameworkError": FrameworkError,
-}

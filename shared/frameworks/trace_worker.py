@@ -3,7 +3,8 @@
 Reads one JSON job a line from standard input and answers each with one JSON line:
 
     {"spec": {...}, "dtype": "float64", "seed": 0, "batch": 2, "image_size": [224, 224],
-     "weights": file or null, "images": file or null, "output": file, "durable": true,
+     "weights": file or null, "images": file of `save_images` or null, "output": file,
+     "durable": true,
      "checks": ["eval", ...], "training": JSON of a `Training`, both with defaults,
      "only": names of the arrays to save, all when absent,
      "budget": false to leave out the rounding budget}
@@ -12,8 +13,6 @@ Reads one JSON job a line from standard input and answers each with one JSON lin
 from __future__ import annotations
 
 import json
-import os
-import resource
 import sys
 import time
 from collections.abc import Mapping
@@ -24,8 +23,10 @@ import numpy as np
 
 from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
-from shared.errors import FrameworkError, RosettaError
+from shared.errors import FrameworkError
+from shared.frameworks.devices import device, prepare
 from shared.frameworks.registry import FRAMEWORKS, Framework, load_package
+from shared.processes import answers, failure
 from shared.training.config import Training, num_outputs, probe_labels
 from shared.verification.comparison import rounding_budget
 from shared.verification.trace import Trace
@@ -33,15 +34,10 @@ from shared.weights.canonical import Weights, float_dtype, read_weights
 from shared.weights.files import read_tensors
 from shared.weights.probe import probe_images, probe_weights
 
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
-
 
 def main() -> None:
     """Serve jobs until standard input ends."""
-    # The answers keep standard output to themselves; what libraries print goes to standard error.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    framework = FRAMEWORKS[sys.argv[1]]
+    file, framework = answers(), FRAMEWORKS[sys.argv[1]]
     package: ModuleType | None = None
     job: dict[str, Any] = {}
     for line in sys.stdin:
@@ -49,22 +45,16 @@ def main() -> None:
         try:
             if package is None:
                 package = load_package(framework)
-                _full_precision()
+                prepare(on_cpu=True)
             job = json.loads(line)
             run_job(package, job)
             answer: dict[str, Any] = {
                 "seconds": round(time.perf_counter() - started, 3),
-                "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT,
+                "peak_bytes": _peak_bytes(),
             }
-        except RosettaError as error:
-            answer = {"kind": type(error).__name__, "error": str(error)}
-        except MemoryError:
-            answer = {"kind": "FrameworkError", "error": f"{_place(framework, job)}: out of memory"}
         except Exception as error:  # noqa: BLE001 - a framework may raise anything; the parent says it in one line
-            said = str(error).strip().splitlines() or [""]
-            what = f"{_place(framework, job)}: {type(error).__name__}: {said[0]}"
-            answer = {"kind": "FrameworkError", "error": what}
-        print(json.dumps(answer), file=answers, flush=True)
+            answer = failure(error, _place(framework, job))
+        print(json.dumps(answer), file=file)
 
 
 def _place(framework: Framework, job: Mapping[str, Any]) -> str:
@@ -72,17 +62,12 @@ def _place(framework: Framework, job: Mapping[str, Any]) -> str:
     return f"{job.get('spec', {}).get('name', 'a network')} in {framework.name}"
 
 
-def _full_precision() -> None:
-    """No TF32 where PyTorch runs on a GPU. JAX is told through its environment."""
-    if "torch" in sys.modules:
-        import torch
+def _peak_bytes() -> int:
+    """The most memory that this process has had."""
+    import resource  # Windows has none
 
-        torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]
-        torch.set_float32_matmul_precision("highest")
-    if "tensorflow" in sys.modules:
-        import tensorflow
-
-        tensorflow.config.experimental.enable_tensor_float_32_execution(False)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def run_job(package: ModuleType, job: Mapping[str, Any]) -> None:
@@ -102,6 +87,7 @@ def run_job(package: ModuleType, job: Mapping[str, Any]) -> None:
     if dtype != "float64" and job.get("budget", True):
         trace.about["rounding"] = json.dumps(rounding_budget(trace, take("float64")))
     trace.about |= {
+        "device": device(),
         "seed": str(job["seed"]),
         "weights_source": str(job["weights"] or "probe"),
         "images_source": str(job["images"] or "probe"),
@@ -148,15 +134,15 @@ def _weights(job: Mapping[str, Any], spec: ResNetSpec) -> Weights:
 
 
 def _images(job: Mapping[str, Any], spec: ResNetSpec) -> np.ndarray:
-    dtype = float_dtype(job["dtype"])
+    """Float64, whose values are of the job's dtype."""
     if job["images"]:
         tensors, _ = read_tensors(job["images"])
         if set(tensors) != {"images"}:
             raise FrameworkError(f"{job['images']}: holds no images")
-        return tensors["images"].astype(dtype).astype(np.float64)
+        return tensors["images"]
     height, width = make_plan(spec, tuple(job["image_size"])).image_size
     shape = (job["batch"], height, width, spec.in_channels)
-    return probe_images(shape, job["seed"], dtype).astype(np.float64)
+    return probe_images(shape, job["seed"], job["dtype"]).astype(np.float64)
 
 
 if __name__ == "__main__":

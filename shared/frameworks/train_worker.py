@@ -22,10 +22,8 @@ Reads one JSON job from standard input and writes events to standard output, one
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import os
 import platform
 import signal
 import sys
@@ -41,13 +39,16 @@ import numpy as np
 from shared.architecture.plan import Plan, make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.datasets import Batch, ImageSource, Pipeline, default_workers, open_split
-from shared.errors import CheckpointError, FrameworkError, RosettaError, SpecError
+from shared.errors import CheckpointError, FrameworkError, SpecError
+from shared.frameworks.devices import device, prepare
 from shared.frameworks.registry import FRAMEWORKS, load_package
+from shared.processes import answers, failure
 from shared.training.augmentation import Augmentation
 from shared.training.config import OptimizerConfig, Training, training_masks
 from shared.training.recipes import Recipe, preprocessing_of
 from shared.training.runs import WEIGHTS, RunWriter, read_run
 from shared.verification.recording import ResumableTrainer
+from shared.verification.trace import version_of
 from shared.weights.canonical import read_weights, save_weights
 from shared.weights.digests import digest
 
@@ -62,28 +63,21 @@ class NotFiniteError(FrameworkError):
 
 
 def main() -> None:
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print
+    file = answers()
 
     def emit(event: dict[str, Any]) -> None:
-        print(json.dumps(event), file=answers)
+        print(json.dumps(event), file=file)
 
     warnings.filterwarnings("ignore", module="PIL")  # remarks about what it reads all the same
     try:
         job = json.loads(sys.stdin.readline())
         package = load_package(FRAMEWORKS[sys.argv[1]])
+        prepare(on_cpu=job["task"] != "train")
         {"train": train, "evaluate": evaluate}[job["task"]](package, sys.argv[1], job, emit)
-    except RosettaError as error:
-        emit({"event": "error", "kind": type(error).__name__, "error": str(error)})
     except KeyboardInterrupt:
         emit({"event": "interrupted"})
-    except MemoryError:
-        what = f"{sys.argv[1]}: out of memory"
-        emit({"event": "error", "kind": "FrameworkError", "error": what})
     except Exception as error:  # noqa: BLE001 - a framework may raise anything; the parent says it in one line
-        said = str(error).strip().splitlines() or [""]
-        what = f"{sys.argv[1]}: {type(error).__name__}: {said[0]}"
-        emit({"event": "error", "kind": "FrameworkError", "error": what})
+        emit({"event": "error", **failure(error, sys.argv[1])})
 
 
 def train(package: ModuleType, framework: str, job: Mapping[str, Any], emit: Emit) -> None:
@@ -331,10 +325,10 @@ def _about(
         "dtype": dtype,
         "data": {split: source.digest for split, source in splits.items()},
         "start": digest(start),
+        "device": device(),
         "versions": {
             "python": platform.python_version(),
-            # not of the distribution: that may be called tensorflow-cpu
-            **{name: importlib.import_module(name).__version__ for name in packages},
+            **{package: version_of(package) for package in packages},
         },
     }
 

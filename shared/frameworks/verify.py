@@ -4,31 +4,26 @@ all pairs.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from shared.architecture.plan import Plan, make_plan
 from shared.architecture.presets import get_spec
 from shared.architecture.spec import InitSpec, ResNetSpec
-from shared.errors import CheckpointError, FrameworkError
-from shared.frameworks.processes import Worker
+from shared.errors import FrameworkError
+from shared.frameworks.capacity import memory_for, plan_rounds, require_space, trace_bytes
+from shared.frameworks.inputs import Inputs, save_images
+from shared.frameworks.pool import WorkerPool
 from shared.frameworks.registry import get_framework, installed
-from shared.training.config import PROBE, Training
+from shared.frameworks.workers import TraceWorker
+from shared.machine import in_memory
 from shared.verification.comparison import Comparison, compare
-from shared.verification.recording import EVAL
 from shared.verification.trace import Trace
-from shared.weights.files import write_tensors
 
 # Presets that between them have every kind of block, shortcut, stem, norm and padding, and are
 # quick: what `rosetta verify` checks when no preset is named.
@@ -49,29 +44,6 @@ DEFAULT_PRESETS = (
     "ablation/resnet110_norm_after_add",
 )
 
-BATCH = 2  # a single image hides mistakes that mix up the batch
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What goes into every framework alike.
-
-    Weights and images are made from the seed unless given.
-
-    >>> Inputs(dtype="float32", image_size=(64, 64), checks=("eval",)).batch
-    2
-    """
-
-    dtype: str = "float64"
-    seed: int = 0
-    batch: int = BATCH
-    image_size: tuple[int, int] | None = None
-    weights: Path | None = None
-    images: np.ndarray | None = None  # [batch, height, width, channels]
-    weights_name: str | None = None  # what the user called the weights
-    checks: tuple[str, ...] = (EVAL,)
-    training: Training = PROBE
-
 
 @dataclass(frozen=True)
 class TraceTaken:
@@ -81,6 +53,14 @@ class TraceTaken:
     framework: str
     seconds: float
     peak_bytes: int
+
+    def and_then(self, other: TraceTaken) -> TraceTaken:
+        """Both, one after the other, as one."""
+        return replace(
+            self,
+            seconds=self.seconds + other.seconds,
+            peak_bytes=max(self.peak_bytes, other.peak_bytes),
+        )
 
 
 @dataclass(frozen=True)
@@ -135,7 +115,8 @@ def verify(
     """
     several = [networks] if isinstance(networks, str | ResNetSpec) else networks
     specs = [get_spec(one) if isinstance(one, str) else one for one in several]
-    return list(iter_verdicts(specs, frameworks or installed(), inputs, on_step))
+    chosen = installed() if frameworks is None else frameworks
+    return list(iter_verdicts(specs, chosen, inputs, on_step))
 
 
 def iter_verdicts(
@@ -159,7 +140,7 @@ def iter_verdicts(
         )
     for name in frameworks:
         get_framework(name)
-    with tempfile.TemporaryDirectory(prefix="rosetta-") as folder, _WorkerPool(frameworks) as crew:
+    with tempfile.TemporaryDirectory(prefix="rosetta-") as folder, WorkerPool(frameworks) as pool:
         images = _save_images(inputs, Path(folder))
         known: dict[ResNetSpec, Verdict] = {}
         for spec in specs:
@@ -169,12 +150,12 @@ def iter_verdicts(
             else:
                 started = time.perf_counter()
                 try:
-                    known[function] = _verify_one(spec, crew, inputs, images, Path(folder), on_step)
+                    known[function] = _verify_one(spec, pool, inputs, images, Path(folder), on_step)
                 except FrameworkError as error:
                     if len(specs) == 1:
                         raise
-                    crew.leave()
-                    plan = make_plan(spec, _image_size(spec, inputs))
+                    pool.close()
+                    plan = make_plan(spec, inputs.size_for(spec))
                     seconds = time.perf_counter() - started
                     known[function] = Verdict(spec, plan, (), (), {}, seconds, failure=str(error))
                 yield known[function]
@@ -202,109 +183,78 @@ def _again(verdict: Verdict, spec: ResNetSpec) -> Verdict:
 
 
 def take_trace(spec: ResNetSpec, framework: str, inputs: Inputs, output: Path) -> TraceTaken:
-    """One framework's trace, saved to `output`."""
-    with tempfile.TemporaryDirectory(prefix="rosetta-") as folder, Worker(framework) as worker:
-        return _run(worker, spec, inputs, _save_images(inputs, Path(folder)), output, durable=True)
+    """One framework's trace, saved to `output`.
 
-
-class _WorkerPool:
-    """A worker for each framework, kept from one network to the next where memory holds them all.
-
-    A worker that has ended a network keeps what that took, for the next. Of larger networks, each
-    framework gets a worker that ends with its job, as many at a time as there is memory for.
+    Raises `FrameworkError` when there is no room for it, or the framework fails.
     """
-
-    def __init__(self, frameworks: Sequence[str]):
-        self.frameworks = frameworks
-        self._workers: list[Worker] = []
-        self._room = _free_memory()  # without any worker
-
-    def __enter__(self) -> _WorkerPool:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.leave()
-
-    def leave(self) -> None:
-        """End all workers; the next network starts new ones."""
-        for worker in self._workers:
-            worker.close()
-        self._workers.clear()
-
-    def map(
-        self, job: Callable[[Worker, Path], TraceTaken], files: Sequence[Path], need: int
-    ) -> tuple[TraceTaken, ...]:
-        """Do the job, which takes `need` bytes, in every framework, each with its own file."""
-        cores = os.cpu_count() or 1
-        stay = need * len(self.frameworks) <= self._room
-        if not stay:
-            self.leave()
-            self._room = _free_memory()
-        at_once = max(1, min(cores, self._room // need))
-        if stay and not self._workers:
-            threads = max(1, cores // len(self.frameworks))
-            self._workers.extend(Worker(name, threads) for name in self.frameworks)
-
-        failed = threading.Event()
-
-        def alone(name: str, file: Path) -> TraceTaken:
-            with Worker(name, cores // at_once) as worker:
-                self._workers.append(worker)
-                if failed.is_set():  # in between: nobody else would end this one
-                    worker.kill()
-                return job(worker, file)
-
-        with ThreadPoolExecutor(at_once) as pool:
-            try:
-                if stay:
-                    return tuple(pool.map(job, self._workers, files))
-                return tuple(pool.map(alone, self.frameworks, files))
-            except (
-                BaseException
-            ):  # interrupted, or one has failed: nobody waits minutes for the others
-                failed.set()
-                for worker in self._workers:
-                    worker.kill()
-                raise
-            finally:
-                if not stay:
-                    self._workers.clear()  # each ends with its job
+    place, name = output.absolute().parent, get_framework(framework).name
+    need = trace_bytes(make_plan(spec, inputs.size_for(spec)), inputs, inputs.checks, name)
+    require_space(
+        place, need, f"the tensors of {spec.name}", "write elsewhere, or say fewer --check"
+    )
+    with tempfile.TemporaryDirectory(prefix="rosetta-") as folder, TraceWorker(name) as worker:
+        return _run(worker, spec, inputs, _save_images(inputs, Path(folder)), output, durable=True)
 
 
 def _verify_one(
     spec: ResNetSpec,
-    crew: _WorkerPool,
+    pool: WorkerPool,
     inputs: Inputs,
     images: Path | None,
     folder: Path,
     on_step: Callable[[TraceTaken], None],
 ) -> Verdict:
     started = time.perf_counter()
-    plan = make_plan(spec, _image_size(spec, inputs))
-    files = [folder / f"{i}.safetensors" for i in range(len(crew.frameworks))]
+    plan = make_plan(spec, inputs.size_for(spec))
+    rounds = plan_rounds(plan, inputs, pool.frameworks, folder)
+    steps: list[TraceTaken] = []
+    comparisons: list[Comparison] = []
+    versions: dict[str, str] = {}
+    for checks in rounds:
+        wanted = replace(inputs, checks=checks)
+        taken, found, used = _compare_all(
+            plan, pool, wanted, images, folder, on_step if checks == rounds[-1] else None
+        )
+        steps = [a.and_then(b) for a, b in zip(steps, taken, strict=True)] if steps else taken
+        comparisons += found
+        versions |= used
+    seconds = time.perf_counter() - started
+    return Verdict(spec, plan, tuple(comparisons), tuple(steps), versions, seconds)
 
-    def job(worker: Worker, file: Path) -> TraceTaken:
-        step = _run(worker, spec, inputs, images, file)
-        on_step(step)
+
+def _compare_all(
+    plan: Plan,
+    pool: WorkerPool,
+    inputs: Inputs,
+    images: Path | None,
+    folder: Path,
+    on_step: Callable[[TraceTaken], None] | None,
+) -> tuple[list[TraceTaken], list[Comparison], dict[str, str]]:
+    """Every framework's trace with every other's, and which versions took them."""
+    files = [folder / f"{i}.safetensors" for i in range(len(pool.frameworks))]
+    written = sum(trace_bytes(plan, inputs, inputs.checks, name) for name in pool.frameworks)
+
+    def job(worker: TraceWorker, file: Path) -> TraceTaken:
+        step = _run(worker, plan.spec, inputs, images, file)
+        if on_step:
+            on_step(step)
         return step
 
-    steps = crew.map(job, files, _memory_for(plan, inputs))
+    steps = pool.map(job, files, memory_for(plan, inputs), written if in_memory(folder) else 0)
     traces = [Trace.load(file) for file in files]
-    comparisons = tuple(
+    comparisons = [
         compare(a, b, check=check)
         for check in inputs.checks
         for a, b in itertools.combinations(traces, 2)
-    )
-    versions: dict[str, str] = {}
-    for trace in traces:
-        versions |= trace.versions
+    ]
     for file in files:
         file.unlink()
-    return Verdict(spec, plan, comparisons, steps, versions, time.perf_counter() - started)
+    versions = {name: version for trace in traces for name, version in trace.versions.items()}
+    return list(steps), comparisons, versions
 
 
 def _run(
-    worker: Worker,
+    worker: TraceWorker,
     spec: ResNetSpec,
     inputs: Inputs,
     images: Path | None,
@@ -317,7 +267,7 @@ def _run(
         "dtype": inputs.dtype,
         "seed": inputs.seed,
         "batch": inputs.batch,
-        "image_size": _image_size(spec, inputs),
+        "image_size": inputs.size_for(spec),
         "weights": str(inputs.weights.resolve()) if inputs.weights else None,
         "images": str(images) if images else None,
         "output": str(output.resolve()),
@@ -329,45 +279,5 @@ def _run(
     return TraceTaken(spec.name, worker.name, report["seconds"], report["peak_bytes"])
 
 
-def _image_size(spec: ResNetSpec, inputs: Inputs) -> tuple[int, int]:
-    if inputs.images is not None:
-        return inputs.images.shape[1], inputs.images.shape[2]
-    return inputs.image_size or (spec.image_size, spec.image_size)
-
-
 def _save_images(inputs: Inputs, folder: Path) -> Path | None:
-    if inputs.images is None:
-        return None
-    if not np.isfinite(inputs.images).all():
-        raise CheckpointError("the images hold values that are not finite")
-    path = folder / "images.safetensors"
-    write_tensors(path, {"images": inputs.images}, {})
-    return path
-
-
-def _memory_for(plan: Plan, inputs: Inputs) -> int:
-    """Bytes that one framework takes for a network, roughly.
-
-    Weights count three times and activations twice; with training (gradients, optimizer state, a
-    copy of the model, and what is kept of the last step) eleven times and eight times: 12.9 GiB for
-    ResNet-152, measured 12.7.
-    """
-    copies, kept = (3, 2) if inputs.checks == (EVAL,) else (11, 8)
-    activations = sum(int(np.prod(row.output)) for row in plan.layers) * inputs.batch
-    return 8 * (copies * plan.params + kept * activations) + (1 << 30)
-
-
-def _free_memory() -> int:
-    """Bytes that new processes may take, the disk's cache among them; a guess where the system does
-    not say.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        fields = dict(
-            line.split(":")
-            for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        )
-        if "MemAvailable" in fields:
-            return int(fields["MemAvailable"].split()[0]) << 10  # kB
-    with contextlib.suppress(OSError, ValueError):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 8 << 30
+    return None if inputs.images is None else save_images(inputs.images, inputs.dtype, folder)

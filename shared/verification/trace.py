@@ -13,7 +13,7 @@ import json
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 import numpy as np
@@ -124,10 +124,20 @@ def provenance(
     versions.
     """
     versions = {"python": platform.python_version()}
-    versions |= {package: metadata.version(package) for package in ("numpy", *packages)}
+    versions |= {package: version_of(package) for package in ("numpy", *packages)}
     return {
         "weights": digest(weights),
         "images": digest([("images", images)]),
         "image_shape": "x".join(map(str, images.shape)),
         "versions": json.dumps(versions),
     }
+
+
+def version_of(package: str) -> str:
+    """The version of an installed package; of a module that another distribution has brought, such
+    as TensorFlow from tensorflow-cpu or tf-nightly, what it says itself.
+    """
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return str(getattr(import_module(package), "__version__", "unknown"))

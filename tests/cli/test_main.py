@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from shared import Trace, get_spec, list_presets, make_plan, miniature
-from shared.frameworks import verify as verify_module
+from shared.frameworks import pool
 from shared.weights.files import TensorFile
 from tests.cli_runner import Rosetta, listening, run_program, run_python
 
@@ -290,7 +290,7 @@ class FromFile:
 @pytest.fixture
 def disagreeing(monkeypatch: pytest.MonkeyPatch, traces: dict[str, Path]) -> None:
     monkeypatch.setattr(FromFile, "files", traces, raising=False)
-    monkeypatch.setattr(verify_module, "Worker", FromFile)
+    monkeypatch.setattr(pool, "TraceWorker", FromFile)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
 
 

@@ -14,8 +14,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from shared import get_spec, miniature, probe_weights, save_weights
-from shared.frameworks import processes
+from shared import get_spec, miniature, probe_weights, processes, save_weights
 from shared.weights.files import TensorFile
 from tests.cli_runner import Rosetta
 

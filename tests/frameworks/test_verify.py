@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tempfile
 import threading
 import time
@@ -27,13 +26,14 @@ from shared import (
 from shared import save_weights as save
 from shared.architecture.plan import make_plan
 from shared.cli import report_verify as report
+from shared.frameworks import pool as pool_module
 from shared.frameworks import reference
 from shared.frameworks import verify as verify_module
+from shared.frameworks.inputs import Inputs
 from shared.frameworks.registry import installed
 from shared.frameworks.trace_worker import run_job
 from shared.frameworks.verify import (
     DEFAULT_PRESETS,
-    Inputs,
     TraceTaken,
     Verdict,
     iter_verdicts,
@@ -158,7 +158,7 @@ class HereAndNow:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify_module, "Worker", HereAndNow)
+    monkeypatch.setattr(pool_module, "TraceWorker", HereAndNow)
 
 
 @pytest.mark.usefixtures("here")
@@ -228,22 +228,14 @@ def test_workers_stay_only_where_memory_holds_them_all(
         def close(self) -> None:
             ended.append(self.name)
 
-    monkeypatch.setattr(verify_module, "Worker", Counted)
-    monkeypatch.setattr(verify_module, "_memory_for", lambda *_: 1 << 30)
-    monkeypatch.setattr(verify_module, "_free_memory", lambda: int(room * (1 << 30)))
-    monkeypatch.setattr(verify_module.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(pool_module, "TraceWorker", Counted)
+    monkeypatch.setattr(verify_module, "memory_for", lambda *_: 1 << 30)
+    monkeypatch.setattr(pool_module, "free_memory", lambda: int(room * (1 << 30)))
+    monkeypatch.setattr(pool_module, "processors", lambda: 2)
     verdicts = list(verify(SPECS, (*PAIR, "reference"), Inputs(image_size=SIZE)))
     assert all(verdict.passed for verdict in verdicts)
     assert (len(began), most) == (workers, at_once)
     assert sorted(ended) == sorted(began)
-
-
-def test_free_memory_is_some_and_not_more_than_there_is() -> None:
-    assert (
-        64 << 20
-        < verify_module._free_memory()
-        <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    )
 
 
 @pytest.mark.parametrize("room", [3 << 30, 2 << 30], ids=["workers that stay", "workers that end"])
@@ -267,10 +259,10 @@ def test_when_one_framework_fails_nobody_waits_for_the_others(
         def kill(self) -> None:
             self.stop.set()
 
-    monkeypatch.setattr(verify_module, "Worker", Quick)
-    monkeypatch.setattr(verify_module, "_memory_for", lambda *_: 1 << 30)
-    monkeypatch.setattr(verify_module, "_free_memory", lambda: room)
-    monkeypatch.setattr(verify_module.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(pool_module, "TraceWorker", Quick)
+    monkeypatch.setattr(verify_module, "memory_for", lambda *_: 1 << 30)
+    monkeypatch.setattr(pool_module, "free_memory", lambda: room)
+    monkeypatch.setattr(pool_module, "processors", lambda: 2)
     with pytest.raises(FrameworkError, match="torch fails"):
         list(verify(SPECS[:1], (*PAIR, "reference"), Inputs(image_size=SIZE)))
     assert all(killed)  # none, if no turn has come

@@ -16,10 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared import CheckpointError, FrameworkError, SpecError, Trace, get_spec, miniature
-from shared.frameworks import processes
+from shared import CheckpointError, FrameworkError, SpecError, Trace, get_spec, miniature, processes
 from shared.frameworks import registry as frameworks
-from shared.frameworks.processes import Worker
 from shared.frameworks.registry import (
     FRAMEWORKS,
     KERAS_BACKENDS,
@@ -27,6 +25,7 @@ from shared.frameworks.registry import (
     installed,
     load_package,
 )
+from shared.frameworks.workers import TraceWorker
 from tests.probes import reference_trace
 
 SPEC = miniature(get_spec("cifar/resnet20"))
@@ -150,7 +149,7 @@ def test_a_worker_of_a_missing_framework_does_not_start(monkeypatch: pytest.Monk
     hide(monkeypatch, "torch")
     monkeypatch.setattr(processes.subprocess, "Popen", None)
     with pytest.raises(FrameworkError, match="not installed"):
-        Worker("torch")
+        TraceWorker("torch")
 
 
 def test_a_package_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,12 +159,12 @@ def test_a_package_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[Worker]:
-    with Worker("reference") as started:
+def worker() -> Iterator[TraceWorker]:
+    with TraceWorker("reference") as started:
         yield started
 
 
-def test_a_job_leaves_a_trace_and_a_report(worker: Worker, tmp_path: Path) -> None:
+def test_a_job_leaves_a_trace_and_a_report(worker: TraceWorker, tmp_path: Path) -> None:
     report = worker.run(job(tmp_path / "t.safetensors"))
     found, expected = Trace.load(tmp_path / "t.safetensors"), reference_trace(SPEC)
     assert report["seconds"] > 0
@@ -175,7 +174,7 @@ def test_a_job_leaves_a_trace_and_a_report(worker: Worker, tmp_path: Path) -> No
     assert found.about["weights_source"] == "probe"
 
 
-def test_seed_batch_and_size_reach_the_trace(worker: Worker, tmp_path: Path) -> None:
+def test_seed_batch_and_size_reach_the_trace(worker: TraceWorker, tmp_path: Path) -> None:
     worker.run(job(tmp_path / "a.safetensors"))
     worker.run(job(tmp_path / "b.safetensors", seed=1, batch=3, image_size=[33, 40]))
     a, b = Trace.load(tmp_path / "a.safetensors"), Trace.load(tmp_path / "b.safetensors")
@@ -183,7 +182,7 @@ def test_seed_batch_and_size_reach_the_trace(worker: Worker, tmp_path: Path) -> 
     assert a.about["weights"] != b.about["weights"]
 
 
-def test_the_reference_stays_exact_on_rounded_weights(worker: Worker, tmp_path: Path) -> None:
+def test_the_reference_stays_exact_on_rounded_weights(worker: TraceWorker, tmp_path: Path) -> None:
     worker.run(job(tmp_path / "t.safetensors", dtype="bfloat16"))
     found = Trace.load(tmp_path / "t.safetensors")
     assert found.dtype == "float64"
@@ -202,7 +201,7 @@ def test_the_reference_stays_exact_on_rounded_weights(worker: Worker, tmp_path: 
     ids=["spec", "size", "weights", "output", "unforeseen"],
 )
 def test_an_error_comes_back_as_what_it_was(
-    worker: Worker, tmp_path: Path, changes: dict, kind: type[Exception], message: str
+    worker: TraceWorker, tmp_path: Path, changes: dict, kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message) as error:
         worker.run({**job(tmp_path / "t.safetensors"), **changes})
@@ -212,8 +211,8 @@ def test_an_error_comes_back_as_what_it_was(
 
 
 def test_a_killed_worker_is_a_clear_error(tmp_path: Path) -> None:
-    with Worker("reference") as doomed:
-        os.kill(doomed._process.pid, signal.SIGKILL)
+    with TraceWorker("reference") as doomed:
+        os.kill(doomed.pid, signal.SIGKILL)
         for _ in range(2):
             with pytest.raises(
                 FrameworkError,
@@ -224,9 +223,9 @@ def test_a_killed_worker_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_a_worker_killed_at_work_is_a_clear_error(tmp_path: Path) -> None:
     slow = get_spec("torchvision/resnet152")
-    with Worker("reference") as doomed:
+    with TraceWorker("reference") as doomed:
         doomed.run(job(tmp_path / "t.safetensors"))  # it has started
-        pid = doomed._process.pid
+        pid = doomed.pid
         killer = threading.Timer(0.5, os.kill, (pid, signal.SIGKILL))
         killer.start()
         with pytest.raises(FrameworkError, match="SIGKILL"):
@@ -238,7 +237,7 @@ def test_a_worker_killed_at_work_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_close_ends_the_process(tmp_path: Path) -> None:
-    with Worker("reference") as started:
+    with TraceWorker("reference") as started:
         process = started._process
     assert process.returncode == 0
 
@@ -280,7 +279,7 @@ def test_chatter_does_not_disturb_the_answers(package, tmp_path: Path) -> None:
         print("warning", file=sys.stderr)
         """
     )
-    with Worker(chatty) as started:
+    with TraceWorker(chatty) as started:
         for k in range(2):
             assert set(started.run(job(tmp_path / f"{k}.safetensors"))) == {"seconds", "peak_bytes"}
     np.testing.assert_array_equal(
@@ -298,14 +297,14 @@ def test_a_process_that_ends_by_itself_says_its_last_words(package, tmp_path: Pa
         """
     )
     with (
-        Worker(name) as started,
+        TraceWorker(name) as started,
         pytest.raises(FrameworkError, match="strange: its process ended with code 3: no licence"),
     ):
         started.run(job(tmp_path / "t.safetensors"))
 
 
 def test_a_package_that_fails_to_import_is_an_answer(package, tmp_path: Path) -> None:
-    with Worker(package("import no_such_module")) as started:
+    with TraceWorker(package("import no_such_module")) as started:
         for _ in range(2):
             with pytest.raises(
                 FrameworkError, match="strange cannot be imported: No module named 'no_such_module'"
@@ -321,7 +320,7 @@ def test_what_a_framework_raises_is_one_line(package, tmp_path: Path) -> None:
             Traceback (most recent call last)""")
         '''
     )
-    with Worker(name) as started, pytest.raises(FrameworkError) as error:
+    with TraceWorker(name) as started, pytest.raises(FrameworkError) as error:
         started.run(job(tmp_path / "t.safetensors"))
     assert str(error.value) == "cifar/resnet20 in strange: RuntimeError: shapes do not match"
 
@@ -329,7 +328,7 @@ def test_what_a_framework_raises_is_one_line(package, tmp_path: Path) -> None:
 def test_out_of_memory_is_said(package, tmp_path: Path) -> None:
     name = package("def trace(model, images, labels=None, *, checks=()):\n    raise MemoryError")
     with (
-        Worker(name) as started,
+        TraceWorker(name) as started,
         pytest.raises(FrameworkError, match="cifar/resnet20 in strange: out of memory"),
     ):
         started.run(job(tmp_path / "t.safetensors"))
@@ -341,5 +340,5 @@ def test_modules_in_the_user_s_folder_are_not_imported(
     for name in ("json", "numpy", "shared"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('taken over')")
     monkeypatch.chdir(tmp_path)
-    with Worker("reference") as started:
+    with TraceWorker("reference") as started:
         started.run(job(tmp_path / "t.safetensors"))

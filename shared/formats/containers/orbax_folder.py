@@ -8,11 +8,8 @@ Source: orbax/checkpoint/_src/metadata/tree.py.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
-import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -25,6 +22,8 @@ from shared.formats.containers import safetensors_file, spans
 from shared.formats.containers.archive import MAX_TENSORS, Archive
 from shared.formats.containers.flax_tree import MAX_DEPTH, MAX_PATH, model_part, nested
 from shared.formats.containers.sandbox import Reader, Tensors
+from shared.machine import require_packages
+from shared.processes import ON_CPU, call
 from shared.weights.files import TensorFile
 
 MAX_FILES = 1 << 16
@@ -48,7 +47,7 @@ def read(path: Path) -> Archive:
 
     Raises `CheckpointError`, and `FrameworkError` when TensorStore is not installed.
     """
-    _need("tensorstore")
+    require_packages("reading an Orbax checkpoint", "flax", "tensorstore")
     size = _checked_size(path)
     item = next((item for item in _ITEMS if (path / item / _METADATA).is_file()), None)
     if item is None:
@@ -68,14 +67,6 @@ def read(path: Path) -> Archive:
     return Archive(
         "orbax", archive.entries, archive.metadata, (f"item '{item}'", *archive.stripped_prefixes)
     )
-
-
-def _need(module: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise FrameworkError(
-            f"Orbax checkpoints need {module}, which is not installed; "
-            "pip install 'resnet-rosetta[flax]'"
-        )
 
 
 def _checked_size(folder: Path) -> int:
@@ -103,6 +94,11 @@ def _checked_size(folder: Path) -> int:
     except OSError as error:
         raise spans.cannot_read(folder, error) from None
     return size
+
+
+def prepare() -> None:
+    """Import what the sandbox would not let in later."""
+    import tensorstore  # noqa: F401
 
 
 def open_entries(path: Path) -> tuple[Tensors, dict[str, str]]:
@@ -171,7 +167,7 @@ def _leaves(tree: dict[str, Any]) -> list[tuple[list[str], str]]:
         ):
             raise CheckpointError(f"{_METADATA} has a leaf with impossible keys or type")
         if sum(len(str(key)) + 1 for key in keys) > MAX_PATH or any(
-            set(str(key)) & set("/\\\0") for key in keys
+            set(str(key)) & set("/\\\0") or key in (".", "..") for key in keys
         ):
             raise CheckpointError(
                 f"{_METADATA} has the key {spans.shown('.'.join(map(str, keys)))}, "
@@ -205,39 +201,23 @@ def write(path: Path, archive: Archive) -> None:
 
     The tensors go there in a safetensors file beside `path`, one by one.
     """
-    _need("orbax")
+    require_packages("writing an Orbax checkpoint", "flax", "orbax")
     nested(path, archive.entries)  # refuses what has no nested dict
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         source = Path(folder) / "tensors.safetensors"
         safetensors_file.write(source, Archive("safetensors", archive.entries))
-        done = subprocess.run(  # noqa: S603 - this interpreter, with arguments of our own
-            [
-                sys.executable,
-                "-c",
-                f"from {__name__} import save; save()",
-                str(source),
-                str(path.absolute()),
-            ],
-            capture_output=True,
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
-            cwd=Path(__file__).parents[
-                3
-            ],  # not the user's folder, whose files could pose as modules
-            check=False,
-        )
-    if done.returncode:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise spans.cannot_write(
-            path, f"Orbax failed: {lines[-1] if lines else f'code {done.returncode}'}"
-        )
+        try:
+            call(_save, str(source), str(path.absolute()), name="Orbax", environment=ON_CPU)
+        except FrameworkError as error:
+            raise spans.cannot_write(path, str(error)) from None
 
 
-def save() -> None:
-    """The writing child: `argv` is (safetensors file, folder)."""
+def _save(source: str, target: str) -> None:
+    """The writing child's side."""
     import orbax.checkpoint
 
-    file, target = TensorFile(sys.argv[1]), Path(sys.argv[2])
+    file, folder = TensorFile(source), Path(target)
     with orbax.checkpoint.StandardCheckpointer() as checkpointer:
         checkpointer.save(
-            target, nested(target, {name: np.array(file[name]) for name in file.names})
+            folder, nested(folder, {name: np.array(file[name]) for name in file.names})
         )

@@ -8,31 +8,23 @@ Keras' versions.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
+from typing import Any
 
 from shared.architecture.presets import DEPTHS
 from shared.architecture.spec import ResNetSpec
-from shared.errors import CheckpointError, FrameworkError
+from shared.errors import CheckpointError
+from shared.machine import missing_packages, require_packages
+from shared.processes import ON_CPU, call
 
-_BACKENDS = ("tensorflow", "jax", "torch")  # any will do
 SECONDS = 300  # a busy machine takes its time to import a framework
-
-_BUILD = """
-import json, sys
-import keras
-name, options = json.loads(sys.argv[1])
-model = getattr(keras.applications, name)(weights=None, **options)
-sys.stdout.write(json.dumps(keras.saving.serialize_keras_object(model)))
-"""
+_BACKENDS = ("tensorflow", "jax", "torch")  # any will do
 
 
 def model_config(spec: ResNetSpec) -> str:
     """The config.json of keras.applications' network for this spec, which is one of its six.
 
-    Raises `CheckpointError` for other depths, `FrameworkError` where Keras is not installed.
+    Raises `CheckpointError` for other depths, `FrameworkError` where Keras is not installed or
+    fails.
     """
     names = {DEPTHS[depth]: f"ResNet{depth}" for depth in (50, 101, 152)}
     if spec.depths not in names:
@@ -46,21 +38,19 @@ def model_config(spec: ResNetSpec) -> str:
         options |= {"classes": spec.num_classes}
     else:
         options |= {"pooling": None if spec.head.pool == "none" else spec.head.pool}
-    backends = [name for name in _BACKENDS if find_spec(name)]
-    if not find_spec("keras") or not backends:
-        raise FrameworkError(
-            "a .keras file is written by keras and one of its backends, which are not installed; "
-            "pip install 'resnet-rosetta[keras]'"
-        )
-    done = subprocess.run(  # noqa: S603 - this interpreter, with arguments of our own
-        [sys.executable, "-c", _BUILD, json.dumps([name, options])],
-        env={**os.environ, "KERAS_BACKEND": backends[0], "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise CheckpointError(f"Keras cannot describe {name}: {lines[-1]}")
-    return done.stdout
+    absent = missing_packages(_BACKENDS)
+    backend = next((name for name in _BACKENDS if name not in absent), _BACKENDS[0])
+    require_packages("writing a .keras file", "keras", "keras", backend)
+    environment = {"KERAS_BACKEND": backend, **ON_CPU}
+    who = f"Keras' {name}"
+    return call(_describe, name, options, name=who, environment=environment, seconds=SECONDS)
+
+
+def _describe(name: str, options: dict[str, Any]) -> str:
+    """The child's side."""
+    import keras
+
+    keras.config.set_image_data_format("channels_last")  # a person's keras.json may say otherwise
+    keras.config.set_dtype_policy("float32")
+    model = getattr(keras.applications, name)(weights=None, **options)
+    return json.dumps(keras.saving.serialize_keras_object(model))

@@ -4,6 +4,7 @@ read outside.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -16,7 +17,6 @@ import numpy as np
 import pytest
 
 from shared.errors import CheckpointError, FrameworkError
-from shared.formats.containers import orbax_folder
 from shared.formats.containers.archive import MAX_ELEMENTS
 from shared.formats.containers.orbax_folder import open_entries, read, write
 from tests.formats.hostile import archive_of, arrays, assert_same, is_refused, mutations, values
@@ -146,7 +146,7 @@ BAD = {
     "absent": ({"tree_metadata": leaf("absent")}, "cannot be read"),
     "traversal": ({"tree_metadata": leaf("../../secret"), "use_ocdbt": False}, "looks like a path"),
     "absolute": ({"tree_metadata": leaf("/etc"), "use_ocdbt": False}, "looks like a path"),
-    "dots": ({"tree_metadata": leaf(".."), "use_ocdbt": False}, "cannot be read"),
+    "dots": ({"tree_metadata": leaf(".."), "use_ocdbt": False}, "looks like a path"),
     "many": ({"tree_metadata": {f"{n}": 1 for n in range(140_000)}}, "at most"),
 }
 
@@ -264,13 +264,13 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="goes through"):
         write(tmp_path / "o", archive_of({"a": np.zeros(1), "a/b": np.zeros(1)}))
     (tmp_path / "there").mkdir()
-    with pytest.raises(CheckpointError, match="Orbax failed"):
+    with pytest.raises(CheckpointError, match="Orbax: ValueError: Destination"):
         write(tmp_path / "there", archive_of({"a": np.zeros(1)}))
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
 def test_the_hint_when_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orbax_folder.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     for call in (lambda: read(tmp_path), lambda: write(tmp_path / "o", archive_of(arrays()))):
         with pytest.raises(FrameworkError, match=r"resnet-rosetta\[flax\]"):
             call()

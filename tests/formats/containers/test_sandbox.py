@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import gc
+import os
+import resource
 import subprocess
 import textwrap
 import time
@@ -13,8 +17,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from shared.errors import CheckpointError
-from shared.formats.containers import sandbox
+from shared.errors import CheckpointError, FrameworkError
+from shared.formats.containers import landlock, sandbox
 from shared.formats.containers.archive import MAX_ELEMENTS
 from shared.formats.containers.sandbox import Reader
 
@@ -24,11 +28,22 @@ MODULE = """
     import numpy as np
     from shared.errors import CheckpointError
 
+    def prepare():
+        pass
+
     def one():
         return np.ones(2, np.float32)
 
     def fail():
         raise CheckpointError("a line\\nand another")
+
+    def connect():
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)  # past Python's audit hook
+        descriptor = libc.socket(2, 1, 0)
+        address = bytes((2, 0, 0, 9, 127, 0, 0, 1)) + bytes(8)  # port 9 of this machine
+        libc.connect(descriptor, address, 16)
+        raise CheckpointError(f"errno {ctypes.get_errno()}")
 
     def burn():
         import resource
@@ -54,6 +69,8 @@ MODULE = """
         "exit": lambda: os._exit(0),
         "sleep": lambda: time.sleep(30),
         "burn": burn,
+        "peek": lambda: open(os.path.join(os.path.dirname(__file__), "secret"), "rb").read(),
+        "connect": lambda: connect(),
         "environment": lambda: np.frombuffer(",".join(os.environ).encode().ljust(1000), "u1"),
     }
 
@@ -185,6 +202,15 @@ def test_what_a_header_may_not_say(read: Read, name: str, says: str) -> None:
         read(name)
 
 
+READY = b"R" + bytes(8)
+
+
+def replaced_by(monkeypatch: pytest.MonkeyPatch, *command: str) -> None:
+    """Let another program run in the reader's place."""
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **options: popen(command, **options))
+
+
 @pytest.mark.parametrize(
     "says",
     [
@@ -192,6 +218,7 @@ def test_what_a_header_may_not_say(read: Read, name: str, says: str) -> None:
         b"H",
         b"H" + b"\xff" * 8,
         b"D" + bytes(8),
+        b"F" + bytes(8),
         b"H\3" + bytes(7) + b"[1]",
         b"H\3" + bytes(7) + b"[[",
         b"E" + b"\xff" * 8,
@@ -200,15 +227,122 @@ def test_what_a_header_may_not_say(read: Read, name: str, says: str) -> None:
 def test_a_reader_that_breaks_the_protocol(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: bytes
 ) -> None:
-    (tmp_path / "says").write_bytes(says)
+    (tmp_path / "says").write_bytes(READY + says)
+    replaced_by(monkeypatch, "/bin/cat", str(tmp_path / "says"))
+    with pytest.raises(CheckpointError, match="its reader"):
+        Reader("reads", tmp_path / "file")
+
+
+# What the module does when it is imported or prepared, and what is said of it.
+STARTS = {
+    "import": ("import no_such_library", "No module named 'no_such_library'"),
+    "prepare": ("def prepare(): raise OSError('libhdf5.so is missing')", "libhdf5.so is missing"),
+    "memory": ("def prepare(): raise MemoryError", "not enough memory"),
+    "ends": (
+        "import os, sys; print('no licence', file=sys.stderr, flush=True); os._exit(3)",
+        "no li",
+    ),
+    "dies": ("import os; os.abort()", "was stopped by SIGABRT"),
+}
+
+
+@pytest.mark.parametrize(("code", "says"), STARTS.values(), ids=STARTS)
+def test_a_reader_that_does_not_start_is_no_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, says: str
+) -> None:
+    (tmp_path / "reads.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(FrameworkError, match=f"was not read.*did not start.*{says}") as caught:
+        Reader("reads", tmp_path / "file")
+    assert "hostile" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_time_to_start_is_not_the_file_s(
+    read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = (tmp_path / "reads.py").read_text().replace("    pass\n", "    time.sleep(2)\n", 1)
+    (tmp_path / "reads.py").write_text(slow)
+    monkeypatch.setattr(sandbox, "SECONDS", 1)
+    assert read().entries["scalar"].load() == 7
+    monkeypatch.setattr(sandbox, "START_SECONDS", 1)
+    with pytest.raises(FrameworkError, match=r"did not start.*longer than 1 s"):
+        read()
+
+
+def test_a_limit_of_the_shell_is_said(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ulimit -v` leaves less than a tensor takes: not the file is hostile."""
     popen = subprocess.Popen
     monkeypatch.setattr(
         subprocess,
         "Popen",
-        lambda _, **options: popen(["/bin/cat", str(tmp_path / "says")], **options),
+        lambda command, **options: popen(
+            ["/bin/sh", "-c", 'ulimit -v 512000; exec "$@"', "sh", *command], **options
+        ),
     )
-    with pytest.raises(CheckpointError, match="its reader"):
-        Reader("reads", tmp_path / "file")
+    with pytest.raises(CheckpointError, match=r"not enough memory.*500 MiB \(ulimit -v\)"):
+        read().entries["memory"].load()
+
+
+@pytest.mark.skipif(not landlock.version(), reason="no Landlock here")
+def test_other_files_cannot_be_read(read: Read, tmp_path: Path) -> None:
+    """`peek` opens a file that lies beside the one to be read, where modules do not come from."""
+    (tmp_path / "secret").write_bytes(b"12345678")
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "reads.py").rename(tmp_path / "modules" / "reads.py")
+    source = (tmp_path / "modules" / "reads.py").read_text()
+    (tmp_path / "modules" / "reads.py").write_text(
+        source.replace('os.path.dirname(__file__), "secret"', f'"{tmp_path}", "secret"')
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+        reader = read()
+        with pytest.raises(CheckpointError, match=r"PermissionError.*secret"):
+            reader.entries["peek"].load()
+        assert reader.entries["scalar"].load() == 7
+
+
+@pytest.mark.skipif(landlock.version() < 4, reason="no Landlock of the network here")
+def test_c_code_cannot_connect(read: Read) -> None:
+    with pytest.raises(CheckpointError, match=f"errno {errno.EACCES}"):
+        read().entries["connect"].load()
+
+
+def test_without_landlock_files_are_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landlock, "version", lambda: 0)
+    assert not landlock.confine(("/nowhere",))
+    assert Path(__file__).read_text()  # this process is as it was
+
+
+def test_pipes_that_cannot_be_enlarged_are_used_as_they_are(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user may have some; the 33rd reader of one was refused."""
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    assert read().entries["scalar"].load() == 7
+
+
+def test_where_nobody_knows_what_is_mapped_memory_is_not_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On arm64 macOS every process has mapped more than any guess."""
+    limits: dict[int, int] = {}
+    record = staticmethod(lambda kind, value: limits.update({kind: value}))
+    monkeypatch.setattr(sandbox._Limits, "_set", record)
+    sandbox._Limits(tmp_path).allow(8)
+    assert set(limits) == {resource.RLIMIT_CPU, resource.RLIMIT_AS}
+    limits.clear()
+
+    def absent(*arguments: object) -> int:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os, "open", absent)
+    sandbox._Limits(tmp_path).allow(8)
+    assert set(limits) == {resource.RLIMIT_CPU}
 
 
 def test_the_process_ends_with_the_last_entry(read: Read) -> None:
@@ -220,4 +354,4 @@ def test_the_process_ends_with_the_last_entry(read: Read) -> None:
     assert entry.load() == 7
     del entry
     gc.collect()
-    assert process.returncode is not None
+    assert process.code is not None
