@@ -1,0 +1,211 @@
+"""Blocks and convolutions put in the order in which a network runs them: stem, then blocks.
+
+Where names tell the blocks, channels tell in which order their groups follow. Where layers are only
+counted (`conv2d_17`), the blocks are read off the sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from shared.recognition.blocks import (
+    BASIC,
+    BOTTLENECK,
+    SIDE,
+    Block,
+    Conv,
+    choose,
+    ways,
+)
+from shared.recognition.layers import WEIGHT
+from shared.recognition.names import pattern_of, shared
+
+MAX_STEM = 4  # convolutions
+MIN_BLOCKS = 2
+_MAX_RUNS = 512
+
+
+@dataclass(eq=False)
+class Chain:
+    """A stem and the blocks behind it; `ordered` are all convolutions as the file counts them."""
+
+    stem: Sequence[Conv]
+    blocks: Sequence[Block]
+    counted: bool = False  # blocks were read off a sequence
+    doubts: list[str] = field(default_factory=list)
+
+    @property
+    def features(self) -> int:
+        return self.blocks[-1].outputs
+
+    @property
+    def convs(self) -> list[Conv]:
+        return [*self.stem, *(conv for block in self.blocks for conv in block.convs)]
+
+    @property
+    def starts(self) -> list[int]:
+        """The blocks that begin stages: where the channels change."""
+        outputs = [block.outputs for block in self.blocks]
+        return [i for i, out in enumerate(outputs) if i == 0 or out != outputs[i - 1]]
+
+
+def make_chain(items: Sequence[Block | Conv]) -> Chain | None:
+    """The longest network that the items make, or None."""
+    blocks = [item for item in items if isinstance(item, Block)]
+    chain = _of_blocks(blocks, [item for item in items if isinstance(item, Conv)])
+    if chain is None or len(chain.blocks) < len(blocks):
+        convs = [
+            conv for item in items for conv in (item.convs if isinstance(item, Block) else [item])
+        ]
+        return _of_sequence(convs) or chain
+    return chain
+
+
+def _of_blocks(blocks: Sequence[Block], free: Sequence[Conv]) -> Chain | None:
+    runs = _runs(blocks)
+    if len(blocks) < MIN_BLOCKS or not free or len(runs) > _MAX_RUNS:
+        return None
+    best: tuple[list[Block], list[Conv], str | None] | None = None
+    for start in runs:
+        stem, doubt = _stem(start[0], free)
+        chain = _follow(start, runs) if stem else []
+        if len(chain) >= MIN_BLOCKS and (best is None or len(chain) > len(best[0])):
+            best = (chain, stem, doubt)
+    if best is None:
+        return None
+    chain, stem, doubt = best
+    doubts = choose(chain)
+    return Chain(stem, chain, doubts=[*([doubt] if doubt else []), *doubts])
+
+
+def _runs(blocks: Sequence[Block]) -> list[list[Block]]:
+    """Blocks of one parent that follow each other."""
+    runs: list[list[Block]] = []
+    for block in blocks:
+        last = runs[-1][-1] if runs else None
+        if (
+            last is not None
+            and last.path[:-1] == block.path[:-1]
+            and last.outputs == block.inputs
+            and last.kind == block.kind
+        ):
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return runs
+
+
+def _follow(start: list[Block], runs: Sequence[list[Block]]) -> list[Block]:
+    """The run, and those behind it, each of which widens what the last one gives."""
+    by_inputs: dict[int, list[list[Block]]] = {}
+    for run in runs:
+        if run[0].kind == start[0].kind and run[-1].outputs > run[0].inputs:
+            by_inputs.setdefault(run[0].inputs, []).append(run)
+    order = {id(run): i for i, run in enumerate(runs)}
+    chain, last = list(start), start
+    while following := by_inputs.get(chain[-1].outputs):
+        nearest = max(shared(start[0].path, run[0].path) for run in following)
+        near = [run for run in following if shared(start[0].path, run[0].path) == nearest]
+        behind = [run for run in near if order[id(run)] > order[id(last)]]
+        last = (behind or near)[0]
+        chain += last
+    return chain
+
+
+def _stem(block: Block, free: Sequence[Conv]) -> tuple[list[Conv], str | None]:
+    """The convolutions in front of a block, and the doubt where others could be."""
+    ends = [conv for conv in free if conv.outputs == block.inputs and conv.kernel > 1]
+    chains = [_backwards(end, free) for end in ends]
+    if not chains:
+        return [], None
+
+    def nearness(chain: list[Conv]) -> int:
+        return min(shared(conv.layer.words, block.path) for conv in chain)
+
+    nearest = max(nearness(chain) for chain in chains)
+    left = [chain for chain in chains if nearness(chain) == nearest]
+    left = [c for c in left if not any(set(c) < set(other) for other in left)]
+    doubt = None
+    if len(left) > 1:
+        names = " or ".join(chain[0].layer.names[WEIGHT] for chain in left[:4])
+        doubt = f"the first convolution could be {names}"
+    return left[0], doubt
+
+
+def _backwards(end: Conv, free: Sequence[Conv]) -> list[Conv]:
+    """A convolution and those whose outputs it takes, as long as one is called like the next."""
+    chain = [end]
+    ahead = [conv for conv in free[: free.index(end)] if _alike(conv, end)]
+    while ahead and len(chain) < MAX_STEM:
+        conv = ahead.pop()
+        if conv.outputs == chain[0].inputs:
+            chain.insert(0, conv)
+    return chain
+
+
+def _alike(a: Conv, b: Conv) -> bool:
+    return pattern_of(a.layer.words) == pattern_of(b.layer.words)
+
+
+def _of_sequence(convs: Sequence[Conv]) -> Chain | None:
+    """The network whose convolutions are counted in the order in which it runs them.
+
+    Only with projections: a row of 3 x 3 convolutions without any could as well be VGG.
+    """
+    for length in range(1, min(MAX_STEM, len(convs)) + 1):
+        stem, rest = convs[:length], convs[length:]
+        if any(a.outputs != b.inputs for a, b in zip(stem, stem[1:], strict=False)):
+            break
+        if stem[-1].kernel == 1:
+            break
+        for kind in (BOTTLENECK, BASIC):
+            blocks = _cut(rest, stem[-1].outputs, kind)
+            if len(blocks) >= MIN_BLOCKS and any(SIDE in block.chosen for block in blocks):
+                twins = len(convs) - len({(c.inputs, c.outputs, c.kernel) for c in convs})
+                doubt = (
+                    f"the layers are taken to be counted as they run, for nothing else tells "
+                    f"{twins} kernels from others of the same shape"
+                )
+                return Chain(stem, blocks, counted=True, doubts=[doubt])
+    return None
+
+
+def _cut(convs: Sequence[Conv], channels: int, kind: str) -> list[Block]:
+    """The blocks of a sequence, all of it; empty if it is none.
+
+    The shortcut's convolution stands in front of a block's others, or behind them, everywhere.
+    """
+    size = 3 if kind == BOTTLENECK else 2
+    for side in (0, size, 1, 2):
+        blocks, at, now = [], 0, channels
+        while at < len(convs):
+            block = _block_at(convs[at : at + size + 1], now, size, side)
+            if block is None:
+                break
+            blocks.append(block)
+            at, now = at + len(block.convs), block.outputs
+        if blocks and at == len(convs):
+            return blocks
+    return []
+
+
+def _block_at(convs: Sequence[Conv], channels: int, size: int, side: int) -> Block | None:
+    """The block that starts here, with a shortcut's convolution at `side`, or without one."""
+    whole = list(convs)
+    candidates = []
+    if len(whole) == size + 1:
+        main = [conv for i, conv in enumerate(whole) if i != side]
+        candidates.append((whole, main, whole[side]))
+    candidates.append((whole[:size], whole[:size], None))
+    for members, main, shortcut in candidates:
+        if len(main) < size or main[0].inputs != channels:
+            continue
+        roles = {f"conv{k}": conv for k, conv in enumerate(main, 1)}
+        if shortcut is not None:
+            roles[SIDE] = shortcut
+        elif main[0].inputs != main[-1].outputs:
+            continue
+        if any(option == roles for option in ways(members)):
+            return Block((), members, [roles], roles)
+    return None
