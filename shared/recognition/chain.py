@@ -178,34 +178,42 @@ def _cut(convs: Sequence[Conv], channels: int, kind: str) -> list[Block]:
     """
     size = 3 if kind == BOTTLENECK else 2
     for side in (0, size, 1, 2):
-        blocks, at, now = [], 0, channels
-        while at < len(convs):
-            block = _block_at(convs[at : at + size + 1], now, size, side)
-            if block is None:
-                break
+        blocks: list[Block] = []
+        untried = [(0, block) for block in _blocks_at(convs[: size + 1], channels, size, side)]
+        ends: list[int] = []
+        failed: set[int] = set()
+        while untried:
+            depth, block = untried.pop()
+            del blocks[depth:], ends[depth:]
+            end = (ends[-1] if ends else 0) + len(block.convs)
+            if end in failed:
+                continue
+            failed.add(end)  # or reached: either way not once more
             blocks.append(block)
-            at, now = at + len(block.convs), block.outputs
-        if blocks and at == len(convs):
-            return blocks
+            ends.append(end)
+            if end == len(convs):
+                return blocks
+            ahead = convs[end : end + size + 1]
+            found = _blocks_at(ahead, block.outputs, size, side)
+            untried += [(depth + 1, following) for following in found]
     return []
 
 
-def _block_at(convs: Sequence[Conv], channels: int, size: int, side: int) -> Block | None:
-    """The block that starts here, with a shortcut's convolution at `side`, or without one."""
-    whole = list(convs)
-    candidates = []
-    if len(whole) == size + 1:
-        main = [conv for i, conv in enumerate(whole) if i != side]
-        candidates.append((whole, main, whole[side]))
-    candidates.append((whole[:size], whole[:size], None))
-    for members, main, shortcut in candidates:
-        if len(main) < size or main[0].inputs != channels:
+def _blocks_at(convs: Sequence[Conv], channels: int, size: int, side: int) -> list[Block]:
+    """The blocks that may start here, with a shortcut's convolution at `side` or without one; the
+    last is the likeliest.
+    """
+    found = []
+    for count in (size + 1, size):
+        members = convs[:count]
+        main = [conv for i, conv in enumerate(members) if count == size or i != side]
+        if len(members) < count or main[0].inputs != channels:
+            continue
+        if count == size and channels != main[-1].outputs:
             continue
         roles = {f"conv{k}": conv for k, conv in enumerate(main, 1)}
-        if shortcut is not None:
-            roles[SIDE] = shortcut
-        elif main[0].inputs != main[-1].outputs:
-            continue
+        if count > size:
+            roles[SIDE] = members[side]
         if any(option == roles for option in ways(members)):
-            return Block((), members, [roles], roles)
-    return None
+            found.append(Block((), members, [roles], roles))
+    return found

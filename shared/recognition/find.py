@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from shared.architecture.ops import Shape
+from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.formats.naming.schemes import Format, Scheme
 from shared.recognition.conventions import Resolved, dialect_of, resolve
@@ -30,8 +31,8 @@ from shared.recognition.layers import (
 )
 from shared.recognition.leftovers import COUNTER, Group, groups, kind_of
 from shared.recognition.named import blocks_of, canonical_shape, find_named, taken
-from shared.recognition.names import Words, common, parts_of
-from shared.recognition.strangers import word_for
+from shared.recognition.names import Words, common, parts_of, pattern_of, words_of
+from shared.recognition.strangers import explain, word_for
 from shared.recognition.structure import Misfit, Structure, find_structures
 from shared.recognition.tree import make_tree
 
@@ -83,7 +84,8 @@ class Survey:
     refused: Sequence[tuple[str, str]] = ()  # path, why
     taken: Network | None = None
     why: str = ""
-    doubts: Sequence[str] = field(default_factory=tuple)
+    doubts: Sequence[str] = ()
+    word: str | None = None  # why there is none
 
     def at(self, path: str) -> list[Network]:
         """The networks that a path means: that of just this path, or all whose paths end or begin
@@ -116,7 +118,8 @@ def survey(tensors: Mapping[str, Tensor]) -> Survey:
     left = groups(aside, [name for name in rest if name not in used], shapes,
                   [scope for n in networks for scope in (n.scope, *map(parts_of, n.twins))])
     chosen, why = choose(networks)
-    return Survey(networks, left, refused, chosen, why, (doubt,) if doubt and more else ())
+    word = None if networks else explain(tensors, aside, refused)
+    return Survey(networks, left, refused, chosen, why, (doubt,) if doubt and more else (), word)
 
 
 def _order(network: Network, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
@@ -182,19 +185,17 @@ def _network(
     structure: Structure, layers: Sequence[Layer], shapes: Mapping[str, Shape]
 ) -> Network | str:
     own = set(structure.layers.values())
-    near = [la for la in layers if la not in own and la.parts[: len(structure.scope)] == structure.scope]
-    strange = [name for la in near for name in la.names.values()]
-    blocks = set(structure.blocks)
-    within = [
-        name
-        for la in near
-        if any(la.words[:depth] in blocks for depth in range(1, len(la.words) + 1))
-        for name in la.names.values()
+    near = [
+        la
+        for la in layers
+        if la not in own and la.parts[: len(structure.scope)] == structure.scope
     ]
     names = structure.names()
+    strange = [name for la in near for name in la.names.values()]
+    within = [name for la in _intruders(structure, near) for name in la.names.values()]
     word = word_for(within, shapes) or word_for([*names.values(), *strange], shapes, surrounding=True)
     if word or within:
-        return word or f"{within[0]} is inside a block"
+        return word or f"{within[0]} is inside its stages, and part of no block"
     resolved = _resolved(structure, names)
     if isinstance(resolved, str):
         return resolved
@@ -202,7 +203,7 @@ def _network(
     axes = {
         key: structure.axes(key.rpartition(".")[0], shapes[name]) for key, name in names.items()
     }
-    order = [key for key in _in_order(resolved) if key in names]
+    order = make_plan(resolved.spec).tensors
     return Network(
         path_of(names), structure.scope, resolved.spec, resolved.preset,
         {key: names[key] for key in order}, {key: canonical[key] for key in order}, axes,
@@ -210,10 +211,23 @@ def _network(
     )
 
 
-def _in_order(resolved: Resolved) -> Sequence[str]:
-    from shared.architecture.plan import make_plan
-
-    return list(make_plan(resolved.spec).tensors)
+def _intruders(structure: Structure, near: Sequence[Layer]) -> list[Layer]:
+    """Layers inside blocks, or among them: called like a part that holds some, and more than one."""
+    depth = len(words_of(structure.scope))
+    blocks = set(structure.blocks)
+    stages = {pattern_of(path[depth : depth + 1]) for path in blocks if len(path) > depth}
+    groups: dict[Words, list[Layer]] = {}
+    for la in near:
+        groups.setdefault(la.words[: depth + 1], []).append(la)
+    return [
+        la
+        for la in near
+        if any(la.words[:n] in blocks for n in range(1, len(la.words) + 1))
+        or (
+            pattern_of(la.words[depth : depth + 1]) in stages
+            and sum(other.kind == "conv" for other in groups[la.words[: depth + 1]]) > 1
+        )
+    ]
 
 
 def _resolved(structure: Structure, names: Mapping[str, str]) -> Resolved | str:

@@ -89,15 +89,21 @@ def _heads(
         branches.setdefault(_called(layer, depth), []).append(layer)
     single = [branch[0] for branch in branches.values() if len(branch) == 1]
     linear = {la: head for la in single if (head := _as_head(la, features, layout)) is not None}
-    inputs = {
-        oriented(la.shapes[WEIGHT], layout.matrix_axes)[1] for la in single if la.kind == "linear"
-    }
     return [
         head
         for la, head in linear.items()
         if not _OTHERS.fullmatch(".".join(la.parts[depth:]).lower())
-        and (oriented(la.shapes[WEIGHT], head.axes)[0] not in inputs - {features})
+        and not _feeds(head, [other for other in single if other is not la], features, layout)
     ]
+
+
+def _feeds(head: Head, others: Sequence[Layer], features: int, layout: Layout) -> bool:
+    """Whether another linear layer takes what this one gives: a projection of two layers."""
+    outputs = oriented(head.layer.shapes[WEIGHT], head.axes)[0]
+    inputs = {
+        oriented(la.shapes[WEIGHT], layout.matrix_axes)[1] for la in others if la.kind == "linear"
+    }
+    return outputs != features and outputs in inputs
 
 
 def _as_head(layer: Layer, features: int, layout: Layout) -> Head | None:

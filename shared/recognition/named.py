@@ -16,9 +16,10 @@ from shared.errors import CheckpointError, SpecError
 from shared.formats.naming.infer import find_preset, infer_spec
 from shared.formats.naming.names import canonical_names, stem_name
 from shared.formats.naming.schemes import FORMATS, Format, Scheme, Table
-from shared.recognition.names import Words, common, parts_of
+from shared.recognition.names import Words, common, parts_of, words_of
 
 MIN_TENSORS = 10  # of a network: a stem and two blocks have more
+NEARLY = 0.8  # of the most names that a scheme knows; what knows fewer is not asked
 _MAX_STEM_PARTS = 8
 
 
@@ -84,25 +85,28 @@ def find_named(shapes: Mapping[str, Shape]) -> Iterator[Named]:
 
 def _read(region: Mapping[str, str], shapes: Mapping[str, Shape], prefix: Words) -> Named | None:
     """The network of a region's names, as the scheme reads it that knows most of them."""
-    schemes = [found for stem, found in _stems().items() if stem in region]
     read: dict[tuple[int, int], dict[str, str]] = {}
-    whole: list[Named] = []
-    for form, scheme, dotted in (one for found in schemes for one in found):
+    levels: dict[int, list[tuple[Format, Scheme, dict[str, str]]]] = {}
+    for form, scheme, dotted in (one for stem in _stems() if stem in region for one in _stems()[stem]):
         key = id(dotted.layers), id(dotted.leaves)
         if key not in read:
             read[key] = canonical_names(dotted, region)[0]
-        canonical = read[key]
-        names = {own: region[foreign] for foreign, own in canonical.items()}
-        if len(names) < max(MIN_TENSORS, len(canonical)):
-            continue
-        found = _fit(form, scheme, names, shapes, prefix)
-        if found is not None:
-            whole.append(found)
-    most = max((len(found.names) for found in whole), default=0)
-    whole = [found for found in whole if len(found.names) == most]
-    ranked = [f for f in whole if (f.preset or "").partition("/")[0] in f.scheme.families]
-    ranked += [found for found in whole if found.preset]
-    return next(iter(ranked + whole), None)
+        names = {own: region[foreign] for foreign, own in read[key].items()}
+        if len(names) == len(read[key]):  # no two names are one tensor
+            levels.setdefault(len(names), []).append((form, scheme, names))
+    for known in sorted(levels, reverse=True):
+        if known < max(MIN_TENSORS, NEARLY * max(levels)):
+            break
+        whole = [
+            found
+            for form, scheme, names in levels[known]
+            if (found := _fit(form, scheme, names, shapes, prefix)) is not None
+        ]
+        ranked = [f for f in whole if (f.preset or "").partition("/")[0] in f.scheme.families]
+        ranked += [found for found in whole if found.preset]
+        if whole:
+            return [*ranked, *whole][0]
+    return None
 
 
 def _fit(
@@ -134,12 +138,13 @@ def canonical_shape(scheme: Scheme, tensor: str, shape: Shape) -> Shape:
 
 
 def blocks_of(names: Mapping[str, str]) -> list[Words]:
-    """The parts that all names of a block begin with, where they are more than the network's."""
+    """The words that the names of all kernels of a block begin with, where they are more than the
+    network's.
+    """
     blocks: dict[str, list[Words]] = {}
     for own, name in names.items():
-        if own.startswith("stages."):
-            block = ".".join(own.split(".")[:4])
-            blocks.setdefault(block, []).append(parts_of(name))
+        if own.startswith("stages.") and "conv" in own:
+            blocks.setdefault(".".join(own.split(".")[:4]), []).append(words_of(parts_of(name)))
     shared = [common(paths) for paths in blocks.values()]
     root = common(shared) if len(shared) > 1 else ()
     return [path for path in shared if len(path) > len(root)]
@@ -152,5 +157,5 @@ def taken(names: Sequence[str], blocks: Sequence[Words]) -> list[str]:
     return [
         name
         for name in names
-        if any((parts := parts_of(name))[:length] in paths for length in lengths)
+        if any((words := words_of(parts_of(name)))[:length] in paths for length in lengths)
     ]

@@ -38,6 +38,7 @@ class Norms(NamedTuple):
 
     layers: Mapping[str, Layer]
     pre: bool
+    side: bool  # there are norms behind the shortcuts' convolutions
     doubts: list[str]
 
 
@@ -99,7 +100,7 @@ def _named(chain: Chain, norms: Sequence[Layer]) -> Norms | str:
         doubts += [doubt] if doubt else []
         found |= {f"{i}.{role}": norm for role, norm in roles.items()}
     outer, more = _outside(chain, free, told.pre)
-    return Norms(found | outer, told.pre, doubts + more)
+    return Norms(found | outer, told.pre, told.side, doubts + more)
 
 
 def _members(chain: Chain, norms: Sequence[Layer]) -> tuple[list[list[Layer]], list[Layer]]:
@@ -233,18 +234,25 @@ def _outside(
     """The norms of the stem and the last one of a pre-activation network."""
     found: dict[str, Layer] = {}
     left = list(free)
-    doubts = []
+    unsure: list[Layer] = []
     for k, conv in enumerate(chain.stem, 1):
         fitting = [norm for norm in left if norm.channels == conv.outputs]
         keyed = [norm for norm in fitting if key_of(norm) == key_of(conv.layer)]
-        if fitting:
-            shared = max(_near(norm, conv.layer) for norm in fitting)
-            near = [norm for norm in fitting if _near(norm, conv.layer) == shared]
-            norm = (keyed or near)[0]
-            if not keyed and len(near) > len(chain.stem) - k + 1:
-                doubts.append(f"the norm of the stem could be {either(near)}")
-            found[f"stem.norm{k}"] = norm
-            left.remove(norm)
+        if not fitting:
+            continue
+        shared = max(_near(norm, conv.layer) for norm in fitting)
+        near = [norm for norm in fitting if _near(norm, conv.layer) == shared]
+        found[f"stem.norm{k}"] = norm = (keyed or near)[0]
+        left.remove(norm)
+        if not keyed:
+            more = len(near) - len([c for c in chain.stem[k - 1 :] if c.outputs == conv.outputs])
+            unsure += near if more > 0 else [norm]
+    doubts = [
+        f"the norms of the stem could be exchanged: {either(same)}"
+        for channels in {norm.channels for norm in unsure}
+        if len({pattern_of(n.words) for n in unsure if n.channels == channels}) > 1
+        and (same := [norm for norm in unsure if norm.channels == channels])
+    ]
     last = [norm for norm in left if norm.channels == chain.features]
     if pre and last:
         shared = max(_near(norm, chain.stem[0].layer) for norm in last)
@@ -277,13 +285,35 @@ def _misfit(chain: Chain, inside: Sequence[Sequence[Layer]]) -> str:
 
 def _counted(chain: Chain, norms: Sequence[Layer]) -> Norms | str:
     channels = [norm.channels for norm in norms]
+    # Pre-activation units have no norms at their shortcuts, others have.
+    told = sorted(hypotheses(chain), key=lambda told: (not told.side, told.pre == told.side))
     for whole in (True, False):  # behind the network there may be others
-        for told in hypotheses(chain):
-            for stem, final in itertools.product((True, False), repeat=2):
-                names, wanted = _sequence(chain, told, stem=stem, final=final)
+        fitting = []
+        for one in told:
+            for stem, final in itertools.product((False, True), (True, False)):
+                names, wanted = _sequence(chain, one, stem=stem, final=final)
                 if wanted == (channels if whole else channels[: len(wanted)]):
-                    return Norms(dict(zip(names, norms, strict=False)), told.pre, [])
+                    found = Norms(dict(zip(names, norms, strict=False)), one.pre, one.side, [])
+                    if all(found.layers != other.layers for other in fitting):
+                        fitting.append(found)
+        if fitting:
+            return fitting[0]._replace(doubts=_rivals(fitting))
     return f"its {len(norms)} norms are not in the order of its {len(chain.convs)} convolutions"
+
+
+def _rivals(fitting: Sequence[Norms]) -> list[str]:
+    """The doubt where norms that are only counted fit several kinds of units."""
+    if len(fitting) < 2:
+        return []
+    kinds = ["pre-activation" if norms.pre else "post-activation" for norms in fitting]
+    if len(set(kinds)) == 1:
+        key = next(k for k in fitting[0].layers if fitting[0].layers[k] is not fitting[1].layers.get(k))
+        name = either([fitting[0].layers[key]])
+        return [f"{name} is taken for {key}; by its channels it could stand elsewhere as well"]
+    return [
+        f"the norms are taken for those of {kinds[0]} units without a norm at the shortcut; by "
+        f"their channels alone the units could be {next(k for k in kinds if k != kinds[0])} ones"
+    ]
 
 
 def _sequence(

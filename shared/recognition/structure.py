@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shared.architecture.ops import Shape
-from shared.recognition.blocks import Block, Conv, items_of
+from shared.recognition.blocks import SIDE, Block, Conv, items_of
 from shared.recognition.chain import Chain, make_chain
 from shared.recognition.layers import BIAS, WEIGHT, Layer, Layout, oriented
 from shared.recognition.names import Words, common
 from shared.recognition.norms import find_norms
 from shared.recognition.tree import Node
 
+MIN_STAGES = 2
 LEAF = {WEIGHT: "weight", "scale": "weight"}
 
 
@@ -96,7 +97,7 @@ def _search(node: Node, layout: Layout) -> tuple[list[Structure | Misfit], set[L
         if used:
             left = [item for item in items if not any(conv.layer in used for conv in _convs(item))]
             chain = make_chain(left)
-    if chain is not None:
+    if chain is not None and len(chain.starts) >= MIN_STAGES:
         found.append(structure := _structure(node, chain, layout, used))
         used |= {conv.layer for conv in chain.convs}
         used |= set(structure.layers.values()) if isinstance(structure, Structure) else set()
@@ -119,6 +120,9 @@ def _structure(
     norms = find_norms(chain, inside)
     if isinstance(norms, str):
         return Misfit(scope, norms)
+    if not norms.side and _gated(chain):
+        name = chain.blocks[-1].chosen[SIDE].layer.names[WEIGHT]
+        return Misfit(scope, f"1 x 1 convolutions with a bias beside every block, perhaps gates, as {name}")
     found: dict[str, Layer] = {
         f"stem.conv{k}": conv.layer for k, conv in enumerate(chain.stem, 1)
     }
@@ -138,6 +142,15 @@ def _structure(
         norms.pre,
         [*chain.doubts, *norms.doubts],
         [] if chain.counted else [block.path for block in chain.blocks],
+    )
+
+
+def _gated(chain: Chain) -> bool:
+    """Whether every block has a 1 x 1 beside it, and these alone have biases."""
+    sides = [block.chosen.get(SIDE) for block in chain.blocks]
+    mains = [block.chosen["conv1"] for block in chain.blocks]
+    return all(conv is not None and conv.bias for conv in sides) and not any(
+        conv.bias for conv in mains
     )
 
 
