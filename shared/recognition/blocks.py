@@ -21,7 +21,9 @@ SHORTCUT = re.compile(
     r"shortcut|short|downsample|down|skip|proj|projection|identity|id|branch1|sc|bypass|match|"
     r"adjust|residualproj|idconv|convid|dim|0"
 )
-_CERTAIN = re.compile(r"(conv)?(shortcut|downsample|skip|proj|projection|identity|sc|branch1)(conv)?")
+_CERTAIN = re.compile(
+    r"(conv)?(shortcut|downsample|skip|proj|projection|identity|sc|branch1)(conv)?"
+)
 _GATE = "gate"
 BASIC, BOTTLENECK = "basic", "bottleneck"
 MAX_CONVS = 5  # of a block
@@ -84,9 +86,7 @@ def items_of(node: Node, layout: Layout) -> Iterator[Block | Conv]:
     if not node.convs:
         return
     if 2 <= node.convs <= MAX_CONVS:
-        convs = [
-            conv_of(layer, layout) for layer in node.walk() if layer.kind == "conv"
-        ]
+        convs = [conv_of(layer, layout) for layer in node.walk() if layer.kind == "conv"]
         whole = [conv for conv in convs if conv is not None]
         options = list(ways(whole)) if len(whole) == len(convs) else []
         if options:
@@ -111,22 +111,22 @@ def ways(convs: Sequence[Conv]) -> Iterator[Roles]:
     gate = {_GATE: gates[0]} if gates else {}
     if len(wide) == 2 and len(narrow) <= 1:
         orders = [(*pair, *narrow) for pair in itertools.permutations(wide)]
-        names = ("conv1", "conv2", SIDE)
+        names: tuple[str, ...] = ("conv1", "conv2", SIDE)
     elif len(wide) == 1 and 2 <= len(narrow) <= 3:
-        orders = [
-            (first, wide[0], *others) for first, *others in itertools.permutations(narrow)
-        ]
+        orders = [(first, wide[0], *others) for first, *others in itertools.permutations(narrow)]
         names = ("conv1", "conv2", "conv3", SIDE)
     else:
         return
     for order in orders:
         roles = dict(zip(names, order, strict=False)) | gate
-        if _flows(roles):
+        if flows(roles):
             yield roles
 
 
-def _flows(roles: Roles) -> bool:
-    """Whether channels pass from one convolution to the next, and the shortcut spans them."""
+def flows(roles: Roles) -> bool:
+    """Whether channels pass from one convolution to the next, and the shortcut, if it has one,
+    spans them.
+    """
     first, second = roles["conv1"], roles["conv2"]
     last = roles.get("conv3", second)
     if "conv3" in roles:
@@ -136,7 +136,8 @@ def _flows(roles: Roles) -> bool:
         inner = first.outputs == second.inputs == second.outputs
     around = [roles[role] for role in (SIDE, _GATE) if role in roles]
     spans = all(
-        (conv.inputs, conv.outputs) == (first.inputs, last.outputs) for conv in around
+        (conv.inputs, conv.outputs, conv.kernel) == (first.inputs, last.outputs, 1)
+        for conv in around
     )
     return inner and spans and (SIDE in roles or first.inputs <= last.outputs)
 
@@ -179,8 +180,7 @@ def _is_side(option: Roles, words: re.Pattern[str]) -> bool:
 
     def called(conv: Conv) -> bool:
         return any(
-            words.fullmatch(word.rstrip("0123456789") or word)
-            or words.fullmatch(word)
+            words.fullmatch(word.rstrip("0123456789") or word) or words.fullmatch(word)
             for word in conv.layer.words[-3:]
         )
 
@@ -198,9 +198,8 @@ def _numbered(block: Block, left: Sequence[Roles]) -> bool:
         for option in left
         if (conv := option[role]) is not left[0][role]
     } | {left[0][role].layer for role in left[0] if any(o[role] is not left[0][role] for o in left)}
-    return (
-        len({pattern_of(layer.words) for layer in differing}) == 1
-        and not any(SIDE in option and option[SIDE].layer in differing for option in left)
+    return len({pattern_of(layer.words) for layer in differing}) == 1 and not any(
+        SIDE in option and option[SIDE].layer in differing for option in left
     )
 
 

@@ -6,24 +6,19 @@ counted (`conv2d_17`), the blocks are read off the sequence.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from shared.recognition.blocks import (
-    BASIC,
-    BOTTLENECK,
-    SIDE,
-    Block,
-    Conv,
-    choose,
-    ways,
-)
+from shared.recognition.blocks import BASIC, BOTTLENECK, SIDE, Block, Conv, choose, flows
 from shared.recognition.layers import WEIGHT
 from shared.recognition.names import pattern_of, shared
 
 MAX_STEM = 4  # convolutions
 MIN_BLOCKS = 2
 _MAX_RUNS = 512
+_MAX_SEQUENCE = 1 << 12
+_MAX_STEMS = 16  # convolutions that could each be the stem's last
 
 
 @dataclass(eq=False)
@@ -116,16 +111,12 @@ def _follow(start: list[Block], runs: Sequence[list[Block]]) -> list[Block]:
 def _stem(block: Block, free: Sequence[Conv]) -> tuple[list[Conv], str | None]:
     """The convolutions in front of a block, and the doubt where others could be."""
     ends = [conv for conv in free if conv.outputs == block.inputs and conv.kernel > 1]
-    chains = [_backwards(end, free) for end in ends]
-    if not chains:
+    nearest = max((shared(conv.layer.words, block.path) for conv in ends), default=0)
+    ends = [conv for conv in ends if shared(conv.layer.words, block.path) == nearest]
+    if not 0 < len(ends) <= _MAX_STEMS:
         return [], None
-
-    def nearness(chain: list[Conv]) -> int:
-        return min(shared(conv.layer.words, block.path) for conv in chain)
-
-    nearest = max(nearness(chain) for chain in chains)
-    left = [chain for chain in chains if nearness(chain) == nearest]
-    left = [c for c in left if not any(set(c) < set(other) for other in left)]
+    chains = [_backwards(end, free) for end in ends]
+    left = [c for c in chains if not any(set(c) < set(other) for other in chains)]
     doubt = None
     if len(left) > 1:
         names = " or ".join(chain[0].layer.names[WEIGHT] for chain in left[:4])
@@ -153,21 +144,24 @@ def _of_sequence(convs: Sequence[Conv]) -> Chain | None:
 
     Only with projections: a row of 3 x 3 convolutions without any could as well be VGG.
     """
+    narrow = sum(conv.kernel == 1 for conv in convs)
+    if not narrow or len(convs) > _MAX_SEQUENCE:
+        return None
+    kind = BOTTLENECK if 2 * narrow > len(convs) else BASIC
     for length in range(1, min(MAX_STEM, len(convs)) + 1):
         stem, rest = convs[:length], convs[length:]
-        if any(a.outputs != b.inputs for a, b in zip(stem, stem[1:], strict=False)):
+        if any(a.outputs != b.inputs for a, b in itertools.pairwise(stem)):
             break
         if stem[-1].kernel == 1:
             break
-        for kind in (BOTTLENECK, BASIC):
-            blocks = _cut(rest, stem[-1].outputs, kind)
-            if len(blocks) >= MIN_BLOCKS and any(SIDE in block.chosen for block in blocks):
-                twins = len(convs) - len({(c.inputs, c.outputs, c.kernel) for c in convs})
-                doubt = (
-                    f"the layers are taken to be counted as they run, for nothing else tells "
-                    f"{twins} kernels from others of the same shape"
-                )
-                return Chain(stem, blocks, counted=True, doubts=[doubt])
+        blocks = _cut(rest, stem[-1].outputs, kind)
+        if len(blocks) >= MIN_BLOCKS and any(SIDE in block.chosen for block in blocks):
+            twins = len(convs) - len({(c.inputs, c.outputs, c.kernel) for c in convs})
+            doubt = (
+                f"the layers are taken to be counted as they run, for nothing else tells "
+                f"{twins} kernels from others of the same shape"
+            )
+            return Chain(stem, blocks, counted=True, doubts=[doubt])
     return None
 
 
@@ -203,6 +197,7 @@ def _blocks_at(convs: Sequence[Conv], channels: int, size: int, side: int) -> li
     """The blocks that may start here, with a shortcut's convolution at `side` or without one; the
     last is the likeliest.
     """
+    kernels = (1, 3, 1) if size == 3 else (3, 3)
     found = []
     for count in (size + 1, size):
         members = convs[:count]
@@ -214,6 +209,6 @@ def _blocks_at(convs: Sequence[Conv], channels: int, size: int, side: int) -> li
         roles = {f"conv{k}": conv for k, conv in enumerate(main, 1)}
         if count > size:
             roles[SIDE] = members[side]
-        if any(option == roles for option in ways(members)):
+        if tuple(conv.kernel for conv in main) == kernels and flows(roles):
             found.append(Block((), members, [roles], roles))
     return found

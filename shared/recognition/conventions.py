@@ -35,12 +35,7 @@ class Dialect:
 
 
 DIALECTS = (
-    Dialect(
-        "Haiku",
-        re.compile(r"block_group_\d+/(~/)?block_\d+"),
-        "Haiku pads SAME",
-        SAME,
-    ),
+    Dialect("Haiku", re.compile(r"block_group_\d+/(~/)?block_\d+"), "Haiku pads SAME", SAME),
     Dialect(
         "TF-slim",
         re.compile(r"block\d+/unit_\d+/bottleneck_v[12]"),
@@ -105,12 +100,19 @@ def dialect_of(names: Iterable[str], *, last: bool) -> Dialect | None:
 
 
 def resolve(
-    shapes: Mapping[str, Shape], *, pre: bool, dialect: Dialect | None = None
+    shapes: Mapping[str, Shape],
+    changes: Mapping[str, Any],
+    *,
+    pre: bool,
+    dialect: Dialect | None = None,
 ) -> Resolved | str:
-    """The spec of canonical tensors, or why there is none."""
+    """The spec of canonical tensors, or why there is none.
+
+    `changes` of the conventions; `pre`: its units are pre-activation ones.
+    """
     whole: list[Resolved] = []
     why = "no plan has just these tensors"
-    for name, spec in _specs(shapes, pre, dialect):
+    for name, spec in _specs(shapes, changes, pre, dialect):
         try:
             inferred = infer_spec(shapes, spec)
             expected = make_plan(inferred).tensors
@@ -137,23 +139,22 @@ def _called(spec: ResNetSpec, preset: str | None) -> ResNetSpec:
 
 
 def _specs(
-    shapes: Mapping[str, Shape], pre: bool, dialect: Dialect | None
+    shapes: Mapping[str, Shape], changes: Mapping[str, Any], pre: bool, dialect: Dialect | None
 ) -> Iterator[tuple[str, ResNetSpec]]:
     names = list(dict.fromkeys(scheme.convention for scheme in FORMATS["canonical"].schemes))
     if "stem.conv2.weight" not in shapes and shapes["stem.conv1.weight"][2] == 3:
         names = list(dict.fromkeys((*_SMALL_STEM, *names)))
-    changes = dict(dialect.changes) if dialect else {}
     for name in names:
         spec = get_spec(name)
         if (spec.block.order == "full_pre") != pre:
             continue
-        own = dict(changes)
+        own = dict(dialect.changes) if dialect else {}
         if spec.block.kind == "basic":
             own.pop("block.stride_conv", None)
         if len(spec.depths) != len(own.get("strides", spec.depths)):
             own.pop("strides", None)
         try:
-            yield name, spec.replace(**own)
+            yield name, spec.replace(**{**own, **changes})
         except SpecError:
             continue
 

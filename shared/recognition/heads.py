@@ -43,11 +43,7 @@ class Head(NamedTuple):
 
 
 def find_head(
-    scope: Words,
-    features: int,
-    layers: Sequence[Layer],
-    layout: Layout,
-    networks: Iterable[Words],
+    scope: Words, features: int, layers: Sequence[Layer], layout: Layout, networks: Iterable[Words]
 ) -> tuple[Head | None, str | None]:
     """The classifier of the network at `scope`, and the doubt where several layers could be it.
 
@@ -80,9 +76,7 @@ def _called(layer: Layer, depth: int) -> str:
     return layer.parts[depth] if len(layer.parts) > depth else ""
 
 
-def _heads(
-    depth: int, layers: Sequence[Layer], features: int, layout: Layout
-) -> list[Head]:
+def _heads(depth: int, layers: Sequence[Layer], features: int, layout: Layout) -> list[Head]:
     """The single layers of their branches that take the features and give them to no other."""
     branches: dict[str, list[Layer]] = {}
     for layer in layers:
@@ -116,7 +110,7 @@ def _as_head(layer: Layer, features: int, layout: Layout) -> Head | None:
             return None
         return Head(layer, axes)
     if layer.kind == "conv":
-        outputs, inputs, height, width = oriented(shape, layout.kernel_axes)
+        _, inputs, height, width = oriented(shape, layout.kernel_axes)
         if (inputs, height, width) == (features, 1, 1):
             return Head(layer, layout.kernel_axes)
     return None

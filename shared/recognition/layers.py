@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -105,8 +105,8 @@ LAYOUTS = (
     Layout("OHWI", (0, 3, 1, 2), (0, 1)),  # MLX
 )
 MAX_KERNEL = 15
-# Leaves that only one kind of framework has.
-_TORCH_LEAF, _LAST_LEAF = re.compile(r"(.*[./_])?weight"), re.compile(r"(.*[./_])?(kernel|weights)")
+# Of frameworks with HWIO kernels.
+_LAST_LEAF = re.compile(r"(.*[./_])?(kernel|weights)")
 
 
 def oriented(shape: Shape, axes: tuple[int, ...]) -> Shape:
@@ -119,16 +119,15 @@ def fits(shape: Shape, layout: Layout) -> bool:
     return height == width <= MAX_KERNEL and height % 2 == 1
 
 
-def layout_of(layers: list[Layer]) -> tuple[Layout, str | None]:
+def layout_of(layers: Sequence[Layer]) -> tuple[Layout, str | None]:
     """The layout that most kernels fit; and the doubt, where the shapes fit several as well."""
     kernels = [layer for layer in layers if layer.kind == "conv"]
-    votes = [
-        sum(fits(layer.shapes[WEIGHT], layout) for layer in kernels) for layout in LAYOUTS
-    ]
+    votes = [sum(fits(layer.shapes[WEIGHT], layout) for layer in kernels) for layout in LAYOUTS]
     best = [layout for layout, count in zip(LAYOUTS, votes, strict=True) if count == max(votes)]
     if len(best) == 1:
         return best[0], None
-    last = sum(bool(_LAST_LEAF.fullmatch(layer.names[WEIGHT].removesuffix(":0"))) for layer in kernels)
+    leaves = [layer.names[WEIGHT].removesuffix(":0") for layer in kernels]
+    last = sum(_LAST_LEAF.fullmatch(leaf) is not None for leaf in leaves)
     chosen = LAYOUTS[1] if 2 * last > len(kernels) and LAYOUTS[1] in best else best[0]
     told = f"kernels could be {' or '.join(layout.name for layout in best)} by their shapes"
     return chosen, f"{told}; taken as {chosen.name}, because of their leaves" if kernels else None

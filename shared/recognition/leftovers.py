@@ -4,6 +4,7 @@ it may be left.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -19,7 +20,7 @@ OTHER = "other"  # belongs to something that is no ResNet
 _OPTIMIZER = re.compile(
     r"optim(izers?)?(_\w+)?|opts?(_state)?|opt_states?|\w+_optim(izers?)?(_\w+)?|optimizer_\w+|"
     r"(lr_)?schedulers?|(grad_)?scalers?|amp|momentum_buffer|exp_avg(_sq)?|max_exp_avg_sq|"
-    r"Momentum|Adam(_\d)?|RMSProp(_\d)?|Adagrad|AdamW(_\d)?|LARS\w*|.*rng_states?",
+    r"Momentum|Adam(_\d)?|RMSProp(_\d)?|Adagrad|AdamW(_\d)?|LARS\w*|.*rng_states?"
 )
 _COUNTERS = frozenset(
     (
@@ -47,7 +48,7 @@ class Group(NamedTuple):
 def kind_of(name: str, tensor: Tensor) -> str | None:
     """What a tensor is that no network has by what it is called; None for all others."""
     parts = parts_of(name)
-    if any(_OPTIMIZER.fullmatch(part) for part in parts):
+    if any(map(_is_optimizers, parts)):
         return OPTIMIZER
     last = parts[-1] if parts else ""
     whole = np.issubdtype(tensor.dtype, np.integer) or tensor.dtype == np.bool_
@@ -59,8 +60,15 @@ def kind_of(name: str, tensor: Tensor) -> str | None:
     return COUNTER if whole and single else None
 
 
+@functools.lru_cache(maxsize=1 << 12)
+def _is_optimizers(part: str) -> bool:
+    return _OPTIMIZER.fullmatch(part) is not None
+
+
 def groups(
-    aside: Mapping[str, str], left: Iterable[str], shapes: Mapping[str, tuple[int, ...]],
+    aside: Mapping[str, str],
+    left: Iterable[str],
+    shapes: Mapping[str, tuple[int, ...]],
     networks: Sequence[Words],
 ) -> list[Group]:
     """The tensors that are left, by the highest part of their names that no network has.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from shared.architecture.ops import Shape
 from shared.architecture.plan import make_plan
@@ -32,7 +34,7 @@ class Named:
     spec: ResNetSpec
     preset: str | None
     names: Mapping[str, str]  # canonical -> the file's
-    prefix: Words  # parts in front of the scheme's names
+    left: tuple[str, ...]  # the file's names that begin like its own, and are none of them
 
 
 @functools.cache
@@ -55,8 +57,11 @@ def _stems() -> Mapping[str, list[tuple[Format, Scheme, Scheme]]]:
     return found
 
 
-def find_named(shapes: Mapping[str, Shape]) -> Iterator[Named]:
-    """The networks all of whose tensors are there. `shapes` are those of the file."""
+def find_named(shapes: Mapping[str, Shape], changes: Mapping[str, Any]) -> Iterator[Named]:
+    """The networks all of whose tensors are there.
+
+    `shapes` are those of the file, `changes` of the schemes' conventions.
+    """
     plain: dict[str, str] = {}
     for name in shapes:
         plain.setdefault(".".join(parts_of(name)), name)
@@ -77,17 +82,21 @@ def find_named(shapes: Mapping[str, Shape]) -> Iterator[Named]:
         region = {
             name[len(start) :]: plain[name] for name in ordered[first:last] if name not in used
         }
-        found = _read(region, shapes, tuple(start.split(".")[:-1]))
+        found = _read(region, shapes, changes)
         if found is not None:
-            used |= {f"{start}{name}" for name, own in region.items() if own in found.names.values()}
+            own = set(found.names.values())
+            used |= {f"{start}{name}" for name, file in region.items() if file in own}
             yield found
 
 
-def _read(region: Mapping[str, str], shapes: Mapping[str, Shape], prefix: Words) -> Named | None:
+def _read(
+    region: Mapping[str, str], shapes: Mapping[str, Shape], changes: Mapping[str, Any]
+) -> Named | None:
     """The network of a region's names, as the scheme reads it that knows most of them."""
     read: dict[tuple[int, int], dict[str, str]] = {}
     levels: dict[int, list[tuple[Format, Scheme, dict[str, str]]]] = {}
-    for form, scheme, dotted in (one for stem in _stems() if stem in region for one in _stems()[stem]):
+    stems = [stem for stem in _stems() if stem in region]
+    for form, scheme, dotted in itertools.chain(*(_stems()[stem] for stem in stems)):
         key = id(dotted.layers), id(dotted.leaves)
         if key not in read:
             read[key] = canonical_names(dotted, region)[0]
@@ -100,12 +109,14 @@ def _read(region: Mapping[str, str], shapes: Mapping[str, Shape], prefix: Words)
         whole = [
             found
             for form, scheme, names in levels[known]
-            if (found := _fit(form, scheme, names, shapes, prefix)) is not None
+            if (found := _fit(form, scheme, names, shapes, changes)) is not None
         ]
         ranked = [f for f in whole if (f.preset or "").partition("/")[0] in f.scheme.families]
         ranked += [found for found in whole if found.preset]
         if whole:
-            return [*ranked, *whole][0]
+            best = [*ranked, *whole][0]
+            own = set(best.names.values())
+            return dataclasses.replace(best, left=tuple(set(region.values()) - own))
     return None
 
 
@@ -114,17 +125,17 @@ def _fit(
     scheme: Scheme,
     names: Mapping[str, str],
     shapes: Mapping[str, Shape],
-    prefix: Words,
+    changes: Mapping[str, Any],
 ) -> Named | None:
     """The network, if the plan of the spec that its tensors tell has just these."""
     found = {own: canonical_shape(scheme, own, shapes[name]) for own, name in names.items()}
     try:
-        spec = infer_spec(found, get_spec(scheme.convention, **scheme.changes))
+        spec = infer_spec(found, get_spec(scheme.convention, **{**scheme.changes, **changes}))
         if make_plan(spec).tensors != found:
             return None
     except (CheckpointError, SpecError):
         return None
-    return Named(form, scheme, spec, find_preset(spec, scheme.families), names, prefix)
+    return Named(form, scheme, spec, find_preset(spec, scheme.families), names, ())
 
 
 def canonical_shape(scheme: Scheme, tensor: str, shape: Shape) -> Shape:
@@ -150,12 +161,12 @@ def blocks_of(names: Mapping[str, str]) -> list[Words]:
     return [path for path in shared if len(path) > len(root)]
 
 
-def taken(names: Sequence[str], blocks: Sequence[Words]) -> list[str]:
+def inside(names: Sequence[str], blocks: Sequence[Words]) -> list[str]:
     """Those of the names that are inside a block."""
     paths = set(blocks)
-    lengths = sorted({len(path) for path in paths})
+    words = {name: words_of(parts_of(name)) for name in names}
     return [
         name
-        for name in names
-        if any((words := words_of(parts_of(name)))[:length] in paths for length in lengths)
+        for name, own in words.items()
+        if any(own[:length] in paths for length in range(1, len(own) + 1))
     ]

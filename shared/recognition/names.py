@@ -98,6 +98,8 @@ def shared(a: Words, b: Words) -> int:
 
 
 def common(paths: Sequence[Words]) -> Words:
-    """The first words that all paths share, but for the last word of any."""
-    first = min(paths, key=len, default=())
-    return first[: min((shared(first, path) for path in paths), default=0)] if len(paths) > 1 else first[:-1]
+    """The first words that all paths share; of a single path, all but the last."""
+    if len(paths) < 2:
+        return paths[0][:-1] if paths else ()
+    first = min(paths, key=len)
+    return first[: min(shared(first, path) for path in paths)]

@@ -108,9 +108,7 @@ def _members(chain: Chain, norms: Sequence[Layer]) -> tuple[list[list[Layer]], l
     convolutions.
     """
     by_path = {block.path: i for i, block in enumerate(chain.blocks)}
-    by_key = {
-        key_of(conv.layer): i for i, block in enumerate(chain.blocks) for conv in block.convs
-    }
+    by_key = {key_of(conv.layer): i for i, block in enumerate(chain.blocks) for conv in block.convs}
     inside: list[list[Layer]] = [[] for _ in chain.blocks]
     free = []
     for norm in norms:
@@ -228,9 +226,7 @@ def either(layers: Sequence[Layer], joint: str = " or ") -> str:
     return joint.join(next(iter(layer.names.values())) for layer in layers[:4])
 
 
-def _outside(
-    chain: Chain, free: Sequence[Layer], pre: bool
-) -> tuple[dict[str, Layer], list[str]]:
+def _outside(chain: Chain, free: Sequence[Layer], pre: bool) -> tuple[dict[str, Layer], list[str]]:
     """The norms of the stem and the last one of a pre-activation network."""
     found: dict[str, Layer] = {}
     left = list(free)
@@ -288,7 +284,7 @@ def _counted(chain: Chain, norms: Sequence[Layer]) -> Norms | str:
     # Pre-activation units have no norms at their shortcuts, others have.
     told = sorted(hypotheses(chain), key=lambda told: (not told.side, told.pre == told.side))
     for whole in (True, False):  # behind the network there may be others
-        fitting = []
+        fitting: list[Norms] = []
         for one in told:
             for stem, final in itertools.product((False, True), (True, False)):
                 names, wanted = _sequence(chain, one, stem=stem, final=final)
@@ -307,7 +303,8 @@ def _rivals(fitting: Sequence[Norms]) -> list[str]:
         return []
     kinds = ["pre-activation" if norms.pre else "post-activation" for norms in fitting]
     if len(set(kinds)) == 1:
-        key = next(k for k in fitting[0].layers if fitting[0].layers[k] is not fitting[1].layers.get(k))
+        first, second = fitting[0].layers, fitting[1].layers
+        key = next(key for key, norm in first.items() if second.get(key) is not norm)
         name = either([fitting[0].layers[key]])
         return [f"{name} is taken for {key}; by its channels it could stand elsewhere as well"]
     return [

@@ -5,7 +5,9 @@ Told by names where projects have their own, by shapes where they have not.
 
 from __future__ import annotations
 
+import functools
 import re
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -22,7 +24,6 @@ from shared.recognition.layers import (
     read_layers,
 )
 from shared.recognition.names import parts_of
-
 
 _MIN_DEPTHWISE = 3
 
@@ -47,24 +48,33 @@ QUANTISED = _mark(
 INSIDE = (
     QUANTISED,
     _mark("selective kernels (SKNet)", r"fc_select|fc_reduce|conv\d\.paths|sk(conv|unit|module)?"),
-    _mark(
-        "split attention (ResNeSt)", r"conv2\.(bn0|fc1|fc2)|splat\w*|radix\w*"
-    ),
+    _mark("split attention (ResNeSt)", r"conv2\.(bn0|fc1|fc2)|splat\w*|radix\w*"),
     _mark("the split 3 x 3 convolutions of Res2Net", r"(convs|bns)\.\d+\.(weight|running_mean)"),
-    _mark("convolutional block attention (CBAM)", r"cbam|ca|sa|se\.(channel|spatial)|spatial_?att\w*"),
+    _mark(
+        "convolutional block attention (CBAM)", r"cbam|ca|sa|se\.(channel|spatial)|spatial_?att\w*"
+    ),
     _mark("efficient channel attention (ECA)", r"eca\w*"),
-    _mark("global context attention (GCNet)", r"gc|gcb|conv_attn|mlp_add|mlp_mul|channel_(add|mul)_conv"),
+    _mark(
+        "global context attention (GCNet)",
+        r"gc|gcb|conv_attn|mlp_add|mlp_mul|channel_(add|mul)_conv",
+    ),
     _mark("non-local attention", r"non_?local\w*"),
-    _mark("squeeze-and-excitation", r"se\d?|attn\.fc\d|se_?(module|layer|block|net)\w*|squeeze\w*|excit\w*"),
+    _mark(
+        "squeeze-and-excitation",
+        r"se\d?|attn\.fc\d|se_?(module|layer|block|net)\w*|squeeze\w*|excit\w*",
+    ),
     _mark(
         "attention",
-        r"\w*attn\w*|\w*attention\w*|mhsa|qkv|to_qkv|rel_(h|w|pos)\w*|bam|conv_lambdas|lambda\w*|pos_embed",
+        r"\w*attn\w*|\w*attention\w*|mhsa|qkv|to_qkv|rel_(h|w|pos)\w*|bam|conv_lambdas|lambda\w*|"
+        r"pos_embed",
     ),
     _mark("deformable convolutions", r"\w*conv_?\d?_offset|offset(_conv)?\.weight|\w*dcn\w*"),
     _mark("anti-aliasing filters (blur pools)", r"filt|blur\w*"),
     _mark("parametric ReLUs", r"prelu\w*"),
     _mark("scaled weights without norms (NFNet)", r"gain|skipinit_gain"),
-    _mark("another normalisation than batch or group", r"tau|(norm|bn)\d?\.(v|eps)|running_(max|min)"),
+    _mark(
+        "another normalisation than batch or group", r"tau|(norm|bn)\d?\.(v|eps)|running_(max|min)"
+    ),
     _mark(
         "parametrised weights (weight or spectral normalisation)",
         r"weight_[guv]|weight_orig|parametrizations",
@@ -90,8 +100,11 @@ AROUND = (
 OTHERS = (
     _mark("a Swin transformer", r"relative_position_bias_table"),
     _mark("a text transformer", r"word_embeddings|wte|tok_embeddings|embed_tokens"),
-    _mark("a vision transformer (ViT)", r"cls_token|class_token|(blocks|layers?|encoder)\.\d+\.attn\.qkv|"
-          r"self_attention|attention\.(attention|self|output)"),
+    _mark(
+        "a vision transformer (ViT)",
+        r"cls_token|class_token|(blocks|layers?|encoder)\.\d+\.attn\.qkv|"
+        r"self_attention|attention\.(attention|self|output)",
+    ),
     _mark("an MLP-Mixer", r"mlp_tokens|token_mixing|linear_tokens"),
     _mark("SqueezeNet", r"expand(1x1|3x3)|fire\d*"),
     _mark("DenseNet", r"denseblock\w*|denselayer\w*|dense_?block\w*|conv\d_block\d+_concat"),
@@ -119,7 +132,7 @@ def word_for(
         return _first(AROUND, names)
     if found := _of_odd_kernels(names, shapes) or _first(INSIDE, names):
         return found
-    small = [name for name in names if _is_small(name, names, shapes)]
+    small = _small(names, shapes)
     return f"squeeze-and-excitation or another attention, as {small[0]}" if small else None
 
 
@@ -136,20 +149,36 @@ def _of_odd_kernels(names: Iterable[str], shapes: Mapping[str, Shape]) -> str | 
     return f"efficient channel attention (ECA), as {along[0]}" if along else None
 
 
-def _first(marks: Sequence[Mark], names: Sequence[str]) -> str | None:
-    dotted = {name: ".".join(parts_of(name)) for name in names}
-    for mark in marks:
-        for name, parts in dotted.items():
-            if mark.pattern.fullmatch(parts):
-                return f"{mark.word}, as {name}"
-    return None
+def _first(marks: Sequence[Mark], names: Iterable[str]) -> str | None:
+    """The first mark that some name has, and the first of these."""
+    found: dict[str, str] = {}
+    whole = _any_of(tuple(mark.pattern.pattern for mark in marks))
+    for name in names:
+        dotted = ".".join(parts_of(name))
+        if whole.fullmatch(dotted):
+            found.setdefault(next(m.word for m in marks if m.pattern.fullmatch(dotted)), name)
+    told = (mark.word for mark in marks if mark.word in found)
+    return next((f"{word}, as {found[word]}" for word in told), None)
 
 
-def _is_small(name: str, names: Sequence[str], shapes: Mapping[str, Shape]) -> bool:
-    """Whether a matrix narrows the channels and another one widens them again."""
-    turned = [sorted(n for n in shapes[other] if n > 1) for other in names if len(shapes[other]) in (2, 4)]
-    own = sorted(n for n in shapes[name] if n > 1)
-    return len(own) == 2 and own[0] < own[1] and turned.count(own) >= 2 and len(shapes[name]) in (2, 4)
+@functools.cache
+def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+
+
+def _small(names: Sequence[str], shapes: Mapping[str, Shape]) -> list[str]:
+    """Matrices that narrow channels, of which others widen them again."""
+    sizes = {
+        name: tuple(sorted(n for n in shapes[name] if n > 1))
+        for name in names
+        if len(shapes[name]) in (2, 4)
+    }
+    count = Counter(sizes.values())
+    return [
+        name
+        for name, size in sizes.items()
+        if len(size) == 2 and size[0] < size[1] and count[size] > 1
+    ]
 
 
 def explain(
@@ -180,7 +209,7 @@ def explain(
 
 def _depthwise(layers: Sequence[Layer]) -> str | None:
     """Networks of depthwise convolutions, one group a channel."""
-    layout, _ = layout_of(list(layers))
+    layout, _ = layout_of(layers)
     turned = {
         la: oriented(la.shapes[WEIGHT], layout.kernel_axes) for la in layers if la.kind == "conv"
     }
@@ -196,7 +225,7 @@ def _by_shapes(layers: Sequence[Layer]) -> str | None:
     convs = [layer for layer in layers if layer.kind == "conv"]
     if not convs:
         return "it has no convolutions"
-    layout, _ = layout_of(list(layers))
+    layout, _ = layout_of(layers)
     turned = {layer: oriented(layer.shapes[WEIGHT], layout.kernel_axes) for layer in convs}
     oblong = [la for la, (_, _, height, width) in turned.items() if height != width]
     if oblong:
@@ -208,8 +237,7 @@ def _by_shapes(layers: Sequence[Layer]) -> str | None:
         )
     if sum(height == 1 for _, _, height, _ in turned.values()) <= 1:
         return (
-            "it has nothing but 3 x 3 convolutions in a row: VGG, or blocks whose shortcuts have no "
-            "weights, which its names do not tell apart"
+            "it has nothing but 3 x 3 convolutions in a row: VGG, or blocks whose shortcuts have "
+            "no weights, which its names do not tell apart"
         )
     return None
-

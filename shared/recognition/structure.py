@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from shared.architecture.ops import Shape
 from shared.recognition.blocks import SIDE, Block, Conv, items_of
 from shared.recognition.chain import Chain, make_chain
-from shared.recognition.layers import BIAS, WEIGHT, Layer, Layout, oriented
+from shared.recognition.layers import WEIGHT, Layer, Layout, oriented
 from shared.recognition.names import Words, common
 from shared.recognition.norms import find_norms
 from shared.recognition.tree import Node
 
 MIN_STAGES = 2
+MIN_CONVS = 5  # of a stem and two blocks
 LEAF = {WEIGHT: "weight", "scale": "weight"}
 
 
@@ -42,26 +43,16 @@ class Structure:
     def shapes(self) -> dict[str, Shape]:
         """Canonical tensor -> canonical shape."""
         return {
-            f"{canonical}.{LEAF.get(role, role)}": oriented(shape, self.axes(canonical, shape))
+            f"{canonical}.{LEAF.get(role, role)}": oriented(shape, self.axes(shape))
             for canonical, layer in self.layers.items()
             for role, shape in layer.shapes.items()
         }
 
-    def axes(self, canonical: str, shape: Shape) -> tuple[int, ...]:
+    def axes(self, shape: Shape) -> tuple[int, ...]:
         """Which axes of the file's tensor are canonical ones."""
         if len(shape) == 4:
             return self.layout.kernel_axes
-        if len(shape) == 2:
-            return matrix_axes(shape, self.features, self.layout)
         return tuple(range(len(shape)))
-
-
-def matrix_axes(shape: Shape, features: int, layout: Layout) -> tuple[int, int]:
-    """(out, in) of a classifier: by the features that it takes, or as its framework has them."""
-    usual = layout.matrix_axes
-    if shape[usual[1]] == features:
-        return usual
-    return usual[::-1] if shape[usual[0]] == features else usual
 
 
 @dataclass(frozen=True)
@@ -82,15 +73,15 @@ def find_structures(tree: Node, layout: Layout) -> list[Structure | Misfit]:
 
 def _search(node: Node, layout: Layout) -> tuple[list[Structure | Misfit], set[Layer]]:
     """What is found, and its layers."""
+    if node.convs < MIN_CONVS:
+        return [], set()
     items = list(items_of(node, layout))
     chain = make_chain(items)
     blocks = sum(isinstance(item, Block) for item in items)
-    if chain is None and blocks < 2 and node.convs < 5:
-        return [], set()
     found: list[Structure | Misfit] = []
     used: set[Layer] = set()
     if chain is None or not (chain.counted or len(chain.blocks) == blocks):
-        for child in node.children:
+        for child in _branches(node):
             inner, taken = _search(child, layout)
             found += inner
             used |= taken
@@ -104,13 +95,18 @@ def _search(node: Node, layout: Layout) -> tuple[list[Structure | Misfit], set[L
     return found, used
 
 
+def _branches(node: Node) -> list[Node]:
+    """The children of the lowest node with all of these convolutions."""
+    while only := next((child for child in node.children if child.convs == node.convs), None):
+        node = only
+    return node.children
+
+
 def _convs(item: Block | Conv) -> Sequence[Conv]:
     return item.convs if isinstance(item, Block) else [item]
 
 
-def _structure(
-    node: Node, chain: Chain, layout: Layout, used: set[Layer]
-) -> Structure | Misfit:
+def _structure(node: Node, chain: Chain, layout: Layout, used: set[Layer]) -> Structure | Misfit:
     scope = common([conv.layer.parts for conv in chain.convs])
     inside = [
         layer
@@ -122,10 +118,10 @@ def _structure(
         return Misfit(scope, norms)
     if not norms.side and _gated(chain):
         name = chain.blocks[-1].chosen[SIDE].layer.names[WEIGHT]
-        return Misfit(scope, f"1 x 1 convolutions with a bias beside every block, perhaps gates, as {name}")
-    found: dict[str, Layer] = {
-        f"stem.conv{k}": conv.layer for k, conv in enumerate(chain.stem, 1)
-    }
+        return Misfit(
+            scope, f"1 x 1 convolutions with a bias beside every block, perhaps gates, as {name}"
+        )
+    found: dict[str, Layer] = {f"stem.conv{k}": conv.layer for k, conv in enumerate(chain.stem, 1)}
     for i, canonical in enumerate(_places(chain)):
         found |= {
             f"{canonical}.{role}": conv.layer for role, conv in chain.blocks[i].chosen.items()

@@ -17,6 +17,7 @@ class Node:
     layers: list[Layer] = field(default_factory=list)
     children: list[Node] = field(default_factory=list)
     convs: int = 0  # in all of it
+    by_word: dict[str, Node] = field(default_factory=dict)
 
     def walk(self) -> Iterator[Layer]:
         """Every layer, in natural order."""
@@ -31,19 +32,21 @@ def make_tree(layers: Iterable[Layer]) -> Node:
     """The tree, its children in natural order: numbers by their size, single letters by the
     alphabet, other words as the file has them.
     """
-    root, nodes = Node(()), {}  # type: Node, dict[Words, Node]
-    nodes[()] = root
+    root = Node(())
+    nodes = [root]
     for layer in layers:
         node = root
-        for depth in range(1, len(layer.words) + 1):
-            path = layer.words[:depth]
-            if path not in nodes:
-                nodes[path] = Node(path)
-                node.children.append(nodes[path])
-            node = nodes[path]
+        for depth, word in enumerate(layer.words, 1):
+            child = node.by_word.get(word)
+            if child is None:
+                child = node.by_word[word] = Node(layer.words[:depth])
+                nodes.append(child)
+            node = child
         node.layers.append(layer)
-    for node in reversed(nodes.values()):  # children come behind their parents
-        node.children.sort(key=_order([child.path[-1] for child in node.children]))
+    for node in reversed(nodes):  # children come behind their parents
+        node.children = list(node.by_word.values())
+        if len(node.children) > 1:
+            node.children.sort(key=_order(list(node.by_word)))
         node.convs = sum(layer.kind == "conv" for layer in node.layers)
         node.convs += sum(child.convs for child in node.children)
     return root
