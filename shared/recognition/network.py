@@ -1,0 +1,202 @@
+"""`Network`: a ResNet in a file, by its names or by its structure, with its classifier."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shared.architecture.ops import Shape
+from shared.architecture.plan import make_plan
+from shared.architecture.spec import ResNetSpec
+from shared.formats.naming.schemes import Format, Scheme
+from shared.recognition.conventions import dialect_of, resolve
+from shared.recognition.heads import find_head
+from shared.recognition.layers import LAYOUTS, WEIGHT, Layer, Tensor, layout_of, oriented
+from shared.recognition.named import Named, blocks_of, canonical_shape, inside
+from shared.recognition.names import Words, common, parts_of, pattern_of, words_of
+from shared.recognition.strangers import word_for
+from shared.recognition.structure import Structure
+from shared.weights.canonical import is_float
+
+HEAD = ("head.weight", "head.bias")
+_SEPARATOR = re.compile(r"[./]")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A ResNet in a file.
+
+    `names` maps canonical tensors to the file's. `axes` says which of the file's axes are the
+    canonical ones; a classifier that is a 1 x 1 convolution loses the last two, a vector all those
+    of size 1.
+    """
+
+    path: str  # what the names of its kernels begin with, as the file has them
+    scope: Words  # the parts of names that its layers have in common
+    spec: ResNetSpec
+    preset: str | None
+    names: Mapping[str, str]
+    shapes: Mapping[str, Shape]  # canonical
+    axes: Mapping[str, tuple[int, ...]]
+    convention: str  # the preset that says what no tensor tells
+    format: Format | None = None  # None: by structure
+    scheme: Scheme | None = None
+    assumes: str = ""  # of the code behind its names
+    doubts: tuple[str, ...] = ()
+    twins: tuple[str, ...] = ()  # paths of the same tensors, value by value
+    twin_names: tuple[str, ...] = ()
+
+    @property
+    def classifier(self) -> bool:
+        return HEAD[0] in self.names
+
+    @property
+    def features(self) -> int:
+        """Channels that the last stage gives."""
+        return self.spec.widths[-1] * self.spec.expansion
+
+    @property
+    def how(self) -> str:
+        """By which format's names it was known, or "structure"."""
+        return self.format.name if self.format else "structure"
+
+
+def from_names(named: Named, tensors: Mapping[str, Tensor]) -> Network | str:
+    """The network in a scheme's names, or why it is none: something else inside its blocks."""
+    shapes = {name: tensors[name].shape for name in (*named.names.values(), *named.left)}
+    within = inside(named.left, blocks_of(named.names))
+    if word := word_for(within, shapes) or word_for(named.left, shapes, surrounding=True):
+        return word
+    if within:
+        return f"{within[0]} is inside a block"
+    canonical = {
+        own: canonical_shape(named.scheme, own, shapes[name]) for own, name in named.names.items()
+    }
+    layout = LAYOUTS[1] if named.scheme.channels_last else LAYOUTS[0]
+    turned = {4: layout.kernel_axes, 2: layout.matrix_axes}
+    axes = {
+        own: turned.get(len(shapes[name]), tuple(range(len(shapes[name]))))
+        for own, name in named.names.items()
+    }
+    return not_floats(named.names, tensors) or Network(
+        path=path_of(named.names),
+        scope=common([parts_of(name) for own, name in named.names.items() if own not in HEAD]),
+        spec=named.spec,
+        preset=named.preset,
+        names=named.names,
+        shapes=canonical,
+        axes=axes,
+        convention=named.scheme.convention,
+        format=named.format,
+        scheme=named.scheme,
+    )
+
+
+def from_structure(
+    structure: Structure,
+    layers: Sequence[Layer],
+    tensors: Mapping[str, Tensor],
+    changes: Mapping[str, Any],
+) -> Network | str:
+    """The network of a structure, or why it is none.
+
+    `layers`: all in the file that are no known network's.
+    """
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    scope, own, names = structure.scope, set(structure.layers.values()), structure.names()
+    near = [la for la in layers if la not in own and la.parts[: len(scope)] == scope]
+    around = [*names.values(), *(name for la in near for name in la.names.values())]
+    within = [name for la in _intruders(structure, near) for name in la.names.values()]
+    if word := word_for(within, shapes) or word_for(around, shapes, surrounding=True):
+        return word
+    if within:
+        return f"{within[0]} is inside its stages, and part of no block"
+    if word := not_floats(names, tensors):
+        return word
+    dialect = dialect_of(names.values(), last=structure.layout.name == "HWIO")
+    canonical = structure.shapes()
+    resolved = resolve(canonical, changes, pre=structure.pre, dialect=dialect)
+    if isinstance(resolved, str):
+        return resolved
+    return Network(
+        path=path_of(names),
+        scope=scope,
+        spec=resolved.spec,
+        preset=resolved.preset,
+        names={key: names[key] for key in make_plan(resolved.spec).tensors},
+        shapes=canonical,
+        axes={key: structure.axes(shapes[name]) for key, name in names.items()},
+        convention=resolved.convention,
+        assumes=dialect.says if dialect else "",
+        doubts=tuple(structure.doubts),
+    )
+
+
+def _intruders(structure: Structure, near: Sequence[Layer]) -> list[Layer]:
+    """Layers inside blocks; and those among them: in a part that is called like one with blocks,
+    and has several convolutions.
+    """
+    depth = len(words_of(structure.scope))
+    blocks = set(structure.blocks)
+    stages = {pattern_of(path[depth : depth + 1]) for path in blocks if len(path) > depth}
+    convs: dict[Words, int] = {}
+    for la in near:
+        part = la.words[: depth + 1]
+        convs[part] = convs.get(part, 0) + (la.kind == "conv")
+    return [
+        la
+        for la in near
+        if any(la.words[:length] in blocks for length in range(1, len(la.words) + 1))
+        or (pattern_of(la.words[depth : depth + 1]) in stages and convs[la.words[: depth + 1]] > 1)
+    ]
+
+
+def not_floats(names: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str | None:
+    """Why a network is none whose weights are integers."""
+    whole = [name for name in names.values() if not is_float(tensors[name].dtype)]
+    return f"quantised tensors: {whole[0]} is {tensors[whole[0]].dtype}" if whole else None
+
+
+def with_classifiers(networks: Sequence[Network], layers: Sequence[Layer]) -> list[Network]:
+    """The networks, with the classifiers that stand elsewhere, or are called by other names."""
+    used = {name for network in networks for name in network.names.values()}
+    free = [la for la in layers if used.isdisjoint(la.names.values())]
+    layout, _ = layout_of(layers)
+    found = []
+    for network in networks:
+        if not network.classifier:
+            others = [other.scope for other in networks if other is not network]
+            head, doubt = find_head(network.scope, network.features, free, layout, others)
+            if doubt:
+                network = replace(network, doubts=(*network.doubts, doubt))
+            if head is not None and "bias" in head.layer.names:
+                network = _with_head(network, head.layer, head.axes)
+                free.remove(head.layer)
+        found.append(network)
+    return found
+
+
+def _with_head(network: Network, layer: Layer, axes: tuple[int, ...]) -> Network:
+    shape = oriented(layer.shapes[WEIGHT], axes)[:2]
+    pool = network.spec.head.pool if network.spec.head.pool != "none" else "avg"
+    weight, bias = HEAD
+    return replace(
+        network,
+        names={**network.names, weight: layer.names[WEIGHT], bias: layer.names["bias"]},
+        shapes={**network.shapes, weight: shape, bias: shape[:1]},
+        axes={**network.axes, weight: axes, bias: (0,)},
+        spec=network.spec.replace(num_classes=shape[0], **{"head.pool": pool}),
+    )
+
+
+def path_of(names: Mapping[str, str]) -> str:
+    """What the names of a network's kernels begin with, as the file has them."""
+    kernels = [name for own, name in names.items() if "conv" in own and own.endswith("weight")]
+    start, end = min(kernels), max(kernels)
+    pairs = enumerate(itertools.zip_longest(start, end))
+    length = next((i for i, (a, b) in pairs if a != b), len(start))
+    ends = [match.start() for match in _SEPARATOR.finditer(start[:length])]
+    return start[: ends[-1]].rstrip("./~") if ends else ""
