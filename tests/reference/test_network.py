@@ -231,10 +231,10 @@ def test_dropout_does_nothing_at_inference() -> None:
     ],
     ids=lambda value: getattr(value, "mode", ""),
 )
-def test_joins_by_hand(op: ops.Merge, expected: float) -> None:
+def test_merges_by_hand(op: ops.Merge, expected: float) -> None:
     logit = np.log(3.0)  # sigmoid 3/4
     gate = (np.array([logit]),) if op.mode.endswith("gate") else ()
-    found = forward.join(op, {}, np.array([3.0]), np.array([5.0]), *gate)
+    found = forward.merge(op, {}, np.array([3.0]), np.array([5.0]), *gate)
     assert found.item() == pytest.approx(expected, rel=OPERATOR_LIMIT)
 
 
