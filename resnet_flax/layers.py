@@ -219,7 +219,7 @@ class MaxPool(nnx.Module):
 
 
 class AvgPool(nnx.Module):
-    """2 x 2 average pool on the SAME grid, over the pixels inside the image or over all
+    """2 x 2 average pool, on the SAME grid over the pixels inside the image or over all
     (`count_pad`).
     """
 
@@ -228,10 +228,44 @@ class AvgPool(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         window, strides = (self.op.kernel_size,) * 2, (self.op.stride,) * 2
-        y = nnx.avg_pool(x, window, strides, "SAME", count_include_pad=self.op.count_pad)
+        padding = self.op.padding.upper()
+        y = nnx.avg_pool(x, window, strides, padding, count_include_pad=self.op.count_pad)
         return y.astype(
             x.dtype
         )  # Flax counts the pixels in JAX's default dtype, and float64 would win
+
+
+class BlurPool(nnx.Module):
+    """A fixed binomial filter for every channel, on an image reflected at its borders.
+
+    The rows are summed tap by tap, then the columns: on a CPU XLA has no fast convolution of each
+    channel by itself.
+    """
+
+    def __init__(self, op: ops.BlurPool):
+        self.op = op
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        border = (self.op.pad, self.op.pad)
+        x = jnp.pad(x, ((0, 0), border, border, (0, 0)), mode="reflect")
+        return self._filter(self._filter(x, axis=1), axis=2)
+
+    def _filter(self, x: jax.Array, axis: int) -> jax.Array:
+        end = x.shape[axis] - self.op.kernel_size + 1
+        shares = [
+            share * lax.slice_in_dim(x, k, k + end, self.op.stride, axis)
+            for k, share in enumerate(self.op.taps)
+        ]
+        return functools.reduce(jnp.add, shares)
+
+
+def Pool(op: ops.MaxPool | ops.AvgPool | ops.BlurPool | None) -> nnx.Module:
+    """The pool of a stem or the anti-aliasing of a block; where there is none, the identity."""
+    if isinstance(op, ops.MaxPool):
+        return MaxPool(op)
+    if isinstance(op, ops.AvgPool):
+        return AvgPool(op)
+    return BlurPool(op) if op is not None else Identity()
 
 
 class Subsample(nnx.Module):

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.nn import relu
 
 from resnet_flax.ablation import AblationBlock
-from resnet_flax.layers import Conv, Dtype, GlobalPool, Linear, MaxPool, Norm, Shortcut
+from resnet_flax.layers import Conv, Dtype, GlobalPool, Linear, Norm, Pool, Shortcut
 from shared.architecture import plan as p
 
 
@@ -23,13 +23,14 @@ class BasicBlock(nnx.Module):
         self.shortcut = Shortcut(plan.shortcut, rngs=rngs, dtype=dtype)
         self.conv1 = Conv(plan.conv1, rngs=rngs, dtype=dtype)
         self.norm1 = Norm(plan.norm1, rngs=rngs, dtype=dtype)
+        self.anti_alias = Pool(plan.anti_alias)
         self.conv2 = Conv(plan.conv2, rngs=rngs, dtype=dtype)
         self.norm2 = Norm(plan.norm2, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         shortcut = self.shortcut(x)
         x = relu(self.norm1(self.conv1(x)))
-        x = self.norm2(self.conv2(x))
+        x = self.norm2(self.conv2(self.anti_alias(x)))
         return relu(x + shortcut)
 
 
@@ -42,6 +43,7 @@ class Bottleneck(nnx.Module):
         self.norm1 = Norm(plan.norm1, rngs=rngs, dtype=dtype)
         self.conv2 = Conv(plan.conv2, rngs=rngs, dtype=dtype)
         self.norm2 = Norm(plan.norm2, rngs=rngs, dtype=dtype)
+        self.anti_alias = Pool(plan.anti_alias)
         self.conv3 = Conv(plan.conv3, rngs=rngs, dtype=dtype)
         self.norm3 = Norm(plan.norm3, rngs=rngs, dtype=dtype)
 
@@ -49,7 +51,7 @@ class Bottleneck(nnx.Module):
         shortcut = self.shortcut(x)
         x = relu(self.norm1(self.conv1(x)))
         x = relu(self.norm2(self.conv2(x)))
-        x = self.norm3(self.conv3(x))
+        x = self.norm3(self.conv3(self.anti_alias(x)))
         return relu(x + shortcut)
 
 
@@ -106,14 +108,15 @@ BLOCKS = {
 
 
 class Stem(nnx.Module):
-    """Convolutions with norm and ReLU between them, then the max pool, where the plan has one."""
+    """Convolutions with norm and ReLU between them, then the pool, where the plan has one."""
 
     def __init__(self, plan: p.Stem, *, rngs: nnx.Rngs, dtype: Dtype):
         self.depth = len(plan.convs)
         for k, (conv, norm) in enumerate(zip(plan.convs, plan.norms, strict=True), start=1):
             setattr(self, f"conv{k}", Conv(conv, rngs=rngs, dtype=dtype))
             setattr(self, f"norm{k}", Norm(norm, rngs=rngs, dtype=dtype) if norm else None)
-        self.pool = MaxPool(plan.pool) if plan.pool else None
+        self.pool = Pool(plan.pool)
+        self.anti_alias = Pool(plan.anti_alias)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for k in range(1, self.depth + 1):
@@ -121,7 +124,7 @@ class Stem(nnx.Module):
             norm = getattr(self, f"norm{k}")
             if norm is not None:  # a V2 stem ends in a bare convolution
                 x = relu(norm(x))
-        return self.pool(x) if self.pool is not None else x
+        return self.anti_alias(self.pool(x))
 
 
 class Stage(nnx.Module):

@@ -88,14 +88,11 @@ def AblationBlock(plan: p.Block, scope: Scope) -> Apply:
     """Any order of the unit's layers with any way to join it to its shortcut."""
     order, last = plan.order, len(plan.convs)
 
-    convs = (plan.conv1, plan.conv2, plan.conv3)
-    norms = (plan.norm1, plan.norm2, plan.norm3)
-
     def conv(k: int) -> Apply:
-        return Conv2D(convs[k - 1], scope / f"conv{k}")
+        return Conv2D(plan.convs[k - 1], scope / f"conv{k}")
 
     def norm(k: int) -> Apply:
-        return Norm2D(norms[k - 1], scope / f"norm{k}")
+        return Norm2D(plan.norm(k), scope / f"norm{k}")
 
     def relu(k: int) -> Apply:
         return ReLU(scope / f"relu{k}")

@@ -11,6 +11,7 @@ and serve in their place.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -231,28 +232,66 @@ def MaxPool2D(op: ops.MaxPool, scope: Scope) -> Apply:
     )
     if op.padding == "same":
         return pool
-    layer = InfinityPadding2D if op.padding == "symmetric" else keras.layers.ZeroPadding2D
-    return _chain(_zero_padding(op.kernel_size // 2, scope, layer), pool)
+    layer = keras.layers.ZeroPadding2D if op.padding == "zero" else InfinityPadding2D
+    # None of these borders depends on the size of the image.
+    return _chain(_zero_padding(op.pads((op.stride, op.stride)), scope, layer), pool)
 
 
 def AvgPool2D(op: ops.AvgPool, scope: Scope) -> Apply:
-    """The stock layer on the SAME grid leaves padding out of the mean; zeros that count are put in
+    """On the SAME grid the stock layer leaves padding out of the mean; zeros that count are put in
     front.
     """
     pool = keras.layers.AveragePooling2D(
         op.kernel_size,
         op.stride,
-        padding="valid" if op.count_pad else "same",
+        padding="valid" if op.count_pad else op.padding,
         data_format=CHANNELS_LAST,
         name=scope.name,
         dtype=scope.dtype,
     )
     if not op.count_pad:
         return pool
-    pads = op.pads(
-        (op.stride, op.stride)
-    )  # at stride 1, where the plan counts, the same for every size
+    pads = op.pads((op.stride, op.stride))  # at stride 1, as here, the same for every size
     return _chain(_zero_padding(pads, scope), pool)
+
+
+@register_keras_serializable(package="resnet_rosetta")
+class BlurPool2D(keras.layers.Layer):
+    """A fixed binomial filter for every channel, on an image reflected at its borders.
+
+    The rows are summed tap by tap, then the columns, in the dtype of the images.
+    """
+
+    def __init__(self, taps: tuple[float, ...], stride: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.taps = tuple(taps)  # a list, where it comes from JSON
+        self.stride = stride
+
+    def call(self, inputs: Any) -> Any:
+        border = (len(self.taps) // 2,) * 2
+        x = kops.pad(inputs, ((0, 0), border, border, (0, 0)), mode="reflect")
+        height, width = kops.shape(inputs)[1:3]
+        taps, stride = list(enumerate(self.taps)), self.stride
+        x = functools.reduce(kops.add, [share * x[:, k : k + height : stride] for k, share in taps])
+        columns = [share * x[:, :, k : k + width : stride] for k, share in taps]
+        return functools.reduce(kops.add, columns)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return _strided(input_shape, self.stride)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "taps": self.taps, "stride": self.stride}
+
+
+def Pool2D(op: ops.MaxPool | ops.AvgPool | ops.BlurPool | None, scope: Scope) -> Apply:
+    """The pool of a stem or the anti-aliasing of a block; where there is none, the identity."""
+    if isinstance(op, ops.MaxPool):
+        return MaxPool2D(op, scope)
+    if isinstance(op, ops.AvgPool):
+        return AvgPool2D(op, scope)
+    if op is None:
+        return _chain()
+    return BlurPool2D(op.taps, op.stride, name=scope.name, dtype=scope.dtype)
 
 
 @register_keras_serializable(package="resnet_rosetta")

@@ -24,8 +24,8 @@ from resnet_keras.layers import (
     Conv2D,
     GlobalPool2D,
     Linear,
-    MaxPool2D,
     Norm2D,
+    Pool2D,
     ReLU,
     Shortcut,
 )
@@ -42,6 +42,7 @@ def BasicBlock(plan: p.Block, scope: Scope) -> Apply:
         x = Conv2D(plan.conv1, scope / "conv1")(x)
         x = Norm2D(plan.norm1, scope / "norm1")(x)
         x = ReLU(scope / "relu1")(x)
+        x = Pool2D(plan.anti_alias, scope / "anti_alias")(x)
         x = Conv2D(plan.conv2, scope / "conv2")(x)
         x = Norm2D(plan.norm2, scope / "norm2")(x)
         x = Add(scope / "add")([shortcut, x])
@@ -61,6 +62,7 @@ def Bottleneck(plan: p.Block, scope: Scope) -> Apply:
         x = Conv2D(plan.conv2, scope / "conv2")(x)
         x = Norm2D(plan.norm2, scope / "norm2")(x)
         x = ReLU(scope / "relu2")(x)
+        x = Pool2D(plan.anti_alias, scope / "anti_alias")(x)
         x = Conv2D(plan.conv3, scope / "conv3")(x)
         x = Norm2D(plan.norm3, scope / "norm3")(x)
         x = Add(scope / "add")([shortcut, x])
@@ -122,7 +124,7 @@ BLOCKS = {
 
 
 def Stem(plan: p.Stem, scope: Scope) -> Apply:
-    """Convolutions with norm and ReLU between them, then the max pool, where the plan has one."""
+    """Convolutions with norm and ReLU between them, then the pool, where the plan has one."""
 
     def apply(x: Any) -> Any:
         for k, (conv, norm) in enumerate(zip(plan.convs, plan.norms, strict=True), start=1):
@@ -130,7 +132,8 @@ def Stem(plan: p.Stem, scope: Scope) -> Apply:
             if norm is not None:  # a V2 stem ends in a bare convolution
                 x = Norm2D(norm, scope / f"norm{k}")(x)
                 x = ReLU(scope / f"relu{k}")(x)
-        return MaxPool2D(plan.pool, scope / "pool")(x) if plan.pool else x
+        x = Pool2D(plan.pool, scope / "pool")(x)
+        return Pool2D(plan.anti_alias, scope / "anti_alias")(x)
 
     return apply
 

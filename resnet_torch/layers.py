@@ -5,6 +5,8 @@ Each factory takes an operator of the plan. Channel order is NCHW.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.distributed as dist
 import torch.fx
@@ -175,7 +177,9 @@ def Norm2d(op: ops.Norm) -> nn.Module:
     if isinstance(op, ops.GroupNorm):
         return nn.GroupNorm(op.groups, op.channels, eps=op.eps)
     layer = nn.BatchNorm2d if op.unbiased else BiasedBatchNorm2d
-    return layer(op.channels, eps=op.eps, momentum=round(1 - op.momentum, 12))
+    # PyTorch does not train with an eps of 0. The smallest number, added to a variance, is none.
+    eps = op.eps or math.ulp(0.0)
+    return layer(op.channels, eps=eps, momentum=round(1 - op.momentum, 12))
 
 
 class Dropout(nn.Dropout):
@@ -212,9 +216,11 @@ class PlannedMaxPool2d(nn.MaxPool2d):
 
 
 def MaxPool2d(op: ops.MaxPool) -> nn.MaxPool2d:
-    """The stock layer pads symmetrically with -inf."""
+    """The stock layer pads symmetrically with -inf, or rounds sizes up as Caffe does."""
     if op.padding == "symmetric":
         return nn.MaxPool2d(op.kernel_size, op.stride, padding=op.kernel_size // 2)
+    if op.padding == "ceil":
+        return nn.MaxPool2d(op.kernel_size, op.stride, ceil_mode=True)
     return PlannedMaxPool2d(op)
 
 
@@ -231,9 +237,42 @@ class PlannedAvgPool2d(nn.AvgPool2d):
 
 def AvgPool2d(op: ops.AvgPool) -> nn.AvgPool2d:
     """PyTorch's ceil_mode is the SAME grid of a 2 x 2 pool."""
+    if op.padding == "valid":
+        return nn.AvgPool2d(op.kernel_size, op.stride)
     if op.count_pad:
         return PlannedAvgPool2d(op)
     return nn.AvgPool2d(op.kernel_size, op.stride, ceil_mode=True, count_include_pad=False)
+
+
+class BlurPool2d(nn.Module):
+    """A fixed binomial filter for every channel, on an image reflected at its borders."""
+
+    filter: Tensor
+
+    def __init__(self, op: ops.BlurPool):
+        super().__init__()
+        self.op = op
+        taps = torch.tensor(op.taps)
+        # No weight: it moves with the model to another dtype or device, and is not saved.
+        self.register_buffer("filter", torch.outer(taps, taps)[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        kernel = self.filter.expand(channels, -1, -1, -1)
+        x = F.pad(x, (self.op.pad,) * 4, mode="reflect")
+        return F.conv2d(x, kernel, stride=self.op.stride, groups=channels)
+
+    def extra_repr(self) -> str:
+        return f"taps={self.op.taps}, stride={self.op.stride}"
+
+
+def Pool2d(op: ops.MaxPool | ops.AvgPool | ops.BlurPool | None) -> nn.Module:
+    """The pool of a stem or the anti-aliasing of a block; where there is none, the identity."""
+    if isinstance(op, ops.MaxPool):
+        return MaxPool2d(op)
+    if isinstance(op, ops.AvgPool):
+        return AvgPool2d(op)
+    return BlurPool2d(op) if op is not None else nn.Identity()
 
 
 class Subsample(nn.Module):

@@ -12,15 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_torch.ablation import AblationBlock
-from resnet_torch.layers import (
-    Conv2d,
-    GlobalPool2d,
-    Linear,
-    MaxPool2d,
-    Norm2d,
-    Shortcut,
-    keep_biased,
-)
+from resnet_torch.layers import Conv2d, GlobalPool2d, Linear, Norm2d, Pool2d, Shortcut, keep_biased
 from shared.architecture import plan as p
 
 
@@ -32,13 +24,14 @@ class BasicBlock(nn.Module):
         self.shortcut = Shortcut(plan.shortcut)
         self.conv1 = Conv2d(plan.conv1)
         self.norm1 = Norm2d(plan.norm1)
+        self.anti_alias = Pool2d(plan.anti_alias)
         self.conv2 = Conv2d(plan.conv2)
         self.norm2 = Norm2d(plan.norm2)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.shortcut(x)
         x = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        x = self.norm2(self.conv2(x))
+        x = self.norm2(self.conv2(self.anti_alias(x)))
         return F.relu(x.add_(shortcut), inplace=True)
 
 
@@ -52,6 +45,7 @@ class Bottleneck(nn.Module):
         self.norm1 = Norm2d(plan.norm1)
         self.conv2 = Conv2d(plan.conv2)
         self.norm2 = Norm2d(plan.norm2)
+        self.anti_alias = Pool2d(plan.anti_alias)
         self.conv3 = Conv2d(plan.conv3)
         self.norm3 = Norm2d(plan.norm3)
 
@@ -59,7 +53,7 @@ class Bottleneck(nn.Module):
         shortcut = self.shortcut(x)
         x = F.relu(self.norm1(self.conv1(x)), inplace=True)
         x = F.relu(self.norm2(self.conv2(x)), inplace=True)
-        x = self.norm3(self.conv3(x))
+        x = self.norm3(self.conv3(self.anti_alias(x)))
         return F.relu(x.add_(shortcut), inplace=True)
 
 
@@ -120,7 +114,7 @@ BLOCKS = {
 
 
 class Stem(nn.Module):
-    """Convolutions with norm and ReLU between them, then the max pool, where the plan has one."""
+    """Convolutions with norm and ReLU between them, then the pool, where the plan has one."""
 
     def __init__(self, plan: p.Stem):
         super().__init__()
@@ -128,7 +122,8 @@ class Stem(nn.Module):
         for k, (conv, norm) in enumerate(zip(plan.convs, plan.norms, strict=True), start=1):
             self.add_module(f"conv{k}", Conv2d(conv))
             self.add_module(f"norm{k}", Norm2d(norm) if norm else None)
-        self.pool = MaxPool2d(plan.pool) if plan.pool else None
+        self.pool = Pool2d(plan.pool)
+        self.anti_alias = Pool2d(plan.anti_alias)
 
     def forward(self, x: Tensor) -> Tensor:
         for k in range(1, self.depth + 1):
@@ -136,7 +131,7 @@ class Stem(nn.Module):
             norm = getattr(self, f"norm{k}")
             if norm is not None:  # a V2 stem ends in a bare convolution
                 x = F.relu(norm(x), inplace=True)
-        return self.pool(x) if self.pool is not None else x
+        return self.anti_alias(self.pool(x))
 
 
 class Stage(nn.Module):

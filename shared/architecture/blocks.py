@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal
 
-from shared.architecture.ops import AvgPool, Conv, Dropout, MaxPool, Merge, Norm, Subsample
-from shared.architecture.spec import Order
+from shared.architecture.groups import Order
+from shared.architecture.ops import (
+    AvgPool,
+    BlurPool,
+    Conv,
+    Dropout,
+    MaxPool,
+    Merge,
+    Norm,
+    Subsample,
+)
 
 BlockKind = Literal[
     "BasicBlock", "Bottleneck", "PreActBasicBlock", "PreActBottleneck", "AblationBlock"
 ]
-
-
-# A layer that some units do not have (a basic block's third convolution, the first norm behind an
-# activated stem) and whose presence follows from `Block.kind`; a type checker cannot know.
-T = TypeVar("T")
-
-
-Maybe: TypeAlias = T | Any
+AntiAlias = AvgPool | BlurPool  # what halves an image in the place of a strided convolution
 
 
 @dataclass(frozen=True)
 class Stem:
-    """Convolutions, a norm (and ReLU) after each that has one, and the pool."""
+    """Convolutions, a norm (and ReLU) after each that has one, the pool, and the anti-aliasing."""
 
     convs: tuple[Conv, ...]
     norms: tuple[Norm | None, ...]
-    pool: MaxPool | None
+    pool: MaxPool | AvgPool | None
+    anti_alias: AntiAlias | None
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,19 @@ class Shortcut:
 
 @dataclass(frozen=True)
 class Block:
-    """One residual unit. `norm{k}` follows `conv{k}`, or precedes it where `order` is full_pre."""
+    """One residual block: two convolutions (basic) or three (bottleneck), each with its norm.
+
+    Norm k follows convolution k, or precedes it where `order` is full_pre; there the first one is
+    None where the stem has activated the input already (`preact` is false). `conv1` to `norm3` are
+    the layers by their names; to ask for one that the block does not have is a `LookupError`.
+    """
 
     kind: BlockKind
     order: Order
-    preact: bool  # the unit activates its own input first
-    conv1: Conv
-    norm1: Maybe[Norm]
-    conv2: Conv
-    norm2: Maybe[Norm]
-    conv3: Maybe[Conv]
-    norm3: Maybe[Norm]
+    preact: bool  # the block activates its own input first
+    convs: tuple[Conv, ...]
+    norms: tuple[Norm | None, ...]
+    anti_alias: AntiAlias | None  # in front of the last convolution
     shortcut: Shortcut
     shortcut_preact: bool  # the shortcut sees the activated input
     dropout: Dropout | None  # on the shortcut
@@ -64,9 +69,32 @@ class Block:
     join: Merge
 
     @property
-    def convs(self) -> tuple[Conv, ...]:
-        return tuple(conv for conv in (self.conv1, self.conv2, self.conv3) if conv is not None)
+    def conv1(self) -> Conv:
+        return self.convs[0]
 
     @property
-    def norms(self) -> tuple[Norm | None, ...]:
-        return (self.norm1, self.norm2, self.norm3)[: len(self.convs)]
+    def conv2(self) -> Conv:
+        return self.convs[1]
+
+    @property
+    def conv3(self) -> Conv:
+        return self.convs[2]
+
+    @property
+    def norm1(self) -> Norm:
+        return self.norm(1)
+
+    @property
+    def norm2(self) -> Norm:
+        return self.norm(2)
+
+    @property
+    def norm3(self) -> Norm:
+        return self.norm(3)
+
+    def norm(self, k: int) -> Norm:
+        """The k-th norm, counted from 1."""
+        norm = self.norms[k - 1]
+        if norm is None:
+            raise LookupError(f"a {self.kind} behind an activated stem has no norm{k}")
+        return norm

@@ -1,6 +1,6 @@
-"""The plan's graph: the parts of a network as steps in execution order.
+"""The plan's graph: the parts of a network as nodes in execution order.
 
-`Plan.nodes()` strings them together. Shapes, costs and the NumPy reference all follow from it.
+`Plan.nodes()` concatenates them. Shapes, costs and the NumPy reference all follow from it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ INPUT = "input"  # what a part reads, and the name of the images
 
 
 class Node(NamedTuple):
-    """One step of the computation: `name = op(*inputs)`.
+    """One operation: `name = op(*inputs)`.
 
-    `row` is what tables call it, and None for the steps (activations) that are no layer of their
-    own.
+    `row` is what tables call it, and None for operations that are no layer of their own
+    (activations).
     """
 
     name: str
@@ -29,7 +29,7 @@ class Node(NamedTuple):
 
 
 def stem_nodes(stem: Stem) -> list[Node]:
-    """The steps in front of the first stage."""
+    """The nodes in front of the first stage."""
     nodes, last = [], INPUT
 
     def add(name: str, op: Op, row: str | None) -> None:
@@ -44,12 +44,14 @@ def stem_nodes(stem: Stem) -> list[Node]:
             add(f"stem.relu{k}", ReLU(), None)
     if stem.pool is not None:
         add("stem.pool", stem.pool, stem.pool.kind)
+    if stem.anti_alias is not None:
+        add("stem.anti_alias", stem.anti_alias, stem.anti_alias.kind)
     return nodes
 
 
 @functools.lru_cache(maxsize=4096)
 def block_nodes(block: Block) -> tuple[Node, ...]:
-    """A unit's steps, named relative to it; its own output is named ''."""
+    """A block's nodes, named relative to it; its own output is named ''."""
     nodes: list[Node] = []
 
     def add(name: str, op: Op, *inputs: str, row: str | None = None) -> str:
@@ -88,6 +90,8 @@ def block_nodes(block: Block) -> tuple[Node, ...]:
                 x = add(f"relu{k}", ReLU(), x)
             x = named(f"conv{k}", conv, x)
             continue
+        if last and block.anti_alias is not None:
+            x = named("anti_alias", block.anti_alias, x)
         x = named(f"conv{k}", conv, x)
         if norm is not None and not (last and order == "norm_after_add"):
             x = named(f"norm{k}", norm, x)
@@ -96,9 +100,8 @@ def block_nodes(block: Block) -> tuple[Node, ...]:
 
     if order in ("post", "norm_after_add"):
         x = add("join", block.join, skip, x, *gate)
-        last_norm = norms[-1]
-        if order == "norm_after_add" and last_norm is not None:
-            x = named(f"norm{len(convs)}", last_norm, x)
+        if order == "norm_after_add" and norms[-1] is not None:
+            x = named(f"norm{len(convs)}", norms[-1], x)
         add("", ReLU(), x, row=block.kind)
     else:
         add("", block.join, skip, x, *gate, row=block.kind)
@@ -108,7 +111,7 @@ def block_nodes(block: Block) -> tuple[Node, ...]:
 def head_nodes(
     final_norm: Norm | None, final_relu: ReLU | None, pool: GlobalPool | None, head: Linear | None
 ) -> list[Node]:
-    """The steps behind the last stage."""
+    """The nodes behind the last stage."""
     steps: list[tuple[str, Op | None, bool]] = [
         ("final_norm", final_norm, True),
         ("final_relu", final_relu, False),
@@ -124,7 +127,7 @@ def head_nodes(
 
 
 def cost_of(nodes: Sequence[Node], shape: Shape) -> tuple[Shape, int, int]:
-    """(output shape, parameters, multiply-adds) of a part that reads an image of `shape`."""
+    """(output shape, parameters, multiply-adds) of a part whose input has `shape`."""
     shapes, params, macs = {INPUT: shape}, 0, 0
     for node in nodes:
         shape = shapes[node.name] = node.op.output(*(shapes[i] for i in node.inputs))
@@ -134,5 +137,5 @@ def cost_of(nodes: Sequence[Node], shape: Shape) -> tuple[Shape, int, int]:
 
 @functools.lru_cache(maxsize=4096)
 def cost_of_block(block: Block, shape: Shape) -> tuple[Shape, int, int]:
-    """`cost_of` a unit; the presets have many in common."""
+    """`cost_of` a block; the presets have many in common."""
     return cost_of(block_nodes(block), shape)

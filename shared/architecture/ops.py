@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
+from shared.errors import SpecError
+
 Shape = tuple[int, ...]
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -22,26 +24,40 @@ def window_pads(
 ) -> Pads:
     """((top, bottom), (left, right)) that a window operator adds to an image of `size`.
 
-    `same` is TensorFlow's rule: as little as makes ceil(size / stride) outputs, the odd pixel at
-    the end. It is symmetric at stride 1, and differs from `symmetric` at stride 2 on even sizes.
+    valid      nothing;
+    symmetric  half of what the window reaches beyond its centre, on each side, as does `zero`;
+    same       TensorFlow's rule: as little as makes ceil(size / stride) windows, the odd pixel at
+               the end; `symmetric` at stride 1, and another grid at stride 2 on even sizes;
+    ceil       Caffe's rule (pooling_layer.cpp): (size - kernel) / stride + 1 windows, rounded up,
+               of which the last is cut at the border.
     """
     reach = dilation * (kernel - 1)
-    if padding != "same":
-        return ((reach // 2, reach - reach // 2),) * 2
-    totals = [max((-(-n // stride) - 1) * stride + reach + 1 - n, 0) for n in size]
-    return (
-        (totals[0] // 2, totals[0] - totals[0] // 2),
-        (totals[1] // 2, totals[1] - totals[1] // 2),
-    )
+    if padding == "same":
+        return (_same_pads(size[0], reach, stride), _same_pads(size[1], reach, stride))
+    pads = {
+        "valid": (0, 0),
+        "symmetric": (reach // 2, reach - reach // 2),
+        "zero": (reach // 2, reach - reach // 2),
+        "ceil": (0, stride - 1),  # floor((n + stride - 1) / stride) is ceil(n / stride)
+    }[padding]
+    return (pads, pads)
+
+
+def _same_pads(n: int, reach: int, stride: int) -> tuple[int, int]:
+    total = max((-(-n // stride) - 1) * stride + reach + 1 - n, 0)
+    return (total // 2, total - total // 2)
 
 
 def _window_output(
     shape: Shape, kernel: int, stride: int, dilation: int, pads: Pads
 ) -> tuple[int, int]:
+    """Height and width of the output. Raises `SpecError` where not one window fits."""
     reach = dilation * (kernel - 1)
     height, width = (
-        (n + sum(p) - reach - 1) // stride + 1 for n, p in zip(shape, pads, strict=False)
+        (n + sum(p) - reach - 1) // stride + 1 for n, p in zip(shape[:2], pads, strict=True)
     )
+    if height < 1 or width < 1:
+        raise SpecError(f"{kernel} x {kernel} windows do not fit {shape[0]} x {shape[1]} pixels")
     return height, width
 
 
@@ -54,6 +70,7 @@ class Op:
         return type(self).__name__.lower()
 
     def output(self, *shapes: Shape) -> Shape:
+        """Of inputs of these shapes. Raises `SpecError` for those that it cannot take."""
         return shapes[0]
 
     def tensors(self) -> dict[str, Shape]:
@@ -95,10 +112,8 @@ class Conv(Op):
         return self.dilation * (self.kernel_size - 1) // 2
 
     def output(self, *shapes: Shape) -> Shape:
-        size = (shapes[0][0], shapes[0][1])
-        window = _window_output(
-            shapes[0], self.kernel_size, self.stride, self.dilation, self.pads(size)
-        )
+        pads = self.pads((shapes[0][0], shapes[0][1]))
+        window = _window_output(shapes[0], self.kernel_size, self.stride, self.dilation, pads)
         return (*window, self.out_channels)
 
     def tensors(self) -> dict[str, Shape]:
@@ -182,21 +197,22 @@ Norm = BatchNorm | GroupNorm
 
 @dataclass(frozen=True)
 class MaxPool(Op):
-    """Max pool. `padding`: `symmetric` and `same` pad with -inf, `zero` pads
-    symmetrically with 0.
-    """
+    """Max pool. `padding`: `zero` pads with 0; `symmetric`, `same` and `ceil` pad with -inf."""
 
     kernel_size: int = 3
     stride: int = 2
-    padding: Literal["symmetric", "zero", "same"] = "symmetric"
+    padding: Literal["symmetric", "zero", "same", "ceil"] = "symmetric"
 
     @property
     def kind(self) -> str:
         return "max_pool"
 
     def describe(self) -> str:
-        pad = {"symmetric": "pad 1 with -inf", "zero": "pad 1 with 0", "same": "same"}[self.padding]
-        return f"{self.kernel_size}x{self.kernel_size}, stride {self.stride}, {pad}"
+        pad = {"symmetric": "pad 1 with -inf", "zero": "pad 1 with 0"}
+        return (
+            f"{self.kernel_size}x{self.kernel_size}, stride {self.stride}, "
+            f"{pad.get(self.padding, self.padding)}"
+        )
 
     @property
     def pad_value(self) -> float:
@@ -206,16 +222,15 @@ class MaxPool(Op):
         return window_pads(size, self.kernel_size, self.stride, 1, self.padding)
 
     def output(self, *shapes: Shape) -> Shape:
-        size = (shapes[0][0], shapes[0][1])
-        return (
-            *_window_output(shapes[0], self.kernel_size, self.stride, 1, self.pads(size)),
-            shapes[0][2],
-        )
+        height, width, channels = shapes[0]
+        pads = self.pads((height, width))
+        return (*_window_output(shapes[0], self.kernel_size, self.stride, 1, pads), channels)
 
 
 @dataclass(frozen=True)
 class AvgPool(Op):
-    """2 x 2 average pool of ResNet-D's shortcut, on the `same` grid (as PyTorch's ceil_mode).
+    """2 x 2 average pool: of ResNet-D's shortcut on the `same` grid (as PyTorch's ceil_mode), of
+    anti-aliasing on the `valid` one, which leaves out the last row of an odd image.
 
     `count_pad=False` averages over the pixels inside the image. timm's dilated stages pool at
     stride 1 with the zeros of the padding counted in: `count_pad=True`.
@@ -224,25 +239,60 @@ class AvgPool(Op):
     kernel_size: int = 2
     stride: int = 2
     count_pad: bool = False
+    padding: Literal["same", "valid"] = "same"
 
     @property
     def kind(self) -> str:
         return "avg_pool"
 
     def describe(self) -> str:
-        return f"{self.kernel_size}x{self.kernel_size}, stride {self.stride}" + (
-            ", zeros count" * self.count_pad
-        )
+        parts = [f"{self.kernel_size}x{self.kernel_size}, stride {self.stride}"]
+        parts += ["valid"] if self.padding == "valid" else []
+        parts += ["zeros count"] if self.count_pad else []
+        return ", ".join(parts)
 
     def pads(self, size: tuple[int, int]) -> Pads:
-        return window_pads(size, self.kernel_size, self.stride, 1, "same")
+        return window_pads(size, self.kernel_size, self.stride, 1, self.padding)
 
     def output(self, *shapes: Shape) -> Shape:
-        size = (shapes[0][0], shapes[0][1])
-        return (
-            *_window_output(shapes[0], self.kernel_size, self.stride, 1, self.pads(size)),
-            shapes[0][2],
-        )
+        height, width, channels = shapes[0]
+        pads = self.pads((height, width))
+        return (*_window_output(shapes[0], self.kernel_size, self.stride, 1, pads), channels)
+
+
+@dataclass(frozen=True)
+class BlurPool(Op):
+    """Binomial filter of anti-aliasing, on an image that is reflected at its borders, not repeating
+    the outermost pixels (Zhang 2019, arXiv:1904.11486; timm's BlurPool2d).
+
+    The filter is the outer product of `taps` with themselves, the same for every channel.
+    """
+
+    stride: int = 2
+    taps: tuple[float, ...] = (0.25, 0.5, 0.25)
+
+    @property
+    def kernel_size(self) -> int:
+        return len(self.taps)
+
+    @property
+    def pad(self) -> int:
+        """Reflected pixels on each side."""
+        return self.kernel_size // 2
+
+    @property
+    def kind(self) -> str:
+        return "blur_pool"
+
+    def describe(self) -> str:
+        return f"{self.kernel_size}x{self.kernel_size}, stride {self.stride}, reflect"
+
+    def output(self, *shapes: Shape) -> Shape:
+        height, width, channels = shapes[0]
+        if min(height, width) <= self.pad:
+            raise SpecError(f"{height} x {width} pixels are too few to be reflected at the borders")
+        pads = ((self.pad, self.pad),) * 2
+        return (*_window_output(shapes[0], self.kernel_size, self.stride, 1, pads), channels)
 
 
 @dataclass(frozen=True)
@@ -289,6 +339,15 @@ class Merge(Op):
 
     mode: Literal["add", "scale", "exclusive_gate", "shortcut_gate"] = "add"
     scales: tuple[float, float] = (1.0, 1.0)
+
+    def output(self, *shapes: Shape) -> Shape:
+        if len(set(shapes)) > 1:
+            (height, width, _), (other_height, other_width, _) = shapes[:2]
+            raise SpecError(
+                f"its shortcut has {height} x {width} pixels and its branch {other_height} x "
+                f"{other_width}: an average pool leaves out the last row and column of odd sizes"
+            )
+        return shapes[0]
 
     def describe(self) -> str:
         return {

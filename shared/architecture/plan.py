@@ -1,12 +1,12 @@
 """`Plan`: a spec resolved into concrete layers. All architecture logic of the project is here.
 
-A plan says the same thing twice, for two kinds of reader:
+A plan describes the network twice:
 
 * as a tree (`stem`, `stages[i][j]`, `final_norm`, `head`) that the three framework packages turn
   into their own modules, attribute by attribute;
 * as a graph (`nodes()`), in execution order, from which shapes, costs and the NumPy reference come.
 
-Identical blocks of a stage are one `Block` object; names are paths, given by where a block stands.
+Identical blocks of a stage are one `Block` object; a name is the path to where a block stands.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from shared.architecture.blocks import Block, BlockKind, Shortcut, Stem
+from shared.architecture.blocks import AntiAlias, Block, BlockKind, Shortcut, Stem
 from shared.architecture.graph import (
     INPUT,
     Node,
@@ -30,6 +30,7 @@ from shared.architecture.graph import (
 from shared.architecture.ops import (
     AvgPool,
     BatchNorm,
+    BlurPool,
     Conv,
     Dropout,
     GlobalPool,
@@ -98,16 +99,25 @@ class Plan:
 
     @functools.cached_property
     def layers(self) -> tuple[LayerRow, ...]:
-        """The named layers, in execution order."""
+        """The named layers, in execution order.
+
+        Raises `SpecError` for an image size that a layer cannot take.
+        """
         shapes: dict[str, Shape] = {INPUT: (*self.image_size, self.spec.in_channels)}
         rows = []
         for node in self.nodes():
-            shape = shapes[node.name] = node.op.output(*(shapes[i] for i in node.inputs))
+            op = node.op
+            try:
+                shape = shapes[node.name] = op.output(*(shapes[i] for i in node.inputs))
+            except SpecError as error:
+                height, width = self.image_size
+                raise SpecError(
+                    f"{self.spec.name} cannot take images of {height} x {width} pixels: "
+                    f"{node.name}: {error}; a multiple of 32 fits most networks"
+                ) from None
             if node.row:
-                op = node.op
-                rows.append(
-                    LayerRow(node.name, node.row, shape, op.params(), op.macs(shape), op.describe())
-                )
+                macs = op.macs(shape)
+                rows.append(LayerRow(node.name, node.row, shape, op.params(), macs, op.describe()))
         return tuple(rows)
 
     @functools.cached_property
@@ -137,9 +147,15 @@ class Plan:
     @functools.cached_property
     def _cost(self) -> tuple[Shape, int, int]:
         """(output, params, macs); equal blocks in a row are counted once and multiplied."""
-        shape, params, macs = cost_of(
-            stem_nodes(self.stem), (*self.image_size, self.spec.in_channels)
-        )
+        try:
+            return self._sum_of_costs()
+        except SpecError:
+            _ = self.layers  # its error names the layer
+            raise
+
+    def _sum_of_costs(self) -> tuple[Shape, int, int]:
+        shape: Shape = (*self.image_size, self.spec.in_channels)
+        shape, params, macs = cost_of(stem_nodes(self.stem), shape)
         for stage in self.stages:
             for _, run in itertools.groupby(stage, key=id):
                 blocks = list(run)
@@ -150,15 +166,16 @@ class Plan:
 
 
 def make_plan(spec: ResNetSpec, image_size: int | tuple[int, int] | None = None) -> Plan:
-    """Resolve `spec` for an image of `image_size` pixels: a side, (height, width), or the spec's
-    own.
+    """Resolve `spec` for images of `image_size` pixels: a side, (height, width), or by default the
+    spec's own.
 
     >>> from shared import get_spec
     >>> plan = make_plan(get_spec("resnet18"), image_size=64)
     >>> plan.params, plan.layers[0].name, plan.layers[0].output
     (11689512, 'stem.conv1', (32, 32, 64))
 
-    Raises `SpecError` for an impossible size.
+    Raises `SpecError` for a size that the network cannot take; for the spec's own, only when a
+    shape is asked for, because tensors do not depend on it.
     """
     size = image_size if image_size is not None else spec.image_size
     height, width = (size, size) if isinstance(size, int) else size
@@ -168,7 +185,7 @@ def make_plan(spec: ResNetSpec, image_size: int | tuple[int, int] | None = None)
         )
     stages = _make_stages(spec)
     features = spec.widths[-1] * spec.expansion
-    return Plan(
+    plan = Plan(
         spec=spec,
         image_size=(height, width),
         stem=_make_stem(spec),
@@ -178,6 +195,9 @@ def make_plan(spec: ResNetSpec, image_size: int | tuple[int, int] | None = None)
         pool=GlobalPool(spec.head.pool) if spec.head.pool != "none" else None,
         head=Linear(features, spec.num_classes) if spec.num_classes else None,
     )
+    if image_size is not None:
+        _ = plan.output
+    return plan
 
 
 def _make_norm(spec: ResNetSpec, channels: int, *, zero_init: bool = False) -> Norm:
@@ -205,12 +225,29 @@ def _make_stem(spec: ResNetSpec) -> Stem:
         has_norm = stem.norm_act or i < len(stem.convs) - 1
         norms.append(_make_norm(spec, width) if has_norm else None)
         channels = width
-    pool = MaxPool(padding=stem.pool_padding) if stem.pool == "max" else None
-    return Stem(tuple(convs), tuple(norms), pool)
+    pool: MaxPool | AvgPool | None = None
+    anti_alias: AntiAlias | None = None
+    if stem.pool == "max":
+        pool = MaxPool(padding=stem.pool_padding)
+        if spec.anti_alias == "average":
+            pool = AvgPool(padding="valid")
+        elif spec.anti_alias == "blur":
+            pool, anti_alias = MaxPool(stride=1, padding=stem.pool_padding), BlurPool()
+    return Stem(tuple(convs), tuple(norms), pool, anti_alias)
+
+
+def _make_anti_alias(spec: ResNetSpec, place: _Place) -> AntiAlias | None:
+    """In the place of the block's stride, or, as timm has it, of one that dilation has replaced."""
+    if place.stride == 1 and place.first_dilation == place.dilation:
+        return None
+    if spec.anti_alias == "blur":
+        return BlurPool(place.stride)
+    # Over 1 x 1 pixels, where dilation has replaced the stride, an average is the identity.
+    return AvgPool(padding="valid") if spec.anti_alias == "average" and place.stride > 1 else None
 
 
 class _Place(NamedTuple):
-    """What tells one block of a network from another."""
+    """All that distinguishes one block of a network from another."""
 
     in_channels: int
     width: int
@@ -232,9 +269,8 @@ def _make_stages(spec: ResNetSpec) -> tuple[Stage, ...]:
             dilation *= stage_stride
             stage_stride = 1
         striding = 0 if spec.block.stride_block == "first" else depth - 1
-        known: dict[
-            _Place, Block
-        ] = {}  # one object for equal blocks: what is cached for one serves all
+        # One object for equal blocks, so that what is computed for one is known for all.
+        known: dict[_Place, Block] = {}
         blocks: list[Block] = []
         for j in range(depth):
             place = _Place(
@@ -255,60 +291,37 @@ def _make_stages(spec: ResNetSpec) -> tuple[Stage, ...]:
 
 
 def _make_block(spec: ResNetSpec, place: _Place) -> Block:
-    in_channels, width, stride, dilation, first_dilation, entry, first = place
-    unit, shortcut = spec.block, spec.shortcut
-    out_channels = width * spec.expansion
-    common: dict[str, Any] = {"padding": unit.padding, "weight_std_eps": spec.weight_std_eps}
-    conv3 = None
-    if unit.kind == "basic":
-        conv1 = Conv(in_channels, width, 3, stride, first_dilation, bias=unit.bias, **common)
-        conv2 = Conv(width, width, 3, 1, dilation, bias=unit.last_bias, **common)
-    else:
-        mid = int(width * unit.base_width / 64) * unit.groups
-        strides = (stride, 1) if unit.stride_conv == 1 else (1, stride)
-        conv1 = Conv(in_channels, mid, 1, strides[0], bias=unit.bias, **common)
-        conv2 = Conv(mid, mid, 3, strides[1], first_dilation, unit.groups, bias=unit.bias, **common)
-        conv3 = Conv(mid, out_channels, 1, bias=unit.last_bias, **common)
-    convs = [conv1, conv2] + ([conv3] if conv3 else [])
-
-    preact = unit.order in ("full_pre", "act_only_pre") and (unit.first_preact or not first)
-    norms: list[Norm | None] = []
-    for k, conv in enumerate(convs):
-        if unit.order == "full_pre":
-            norms.append(_make_norm(spec, conv.in_channels) if k or preact else None)
-        else:
-            last = k == len(convs) - 1
-            norms.append(
-                _make_norm(spec, conv.out_channels, zero_init=last and spec.init.zero_residual)
-            )
-
-    path = _make_shortcut(spec, in_channels, out_channels, stride, dilation, entry)
+    block, shortcut = spec.block, spec.shortcut
+    out_channels = place.width * spec.expansion
+    anti_alias = _make_anti_alias(spec, place)
+    convs = _make_convs(spec, place, 1 if anti_alias else place.stride)
+    preact = block.order in ("full_pre", "act_only_pre") and (block.first_preact or not place.first)
+    path = _make_shortcut(spec, place, out_channels)
     sees_preact = preact and (
         (shortcut.preact == "projection" and path.conv is not None)
-        or (shortcut.preact == "stage_entry" and entry)
+        or (shortcut.preact == "stage_entry" and place.entry)
     )
-    gated = shortcut.join in ("exclusive_gate", "shortcut_gate")
+    gate = None
+    if shortcut.join in ("exclusive_gate", "shortcut_gate"):
+        gate = Conv(place.in_channels, out_channels, 1, place.stride, bias=True)
     kinds: dict[tuple[str, str], BlockKind] = {
         ("post", "basic"): "BasicBlock",
         ("post", "bottleneck"): "Bottleneck",
         ("full_pre", "basic"): "PreActBasicBlock",
         ("full_pre", "bottleneck"): "PreActBottleneck",
     }
-    plain = shortcut.join == "add"
+    kind = kinds.get((block.order, block.kind), "AblationBlock")
     return Block(
-        kind=kinds.get((unit.order, unit.kind), "AblationBlock") if plain else "AblationBlock",
-        order=unit.order,
+        kind=kind if shortcut.join == "add" else "AblationBlock",
+        order=block.order,
         preact=preact,
-        conv1=conv1,
-        norm1=norms[0],
-        conv2=conv2,
-        norm2=norms[1],
-        conv3=conv3,
-        norm3=norms[2] if conv3 else None,
+        convs=convs,
+        norms=_make_norms(spec, convs, preact),
+        anti_alias=anti_alias,
         shortcut=path,
         shortcut_preact=sees_preact,
         dropout=Dropout(shortcut.dropout) if shortcut.join == "dropout" else None,
-        gate=Conv(in_channels, out_channels, 1, stride, bias=True) if gated else None,
+        gate=gate,
         join=Merge(
             "add" if shortcut.join == "dropout" else shortcut.join,
             shortcut.scales if shortcut.join == "scale" else (1.0, 1.0),
@@ -316,21 +329,51 @@ def _make_block(spec: ResNetSpec, place: _Place) -> Block:
     )
 
 
-def _make_shortcut(
-    spec: ResNetSpec, in_channels: int, out_channels: int, stride: int, dilation: int, entry: bool
-) -> Shortcut:
-    shortcut = spec.shortcut
+def _make_convs(spec: ResNetSpec, place: _Place, stride: int) -> tuple[Conv, ...]:
+    """The convolutions of a block, of which one has this stride."""
+    block, width, dilations = spec.block, place.width, (place.first_dilation, place.dilation)
+    common: dict[str, Any] = {"padding": block.padding, "weight_std_eps": spec.weight_std_eps}
+    inner, last = {**common, "bias": block.bias}, {**common, "bias": block.last_bias}
+    if block.kind == "basic":
+        return (
+            Conv(place.in_channels, width, 3, stride, dilations[0], **inner),
+            Conv(width, width, 3, 1, dilations[1], **last),
+        )
+    mid = int(width * block.base_width / 64) * block.groups
+    strides = (stride, 1) if block.stride_conv == 1 else (1, stride)
+    return (
+        Conv(place.in_channels, mid, 1, strides[0], **inner),
+        Conv(mid, mid, 3, strides[1], dilations[0], block.groups, **inner),
+        Conv(mid, width * spec.expansion, 1, **last),
+    )
+
+
+def _make_norms(spec: ResNetSpec, convs: tuple[Conv, ...], preact: bool) -> tuple[Norm | None, ...]:
+    """The norms of a block, for each convolution one: in front of it in full_pre, else behind."""
+    if spec.block.order == "full_pre":
+        first = _make_norm(spec, convs[0].in_channels) if preact else None
+        return (first, *(_make_norm(spec, conv.in_channels) for conv in convs[1:]))
+    *inner, last = (conv.out_channels for conv in convs)
+    zero_init = spec.init.zero_residual
+    return (
+        *(_make_norm(spec, channels) for channels in inner),
+        _make_norm(spec, last, zero_init=zero_init),
+    )
+
+
+def _make_shortcut(spec: ResNetSpec, place: _Place, out_channels: int) -> Shortcut:
+    shortcut, in_channels, stride = spec.shortcut, place.in_channels, place.stride
     widens = in_channels != out_channels
     projects = {
         "never": False,
         "channels": widens,
         "shape": widens or stride != 1,
-        "entry": entry,
+        "entry": place.entry,
         "always": True,
     }[shortcut.projection]
     if projects:
         pool = None
-        if shortcut.pool == "avg" and (stride != 1 or dilation != 1):
+        if shortcut.pool == "avg" and (stride != 1 or place.dilation != 1):
             pool = AvgPool(stride=stride, count_pad=stride == 1)
         return Shortcut(
             pool=pool,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    pass
+from typing import NamedTuple
 
 
 class Preprocessing(NamedTuple):
@@ -18,24 +15,20 @@ class Preprocessing(NamedTuple):
 
 
 ONES = (1.0, 1.0, 1.0)
-
-
 HALF = (0.5, 0.5, 0.5)
-
 
 PREPROCESSING = {
     # of ImageNet's training split, as torchvision measured it; torchvision, timm resnet,
     # transformers, Flax
     "imagenet": Preprocessing(255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    # keras.applications V1 and the Caffe nets: BGR, no scaling (keras imagenet_utils.py)
+    # keras.applications V1 and the Caffe networks: BGR, no scaling (keras imagenet_utils.py)
     "caffe": Preprocessing(1, (103.939, 116.779, 123.68), ONES, reverse=True),
     # x / 127.5 - 1: keras.applications V2, BiT, timm resnetv2
     "half": Preprocessing(255, HALF, HALF),
     # channel means, no scaling (tensorflow/models imagenet_preprocessing.py)
     "tf_official": Preprocessing(1, (123.68, 116.78, 103.94), ONES),
-    "cifar": Preprocessing(
-        255, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-    ),  # kuangliu main.py
+    # kuangliu main.py
+    "cifar": Preprocessing(255, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     # grey; of the training split
     "fashion-mnist": Preprocessing(255, (0.2860,) * 3, (0.3530,) * 3),
     "unit": Preprocessing(255, (0.0, 0.0, 0.0), ONES),  # ToTensor alone

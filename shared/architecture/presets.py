@@ -1,7 +1,7 @@
-"""The zoo: every published ResNet that the project knows, as changes to the default `ResNetSpec`.
+"""Every published ResNet that the project knows, as changes to the default `ResNetSpec`.
 
 A family's entry cites the source that defines it. The default spec is torchvision's ResNet-50.
-Stage depths and widths, strides and quirks are here and nowhere else.
+Depths, widths, strides and deviations from the papers are here and nowhere else.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ class Preset(NamedTuple):
     name: str
     changes: Changes
     source: str
-    preprocessing: (
-        str  # of the family's released weights; a key of shared.images.photographs.PREPROCESSING
-    )
+    preprocessing: str  # of the released weights; a key of architecture.preprocessing.PREPROCESSING
 
     @property
     def family(self) -> str:
@@ -40,33 +38,48 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "torchvision": Family("torchvision (V1.5)", "pytorch/vision "
-"torchvision/models/resnet.py", "imagenet"),
-    "timm": Family("timm ResNet and ResNetV2", "huggingface/pytorch-image-models "
-"timm/models/resnet{,v2}.py",
-                   "imagenet"),
-    "he": Family("He et al. 2015, Caffe", "arXiv:1512.03385; "
-"KaimingHe/deep-residual-networks", "caffe"),
-    "keras": Family("keras.applications V1 and V2", "keras-team/keras "
-"applications/resnet{,_v2}.py", "caffe"),
-    "keras_hub": Family("KerasHub", "keras-team/keras-hub "
-"models/resnet/resnet_backbone.py", "imagenet"),
-    "flax": Family("Flax (Linen) ImageNet example", "google/flax "
-"examples/imagenet/models.py", "imagenet"),
+    "torchvision": Family(
+        "torchvision (V1.5)", "pytorch/vision torchvision/models/resnet.py", "imagenet"
+    ),
+    "timm": Family(
+        "timm ResNet and ResNetV2",
+        "huggingface/pytorch-image-models timm/models/resnet{,v2}.py",
+        "imagenet",
+    ),
+    "he": Family(
+        "He et al. 2015, Caffe", "arXiv:1512.03385; KaimingHe/deep-residual-networks", "caffe"
+    ),
+    "keras": Family(
+        "keras.applications V1 and V2", "keras-team/keras applications/resnet{,_v2}.py", "caffe"
+    ),
+    "keras_hub": Family(
+        "KerasHub", "keras-team/keras-hub models/resnet/resnet_backbone.py", "imagenet"
+    ),
+    "flax": Family(
+        "Flax (Linen) ImageNet example", "google/flax examples/imagenet/models.py", "imagenet"
+    ),
     "tf": Family("TensorFlow official", "tensorflow/models official/r1/resnet", "tf_official"),
-    "fb": Family("fb.resnet.torch pre-activation", "facebook/fb.resnet.torch "
-"models/preresnet.lua", "imagenet"),
+    "fb": Family(
+        "fb.resnet.torch pre-activation",
+        "facebook/fb.resnet.torch models/preresnet.lua",
+        "imagenet",
+    ),
     "bit": Family("Big Transfer", "google-research/big_transfer bit_pytorch/models.py", "half"),
-    "cifar": Family("CIFAR V1 and pre-activation", "arXiv:1512.03385 §4.2; "
-"akamaster/pytorch_resnet_cifar10; "
-                    "KaimingHe/resnet-1k-layers; fb.resnet.torch", "imagenet"),
-    "kuangliu": Family("kuangliu CIFAR", "kuangliu/pytorch-cifar "
-"models/{resnet,preact_resnet}.py", "cifar"),
-    "d2l": Family("Dive into Deep Learning", "d2l-ai/d2l-en "
-"chapter_convolutional-modern/resnet.md", "unit"),
+    "cifar": Family(
+        "CIFAR V1 and pre-activation",
+        "arXiv:1512.03385 §4.2; akamaster/pytorch_resnet_cifar10; "
+        "KaimingHe/resnet-1k-layers; fb.resnet.torch",
+        "imagenet",
+    ),
+    "kuangliu": Family(
+        "kuangliu CIFAR", "kuangliu/pytorch-cifar models/{resnet,preact_resnet}.py", "cifar"
+    ),
+    "d2l": Family(
+        "Dive into Deep Learning", "d2l-ai/d2l-en chapter_convolutional-modern/resnet.md", "unit"
+    ),
     "article": Family("as printed in the articles", "the articles' own listings", "unit"),
     "ablation": Family("V2 paper's ablations", "arXiv:1603.05027 tables 1 and 2", "imagenet"),
-}  # fmt: skip
+}
 
 DEPTHS: dict[int, tuple[int, ...]] = {
     18: (2, 2, 2, 2),
@@ -139,6 +152,7 @@ def _timm() -> Iterator[tuple[str, Changes]]:
     for depth in (26, 50):
         yield f"resnet{depth}t", {**_imagenet(depth), **tiered}
     yield "resnet50_gn", {**_imagenet(50), **zero, "norm.kind": "group"}
+    yield from _timm_anti_aliased(zero)
     for name, *grouping in (*GROUPED, ("resnext101_32x4d", 32, 4, 101)):
         yield name, {**_grouped(*grouping), **zero}
     yield "resnext50d_32x4d", {**_grouped(32, 4, 50), **zero, **DEEP_STEM, **AVG_DOWN}
@@ -154,8 +168,23 @@ def _timm() -> Iterator[tuple[str, Changes]]:
         yield f"resnetv2_{name.removeprefix('r')}_bit", {**changes, "weight_std_eps": 1e-8}
 
 
+def _timm_anti_aliased(zero: Changes) -> Iterator[tuple[str, Changes]]:
+    """timm's `aa_layer`: nn.AvgPool2d or BlurPool2d."""
+    deep = {**DEEP_STEM, **AVG_DOWN}
+    average, blur = {**zero, "anti_alias": "average"}, {**zero, "anti_alias": "blur"}
+    yield "resnetaa34d", {**_imagenet(34), **average, **deep}
+    yield "resnetaa50", {**_imagenet(50), **average}
+    yield "resnetaa50d", {**_imagenet(50), **average, **deep}
+    yield "resnetaa101d", {**_imagenet(101), **average, **deep}
+    yield "resnetblur18", {**_imagenet(18), **blur}
+    yield "resnetblur50", {**_imagenet(50), **blur}
+    yield "resnetblur50d", {**_imagenet(50), **blur, **deep}
+    yield "resnetblur101d", {**_imagenet(101), **blur, **deep}
+
+
 def _he() -> Iterator[tuple[str, Changes]]:
-    v1 = {"block.stride_conv": 1, "stem.pool_padding": "same", "init.conv": "kaiming_normal_fan_in"}
+    # Caffe rounds the number of a pool's windows up (BVLC/caffe pooling_layer.cpp).
+    v1 = {"block.stride_conv": 1, "stem.pool_padding": "ceil", "init.conv": "kaiming_normal_fan_in"}
     options = {
         "a": {"shortcut.projection": "never", "shortcut.zero_pad": "tail"},
         "b": {"shortcut.projection": "channels"},
@@ -171,6 +200,9 @@ def _he() -> Iterator[tuple[str, Changes]]:
         yield f"resnet{depth}", {**v1, **_imagenet(depth), "stem.bias": depth == 50}
         for option in ("a", "c"):
             yield f"resnet{depth}_{option}", {**v1, **_imagenet(depth), **options[option]}
+    # As ported to PyTorch, with torchvision's names (ruotianluo/pytorch-resnet resnet50-caffe.pth;
+    # the ports of the deeper two have the tensors of the original).
+    yield "resnet50_no_bias", {**v1, **_imagenet(50)}
 
 
 def _keras() -> Iterator[tuple[str, Changes]]:
@@ -374,27 +406,27 @@ def _article() -> Iterator[tuple[str, Changes]]:
 def _ablation() -> Iterator[tuple[str, Changes]]:
     bases = {110: dict(_cifar_presets())["resnet110"], 164: dict(_cifar_presets())["resnet164"]}
 
-    def joined(how: str, **changes: Any) -> dict[str, Any]:
-        return {**bases[110], "shortcut.join": how, **changes}
+    def merged(join: str, **changes: Any) -> dict[str, Any]:
+        return {**bases[110], "shortcut.join": join, **changes}
 
     # Table 1: kinds of shortcut, on ResNet-110.
     for name, scales in (("0_1", (0.0, 1.0)), ("0.5_1", (0.5, 1.0)), ("0.5_0.5", (0.5, 0.5))):
-        yield f"resnet110_scale_{name}", joined("scale", **{"shortcut.scales": scales})
+        yield f"resnet110_scale_{name}", merged("scale", **{"shortcut.scales": scales})
     for bias in range(0, -8, -1):
         yield (
             f"resnet110_exclusive_gate_b{-bias}",
-            joined("exclusive_gate", **{"init.gate_bias": float(bias)}),
+            merged("exclusive_gate", **{"init.gate_bias": float(bias)}),
         )
     for bias in (0, -6):
         yield (
             f"resnet110_shortcut_gate_b{-bias}",
-            joined("shortcut_gate", **{"init.gate_bias": float(bias)}),
+            merged("shortcut_gate", **{"init.gate_bias": float(bias)}),
         )
     yield "resnet110_conv_shortcut", {**bases[110], "shortcut.projection": "always"}
-    yield "resnet110_dropout_shortcut", joined("dropout", **{"shortcut.dropout": 0.5})
+    yield "resnet110_dropout_shortcut", merged("dropout", **{"shortcut.dropout": 0.5})
 
     # Table 2: order of norm, activation and convolution. In the pre-activation orders the first
-    # unit reads the activated stem, and the last addition is activated once more (appendix).
+    # block reads the activated stem, and the last addition is activated once more (appendix).
     first_last = {"block.first_preact": False, "stem.norm_act": True}
     orders: dict[str, Changes] = {
         "original": {},

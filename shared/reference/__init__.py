@@ -1,1 +1,1 @@
-"""The plan executed by plain NumPy in float64: the witness that says which framework is wrong."""
+"""The plan executed by plain NumPy in float64, independent of every framework."""

@@ -1,6 +1,6 @@
 """The backward pass of every operator of the reference: slow, short and obviously right.
 
-Each function here is the counterpart of the one of the same name in `shared.reference.network`.
+Each function here is the counterpart of the one of the same name in `shared.reference.forward`.
 From the gradient `dy` by the operator's output, it makes those by its inputs and by its tensors;
 every other argument is what the forward pass was given. Finite differences check them, in the
 tests.
@@ -20,6 +20,7 @@ from shared.architecture.graph import INPUT, Node
 from shared.architecture.ops import (
     AvgPool,
     BatchNorm,
+    BlurPool,
     Conv,
     Dropout,
     GlobalPool,
@@ -28,33 +29,34 @@ from shared.architecture.ops import (
     MaxPool,
     Merge,
     Op,
-    Pads,
     ReLU,
     Subsample,
 )
 from shared.reference.forward import (
     IMAGE,
-    Array,
     Computed,
+    blur_filter,
     group_slices,
     kernel_of,
     logistic,
+    max_pool_edged,
     normalised,
-    padded,
     pixels,
-    taps,
+)
+from shared.reference.windows import (
+    Array,
+    conv_windows,
+    cropped,
+    folded_back,
+    padded,
+    pads_of,
+    pool_windows,
+    reflected,
     window,
-    windows,
 )
 
 # Gradients by the inputs, in their order, and by the tensors, by leaf.
 Backward = tuple[tuple[Array, ...], dict[str, Array]]
-
-
-def _cropped(x: Array, pads: Pads) -> Array:
-    """The inverse of padding: what flows into the border is lost."""
-    (top, bottom), (left, right) = pads
-    return x[:, top : x.shape[1] - bottom, left : x.shape[2] - right]
 
 
 def _through_moments(
@@ -75,8 +77,8 @@ def conv(op: Conv, weights: Mapping[str, Array], dy: Array, x: Array) -> Backwar
     """By the kernel: dy times the windows. By the image: dy times the kernel, each tap to where it
     was read.
     """
-    seen, kernel = windows(op, x), kernel_of(op, weights)
-    pads = op.pads((x.shape[1], x.shape[2]))
+    seen, kernel = conv_windows(op, x), kernel_of(op, weights)
+    pads = pads_of(op, x)
     dkernel, dx = np.empty_like(kernel), padded(np.zeros_like(x), pads)
     for i, o in group_slices(op):
         dkernel[o] = np.tensordot(dy[..., o], seen[:, :, :, i], (IMAGE, IMAGE))
@@ -92,7 +94,7 @@ def conv(op: Conv, weights: Mapping[str, Array], dy: Array, x: Array) -> Backwar
     if op.weight_std_eps is not None:
         normal, deviation = normalised(weights["weight"], op.weight_std_eps, (1, 2, 3))
         dkernel = _through_moments(dkernel, normal, deviation, (1, 2, 3))
-    return (_cropped(dx, pads),), {
+    return (cropped(dx, pads),), {
         "weight": dkernel,
         **({"bias": dy.sum(axis=IMAGE)} if op.bias else {}),
     }
@@ -128,25 +130,29 @@ def max_pool(op: MaxPool, weights: Mapping[str, Array], dy: Array, x: Array) -> 
 
     A zero of the border that wins takes it out of the image.
     """
-    pads = op.pads((x.shape[1], x.shape[2]))
-    edged = padded(x, pads, op.pad_value)
-    seen = [window(edged, i, j, dy.shape[1:3], op.stride) for i, j in taps(op)]
-    dx, maximum, left = np.zeros_like(edged), np.maximum.reduce(seen), np.ones(dy.shape, bool)
-    for (i, j), values in zip(taps(op), seen, strict=True):
+    edged = max_pool_edged(op, x)
+    seen, dx, left = pool_windows(op, edged), np.zeros_like(edged), np.ones(dy.shape, bool)
+    maximum = np.maximum.reduce(seen)
+    for values, by_values in zip(seen, pool_windows(op, dx), strict=True):
         first = left & (values == maximum)
-        read = window(dx, i, j, dy.shape[1:3], op.stride)
-        read += dy * first
+        by_values += dy * first
         left &= ~first
-    return (_cropped(dx, pads),), {}
+    return (cropped(dx, pads_of(op, x)),), {}
 
 
 def avg_pool(op: AvgPool, weights: Mapping[str, Array], dy: Array, x: Array) -> Backward:
-    pads = op.pads((x.shape[1], x.shape[2]))
+    pads = pads_of(op, x)
     dx, share = padded(np.zeros_like(x), pads), dy / pixels(op, x)
-    for i, j in taps(op):
-        read = window(dx, i, j, dy.shape[1:3], op.stride)
-        read += share
-    return (_cropped(dx, pads),), {}
+    for by_values in pool_windows(op, dx):
+        by_values += share
+    return (cropped(dx, pads),), {}
+
+
+def blur_pool(op: BlurPool, weights: Mapping[str, Array], dy: Array, x: Array) -> Backward:
+    dx = reflected(op, np.zeros_like(x))
+    for share, by_values in zip(blur_filter(op), pool_windows(op, dx), strict=True):
+        by_values += share * dy
+    return (folded_back(op, dx),), {}
 
 
 def subsample(op: Subsample, weights: Mapping[str, Array], dy: Array, x: Array) -> Backward:
@@ -166,7 +172,7 @@ def dropout(op: Dropout, weights: Mapping[str, Array], dy: Array, x: Array) -> B
     return (dy * weights["mask"] / (1 - op.rate),), {}
 
 
-def join(op: Merge, weights: Mapping[str, Array], dy: Array, *inputs: Array) -> Backward:
+def merge(op: Merge, weights: Mapping[str, Array], dy: Array, *inputs: Array) -> Backward:
     if op.mode == "add":
         return (dy, dy), {}
     if op.mode == "scale":
@@ -199,31 +205,32 @@ BACKWARD: dict[type[Op], Callable[..., Backward]] = {
     GroupNorm: group_norm,
     MaxPool: max_pool,
     AvgPool: avg_pool,
+    BlurPool: blur_pool,
     Subsample: subsample,
     ReLU: relu,
     Dropout: dropout,
-    Merge: join,
+    Merge: merge,
     GlobalPool: global_pool,
     Linear: linear,
 }
 
 
 class Saved(NamedTuple):
-    """What the backward pass needs of a step."""
+    """What the backward pass needs of a node's forward pass."""
 
     node: Node
     tensors: Mapping[str, Array]
     inputs: tuple[Array, ...]
 
 
-def saved(step: Computed) -> Saved:
-    """A step without the values that nobody will read: they are half of all."""
-    inputs = step.inputs
-    if isinstance(step.node.op, ReLU):
-        inputs = (step.output,)  # as the next convolution keeps it
-    elif isinstance(step.node.op, Merge) and len(inputs) == 2:
+def saved(computed: Computed) -> Saved:
+    """Without the values that no gradient depends on, which are half of all."""
+    inputs = computed.inputs
+    if isinstance(computed.node.op, ReLU):
+        inputs = (computed.output,)  # which the next convolution keeps as well
+    elif isinstance(computed.node.op, Merge) and len(inputs) == 2:
         inputs = ()
-    return Saved(step.node, step.tensors, inputs)
+    return Saved(computed.node, computed.tensors, inputs)
 
 
 def backward(
@@ -231,8 +238,8 @@ def backward(
 ) -> tuple[dict[str, Array], Array]:
     """Gradients by all canonical tensors and by the images, from `dy` by the network's output.
 
-    `tape` are the saved steps of a forward pass in training; it is used up, and so frees what it
-    holds.
+    `tape` are the saved nodes of a forward pass in training. It is emptied on the way, which frees
+    memory.
     """
     operators = BACKWARD | {BatchNorm: frozen_batch_norm} if frozen_norms else BACKWARD
     by_value = {tape[-1].node.name: dy}

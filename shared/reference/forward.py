@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from shared.architecture.graph import INPUT, Node
 from shared.architecture.ops import (
     AvgPool,
     BatchNorm,
+    BlurPool,
     Conv,
     Dropout,
     GlobalPool,
@@ -20,42 +20,13 @@ from shared.architecture.ops import (
     MaxPool,
     Merge,
     Op,
-    Pads,
     ReLU,
     Subsample,
 )
 from shared.architecture.plan import Plan
-
-if TYPE_CHECKING:
-    pass
-
-
-Array = np.ndarray
-
+from shared.reference.windows import Array, conv_windows, padded, pads_of, pool_windows, reflected
 
 IMAGE = (0, 1, 2)  # the axes that a channel's values spread over
-
-
-def padded(x: Array, pads: Pads, value: float = 0.0) -> Array:
-    return np.pad(x, ((0, 0), *pads, (0, 0)), constant_values=value)
-
-
-def window(x: Array, i: int, j: int, size: tuple[int, int], stride: int) -> Array:
-    """The pixels under tap (i, j) of a sliding window, one for each of the `size`
-    outputs; a view.
-    """
-    return x[
-        :, i : i + stride * (size[0] - 1) + 1 : stride, j : j + stride * (size[1] - 1) + 1 : stride
-    ]
-
-
-def windows(op: Conv, x: Array) -> Array:
-    """The pixels under every window of the padded image, [N, H, W, C, kernel, kernel]; a view."""
-    reach = op.dilation * (op.kernel_size - 1) + 1
-    found = sliding_window_view(
-        padded(x, op.pads((x.shape[1], x.shape[2]))), (reach, reach), axis=(1, 2)
-    )
-    return found[:, :: op.stride, :: op.stride, :, :: op.dilation, :: op.dilation]
 
 
 def group_slices(op: Conv) -> list[tuple[slice, slice]]:
@@ -81,18 +52,18 @@ def normalised(x: Array, eps: float, axes: tuple[int, ...]) -> tuple[Array, Arra
 
 
 def kernel_of(op: Conv, weights: Mapping[str, Array]) -> Array:
-    """The kernel that the images meet: as it is, or every filter standardised."""
+    """The kernel as the convolution uses it: every filter standardised, where the plan says so."""
     kernel = weights["weight"]
-    return (
-        kernel if op.weight_std_eps is None else normalised(kernel, op.weight_std_eps, (1, 2, 3))[0]
-    )
+    if op.weight_std_eps is None:
+        return kernel
+    return normalised(kernel, op.weight_std_eps, (1, 2, 3))[0]
 
 
 def conv(op: Conv, weights: Mapping[str, Array], x: Array) -> Array:
-    """Every window of the padded image times the kernel, summed over taps and channels, group by
+    """Every window of the padded image times the kernel, summed over pixels and channels, group by
     group.
     """
-    seen, kernel = windows(op, x), kernel_of(op, weights)
+    seen, kernel = conv_windows(op, x), kernel_of(op, weights)
     y = [
         np.tensordot(seen[:, :, :, i], kernel[o], ((3, 4, 5), (1, 2, 3)))
         for i, o in group_slices(op)
@@ -115,31 +86,35 @@ def group_norm(op: GroupNorm, weights: Mapping[str, Array], x: Array) -> Array:
 
 
 def max_pool(op: MaxPool, weights: Mapping[str, Array], x: Array) -> Array:
-    height, width, _ = op.output(x.shape[1:])
-    edged = padded(x, op.pads((x.shape[1], x.shape[2])), op.pad_value)
-    return np.maximum.reduce([window(edged, i, j, (height, width), op.stride) for i, j in taps(op)])
+    return np.maximum.reduce(pool_windows(op, max_pool_edged(op, x)))
 
 
-def taps(op: MaxPool | AvgPool) -> list[tuple[int, int]]:
-    """The places in a window, row by row."""
-    return [(i, j) for i in range(op.kernel_size) for j in range(op.kernel_size)]
+def max_pool_edged(op: MaxPool, x: Array) -> Array:
+    """x in its border: zeros that compete with the image, or what no maximum sees."""
+    return padded(x, pads_of(op, x), 0.0 if op.padding == "zero" else -np.inf)
 
 
 def avg_pool(op: AvgPool, weights: Mapping[str, Array], x: Array) -> Array:
     """Sum over the window divided by the pixels in it."""
-    height, width, _ = op.output(x.shape[1:])
-    edged = padded(x, op.pads((x.shape[1], x.shape[2])))
-    return np.sum(
-        [window(edged, i, j, (height, width), op.stride) for i, j in taps(op)], axis=0
-    ) / pixels(op, x)
+    return np.sum(pool_windows(op, padded(x, pads_of(op, x))), axis=0) / pixels(op, x)
 
 
 def pixels(op: AvgPool, x: Array) -> Array:
     """In each window, [1, height, width, 1]; padding is a pixel only if `count_pad`."""
-    height, width, _ = op.output(x.shape[1:])
     ones = np.ones((1, *x.shape[1:3], 1), x.dtype)
-    edged = padded(ones, op.pads((x.shape[1], x.shape[2])), 1.0 if op.count_pad else 0.0)
-    return np.sum([window(edged, i, j, (height, width), op.stride) for i, j in taps(op)], axis=0)
+    edged = padded(ones, pads_of(op, x), 1.0 if op.count_pad else 0.0)
+    return np.sum(pool_windows(op, edged), axis=0)
+
+
+def blur_pool(op: BlurPool, weights: Mapping[str, Array], x: Array) -> Array:
+    """Every window of the mirrored image times the filter, summed over its pixels."""
+    seen = pool_windows(op, reflected(op, x))
+    return np.sum([share * pixel for share, pixel in zip(blur_filter(op), seen, strict=True)], 0)
+
+
+def blur_filter(op: BlurPool) -> Array:
+    """The share of each pixel in the window, row by row."""
+    return np.outer(op.taps, op.taps).ravel()
 
 
 def subsample(op: Subsample, weights: Mapping[str, Array], x: Array) -> Array:
@@ -156,7 +131,7 @@ def dropout(op: Dropout, weights: Mapping[str, Array], x: Array) -> Array:
     return x * weights["mask"] / (1 - op.rate) if "mask" in weights else x
 
 
-def join(
+def merge(
     op: Merge, weights: Mapping[str, Array], shortcut: Array, branch: Array, *gate_logits: Array
 ) -> Array:
     if op.mode == "scale":
@@ -185,10 +160,11 @@ OPERATORS: dict[type[Op], Callable[..., Array]] = {
     GroupNorm: group_norm,
     MaxPool: max_pool,
     AvgPool: avg_pool,
+    BlurPool: blur_pool,
     Subsample: subsample,
     ReLU: relu,
     Dropout: dropout,
-    Merge: join,
+    Merge: merge,
     GlobalPool: global_pool,
     Linear: linear,
 }
@@ -198,14 +174,12 @@ class Computed(NamedTuple):
     """A node of the graph and what it computed."""
 
     node: Node
-    tensors: Mapping[
-        str, Array
-    ]  # by leaf, as the operator used them: in training, the batch's statistics
+    # By leaf, as the operator used them: in training, with the batch's statistics.
+    tensors: Mapping[str, Array]
     inputs: tuple[Array, ...]
     output: Array
-    statistics: Mapping[
-        str, Array
-    ]  # canonical name -> running statistic after this step, where it moved
+    # Canonical name -> running statistic after this pass, where it moved.
+    statistics: Mapping[str, Array]
 
 
 def forward(
@@ -217,11 +191,11 @@ def forward(
     frozen_norms: bool = False,
     masks: Mapping[str, Array] | None = None,
 ) -> Iterator[Computed]:
-    """Run the graph on images [batch, height, width, channels], at inference or in training mode.
+    """Run the graph on images [batch, height, width, channels], in inference or in training mode.
 
-    A value is let go after its last use; who needs it longer keeps the step. Running statistics are
-    not changed: `Step.statistics` are the new ones. `masks` say what each dropout keeps, in
-    training.
+    Yields every node with what it computed, and frees a value after the last node that reads it.
+    Weights are not changed: `Computed.statistics` are the new running statistics. `masks` say what
+    each dropout keeps in training.
     """
     nodes = list(plan.nodes())
     last_use = {name: k for k, node in enumerate(nodes) for name in node.inputs}
@@ -245,10 +219,12 @@ def forward(
 def batch_statistics(
     op: BatchNorm, weights: Mapping[str, Array], x: Array
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """What normalises the batch, in the place of the running statistics; and where those move."""
+    """What normalises the batch, instead of the running statistics; and the new values of those."""
     mean, variance = (moment.reshape(-1) for moment in moments(x, IMAGE))
     batch = {"running_mean": mean, "running_var": variance}
-    stored = {"running_mean": mean, "running_var": variance * op.stored_variance(x[..., 0].size)}
+    n = x[..., 0].size
+    factor = n / (n - 1) if op.unbiased and n > 1 else 1.0
+    stored = {"running_mean": mean, "running_var": variance * factor}
     moved = {
         leaf: op.momentum * weights[leaf] + (1 - op.momentum) * stored[leaf] for leaf in stored
     }

@@ -1,8 +1,9 @@
 """The plan executed by plain NumPy: slow, short and obviously right.
 
-When two frameworks disagree, this says which of them is wrong. It follows the plan's graph and
-shares no code with the three renderings. Arrays are NHWC, in the dtype of the weights (float64 to
-mean anything). `shared.reference.forward` has every operator, `shared.reference.backward` its
+When two frameworks disagree, this shows which of them is wrong. It reads the plan's graph and its
+numbers, and computes everything else itself: padding, the number of windows and the stored variance
+are rules of its own (`windows`, `forward`), which the three renderings do not use. Arrays are NHWC,
+in the dtype of the weights (float64, to be the truth). `forward` has every operator, `backward` its
 gradient; `shared.frameworks.reference` makes traces and a `Trainer` of them.
 """
 

@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from resnet_torch import ResNet
-from shared import ResNetSpec, get_spec, make_plan, probe_weights
+from shared import ResNetSpec, SpecError, get_spec, make_plan, probe_weights
 from tests.peers import import_timm, import_torchvision
 from tests.probes import PRESETS, images_for, relative_error
 
@@ -97,10 +97,15 @@ def peer_name(tensor: str, table: Table) -> str:
     raise KeyError(f"the peer has no layer for {layer}")
 
 
+def device_for(preset: str) -> torch.device:
+    """Without memory, but where there are buffers that no state dict fills."""
+    return torch.device("cpu" if get_spec(preset).anti_alias == "blur" else "meta")
+
+
 def make_peer(preset: str, **options: object) -> torch.nn.Module:
-    """The peer's own network of that name, without memory."""
+    """The peer's own network of that name."""
     family, _, name = preset.partition("/")
-    with torch.device("meta"):
+    with device_for(preset):
         if family == "torchvision":
             import_torchvision()
             import torchvision
@@ -130,20 +135,31 @@ def peer_state(preset: str, peer: torch.nn.Module) -> dict[str, torch.Tensor]:
     return state | {name: torch.tensor(0) for name in shapes if name.endswith(COUNTER)}
 
 
+@pytest.mark.parametrize("size", [240, (64, 72)], ids=str)
+@pytest.mark.parametrize("preset", ["timm/resnetaa50", "timm/resnetaa50d"])
+def test_sizes_that_timm_cannot_run_are_refused(preset: str, size: int | tuple[int, int]) -> None:
+    """Its branch and its shortcut have different sizes there, and ours says so beforehand."""
+    height, width = (size, size) if isinstance(size, int) else size
+    with pytest.raises(RuntimeError, match=r"must match the size|broadcast"):
+        make_peer(preset).eval()(torch.zeros(1, 3, height, width, device="meta"))
+    with pytest.raises(SpecError, match="its shortcut has"):
+        make_plan(get_spec(preset), size)
+
+
 def error_against_peer(preset: str, spec: ResNetSpec, **options: object) -> float:
     """Between the peer's float64 logits and those of `resnet_torch` for `spec`, under the same
     weights.
     """
     peer = make_peer(preset, **options)
     peer.load_state_dict(peer_state(preset, peer), strict=True, assign=True)
-    with torch.device("meta"):
+    with device_for(preset):
         model = ResNet(make_plan(spec))
     counters = {name: torch.tensor(0) for name in model.state_dict() if name.endswith(COUNTER)}
     model.load_state_dict(float64_weights(preset) | counters, strict=True, assign=True)
 
     images = torch.from_numpy(images_for(spec, SIZE)).permute(0, 3, 1, 2)
     with torch.inference_mode():
-        found, expected = model.eval()(images).numpy(), peer.eval()(images).numpy()
+        found, expected = (m.double().eval()(images).numpy() for m in (model, peer))
     return relative_error(found, expected)
 
 
@@ -185,6 +201,14 @@ def test_tensors_are_the_peers(preset: str) -> None:
         "timm/resnet50d",
         "timm/resnet50_gn",
         "timm/resnext50_32x4d",
+        "timm/resnetaa34d",
+        "timm/resnetaa50",
+        "timm/resnetaa50d",
+        "timm/resnetaa101d",
+        "timm/resnetblur18",
+        "timm/resnetblur50",
+        "timm/resnetblur50d",
+        "timm/resnetblur101d",
         "timm/resnetv2_18",
         "timm/resnetv2_34",
         "timm/resnetv2_50",
@@ -204,7 +228,16 @@ OUTPUT_STRIDES = {8: (False, False, True, True), 16: (False, False, False, True)
 
 @pytest.mark.parametrize("output_stride", OUTPUT_STRIDES)
 @pytest.mark.parametrize(
-    "preset", ["timm/resnet50", "timm/resnet50d", "timm/resnetv2_50", "timm/resnetv2_50d"]
+    "preset",
+    [
+        "timm/resnet50",
+        "timm/resnet50d",
+        "timm/resnetaa50",
+        "timm/resnetblur50",
+        "timm/resnetblur50d",
+        "timm/resnetv2_50",
+        "timm/resnetv2_50d",
+    ],
 )
 def test_dilation_is_timms_output_stride(preset: str, output_stride: int) -> None:
     spec = get_spec(preset, dilate=OUTPUT_STRIDES[output_stride])
@@ -229,6 +262,9 @@ def test_dilation_is_torchvisions(replaced: tuple[bool, ...]) -> None:
         {"block.padding": "same"},
         {"stem.padding": "same"},
         {"stem.pool_padding": "same"},
+        {"stem.pool_padding": "ceil"},
+        {"anti_alias": "average"},
+        {"anti_alias": "blur"},
         {"norm.eps": 1.001e-5},
     ],
     ids=str,

@@ -9,7 +9,15 @@ from math import prod
 import pytest
 
 from shared import Plan, ResNetSpec, SpecError, get_spec, make_plan
-from shared.architecture.ops import TRAINABLE, AvgPool, Conv, MaxPool, Subsample, window_pads
+from shared.architecture.ops import (
+    TRAINABLE,
+    AvgPool,
+    BlurPool,
+    Conv,
+    MaxPool,
+    Subsample,
+    window_pads,
+)
 from shared.architecture.spec import MAX_IMAGE_SIZE
 from tests.probes import PRESETS
 
@@ -101,6 +109,88 @@ def test_layers_in_execution_order(
     blocks = [f"{BLOCK.format(0, 0)}.{leaf}".rstrip(".") for leaf in first_block]
     blocks += [f"{BLOCK.format(1, 0)}.{leaf}".rstrip(".") for leaf in second_block]
     assert rows_of(plan) == [*stem, *blocks, *tail]
+
+
+# timm 1.0.31 models/resnet.py: `aa` follows the second activation of a bottleneck and the first of
+# a basic block, and `maxpool` is the average pool, or a max pool and the filter.
+@pytest.mark.parametrize(
+    ("preset", "stem", "block"),
+    [
+        (
+            "timm/resnetaa50",
+            ["conv1", "norm1", "pool"],
+            ["conv1", "norm1", "conv2", "norm2", "anti_alias", "conv3", "norm3", ""],
+        ),
+        (
+            "timm/resnetblur50",
+            ["conv1", "norm1", "pool", "anti_alias"],
+            ["conv1", "norm1", "conv2", "norm2", "anti_alias", "conv3", "norm3", ""],
+        ),
+        (
+            "timm/resnetblur18",
+            ["conv1", "norm1", "pool", "anti_alias"],
+            ["conv1", "norm1", "anti_alias", "conv2", "norm2", ""],
+        ),
+        (
+            "timm/resnetaa34d",
+            ["conv1", "norm1", "conv2", "norm2", "conv3", "norm3", "pool"],
+            ["conv1", "norm1", "anti_alias", "conv2", "norm2", ""],
+        ),
+    ],
+)
+def test_where_anti_aliasing_stands(preset: str, stem: list[str], block: list[str]) -> None:
+    plan = small(preset)
+    rows = rows_of(plan)
+    assert [row for row in rows if row.startswith("stem.")] == [f"stem.{leaf}" for leaf in stem]
+    strided = [row for row in rows if row.startswith("stages.1.") and "shortcut" not in row]
+    assert strided == [f"stages.1.blocks.0.{leaf}".rstrip(".") for leaf in block]
+    assert "stages.0.blocks.0.anti_alias" not in rows
+    assert {conv.stride for _, each in plan.blocks() for conv in each.convs} == {1}
+
+
+def test_operators_of_anti_aliasing() -> None:
+    average, blur = (make_plan(get_spec(f"timm/resnet{kind}50")) for kind in ("aa", "blur"))
+    assert (average.stem.pool, average.stem.anti_alias) == (AvgPool(padding="valid"), None)
+    assert (blur.stem.pool, blur.stem.anti_alias) == (MaxPool(stride=1), BlurPool())
+    assert average.stages[1][0].anti_alias == AvgPool(padding="valid")
+    assert blur.stages[1][0].anti_alias == BlurPool()
+
+
+def test_a_dilated_stage_is_blurred_where_it_does_not_stride() -> None:
+    """As timm's `use_aa`; its average is over one pixel there."""
+    dilate = (False, False, False, True)
+    average, blur = (get_spec(f"timm/resnet{kind}50", dilate=dilate) for kind in ("aa", "blur"))
+    assert [block.anti_alias for block in make_plan(blur).stages[3]] == [BlurPool(1), None, None]
+    assert [block.anti_alias for block in make_plan(average).stages[3]] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("preset", "size", "message"),
+    [
+        (
+            "timm/resnetaa50",
+            240,
+            "timm/resnetaa50 cannot take images of 240 x 240 pixels: stages.3.blocks.0.join: "
+            "its shortcut has 8 x 8 pixels and its branch 7 x 7",
+        ),
+        ("timm/resnetaa50", (64, 2), "stem.pool: 2 x 2 windows do not fit 32 x 1 pixels"),
+        ("timm/resnetblur50", (32, 16), "stages.3.blocks.0.anti_alias: 2 x 1 pixels are too few"),
+        ("he/resnet50", (2, 224), "stem.pool: 3 x 3 windows do not fit 1 x 112 pixels"),
+    ],
+)
+def test_sizes_that_a_layer_cannot_take_are_refused(
+    preset: str, size: int | tuple[int, int], message: str
+) -> None:
+    with pytest.raises(SpecError) as refusal:
+        make_plan(get_spec(preset), size)
+    assert message in str(refusal.value)
+
+
+def test_the_specs_own_size_is_not_needed_for_tensors() -> None:
+    plan = make_plan(get_spec("timm/resnetaa50", image_size=240))
+    assert plan.tensors == make_plan(get_spec("timm/resnetaa50")).tensors
+    with pytest.raises(SpecError, match="cannot take images of 240 x 240"):
+        _ = plan.output
 
 
 @pytest.mark.parametrize(
@@ -382,6 +472,7 @@ def test_symmetric_padding_does_not_depend_on_the_size(
         ("keras/resnet50v2", MaxPool(3, 2, "zero")),
         ("bit/r50x1", MaxPool(3, 2, "zero")),
         ("flax/resnet50", MaxPool(3, 2, "same")),
+        ("he/resnet50", MaxPool(3, 2, "ceil")),
     ],
 )
 def test_stem_pools(preset: str, op: MaxPool) -> None:

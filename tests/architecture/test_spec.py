@@ -53,6 +53,7 @@ def test_spec_is_hashable_and_compares_by_value() -> None:
         ({"stem.convs": [[3, 1, 64]]}, ("stem", "convs"), ((3, 1, 64),)),
         ({"norm.eps": 1}, ("norm", "eps"), 1.0),
         ({"weight_std_eps": None}, ("weight_std_eps",), None),
+        ({"anti_alias": "blur"}, ("anti_alias",), "blur"),
         ({"depths": [1, 1]}, ("widths",), (64, 128)),  # per-stage fields follow a cut in depths
         ({"depths": [1, 1]}, ("dilate",), (False, False)),
     ],
@@ -156,7 +157,7 @@ IMPOSSIBLE = [
     ({"shortcut.pool": "avg", "strides": [1, 3, 2, 2]}, ["strides = [1, 3, 2, 2]", "at most 2"]),
     ({"shortcut.dropout": 1.0}, ["shortcut.dropout = 1.0", "[0, 1)"]),
     ({"shortcut.dropout": -0.1}, ["shortcut.dropout = -0.1", "[0, 1)"]),
-    ({"norm.eps": 0.0}, ["norm.eps = 0.0", "positive"]),
+    ({"norm.eps": -1e-5}, ["norm.eps = -1e-05", "not be negative"]),
     ({"norm.momentum": 1.0}, ["norm.momentum = 1.0", "[0, 1)"]),
     ({"weight_std_eps": 0.0}, ["weight_std_eps = 0.0", "positive"]),
     ({"head.pool": "none"}, ["head.pool = none", "avg or max", "num_classes=0"]),
@@ -167,7 +168,22 @@ IMPOSSIBLE = [
     ({"norm.kind": "group", "norm.groups": 48}, ["norm.groups = 48", "does not divide"]),
     ({"norm.kind": "group", "norm.groups": 0}, ["norm.groups = 0"]),
     ({"norm.kind": "group", "norm.groups": -4}, ["norm.groups = -4"]),
+    (
+        {"anti_alias": "blur", "block.order": "full_pre"},
+        ["block.order = full_pre", "must be post where anti_alias=blur"],
+    ),
+    ({"anti_alias": "average", "block.stride_conv": 1}, ["block.stride_conv = 1", "must be 2"]),
+    ({"anti_alias": "average", "shortcut.join": "scale"}, ["shortcut.join = scale", "must be add"]),
+    ({"anti_alias": "blur", "strides": [1, 3, 2, 2]}, ["strides = [1, 3, 2, 2]", "at most 2"]),
+    (
+        {"anti_alias": "blur", "stem.pool_padding": "ceil"},
+        ["stem.pool_padding = ceil", "must be symmetric"],
+    ),
 ]
+
+
+def test_an_eps_of_zero_is_possible() -> None:
+    assert ResNetSpec().replace(**{"norm.eps": 0}).norm.eps == 0.0
 
 
 @pytest.mark.parametrize(
@@ -209,6 +225,8 @@ def test_numbers_are_finite(field: str, number: float) -> None:
         ({"norm.eps": "1e-5"}, "norm.eps: expected float, found '1e-5'"),
         ({"norm.eps": None}, "norm.eps: expected float, found None"),
         ({"stem.pool": "avg"}, "stem.pool: 'avg' is not one of none, max"),
+        ({"anti_alias": "blurpc"}, "anti_alias: 'blurpc' is not one of none, average, blur"),
+        ({"anti_alias": True}, "anti_alias: True is not one of none, average, blur"),
         ({"block.stride_conv": True}, "block.stride_conv: True is not one of 1, 2"),
         ({"block.stride_conv": 3}, "block.stride_conv: 3 is not one of 1, 2"),
         ({"block.order": ["post"]}, "block.order: ['post'] is not one of post"),

@@ -31,6 +31,7 @@ class Mistake:
     changes: Mapping[str, Any] = field(default_factory=dict)
     damage: Callable[[Weights], Weights] = unchanged
     given: Mapping[str, Any] = field(default_factory=dict)  # changes to the preset on both sides
+    side: int = 64  # of the images
 
     @property
     def spec(self) -> ResNetSpec:
@@ -39,7 +40,7 @@ class Mistake:
     @property
     def size(self) -> int:
         """Even, and large enough that the last feature map is more than one pixel."""
-        return min(64, get_spec(self.preset).image_size)
+        return min(self.side, get_spec(self.preset).image_size)
 
     @property
     def wrong_spec(self) -> ResNetSpec:
@@ -129,6 +130,36 @@ MISTAKES = (
         "stem.pool",
         {"stem.pool_padding": "zero"},
     ),
+    # At 66 pixels the pool sees 33: Caffe has 16 windows there, SAME has 17.
+    Mistake(
+        "Caffe's pool on the SAME grid",
+        "he/resnet50",
+        "stem.pool",
+        {"stem.pool_padding": "same"},
+        side=66,
+    ),
+    Mistake(
+        "Caffe's pool padded symmetrically",
+        "he/resnet18_b",
+        "stem.pool",
+        {"stem.pool_padding": "symmetric"},
+    ),
+    Mistake("anti-aliasing left out", "timm/resnetaa50", "stem.pool", {"anti_alias": "none"}),
+    Mistake("average for blur", "timm/resnetblur18", "stem.pool", {"anti_alias": "average"}),
+    Mistake(
+        "strided convolution for blur",
+        "timm/resnetblur50",
+        "stages.1.blocks.0.conv2",
+        {"anti_alias": "none"},
+        given={"stem.pool": "none"},
+    ),
+    Mistake(
+        "blur for average in the blocks",
+        "timm/resnetaa34d",
+        "stages.1.blocks.0.anti_alias",
+        {"anti_alias": "blur"},
+        given={"stem.pool": "none"},
+    ),
     Mistake("pool left out", TV18, "stem.pool", {"stem.pool": "none"}),
     Mistake("max for average pooling", TV18, "pool", {"head.pool": "max"}),
     Mistake(
@@ -171,6 +202,7 @@ MISTAKES = (
     # norms
     Mistake("eps of keras.applications", TV18, "stem.norm1", {"norm.eps": 1.001e-5}),
     Mistake("eps of Keras", TV18, "stem.norm1", {"norm.eps": 1e-3}),
+    Mistake("eps for none", TV18, "stem.norm1", {"norm.eps": 1e-5}, given={"norm.eps": 0.0}),
     Mistake("group norm with fewer groups", "timm/resnet50_gn", "stem.norm1", {"norm.groups": 2}),
     Mistake("final norm left out", "timm/resnetv2_50", "final_norm", {"head.final": "none"}),
     Mistake(

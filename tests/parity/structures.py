@@ -67,4 +67,6 @@ COVERING = covering(STRUCTURES)  # the others are in the zoo
 
 def sizes(spec: ResNetSpec) -> tuple[int, int]:
     """An even and an odd image size at which the last feature map is more than one pixel."""
+    if spec.anti_alias == "average":
+        return (64, 65)  # the stem's pool leaves out the last row of 33; later maps must be even
     return (64, 75) if spec.image_size > 64 else (32, 37)

@@ -84,6 +84,7 @@ OPTIONS = {
     "feature-map": {"num_classes": 0, "head.pool": "none"},
     "max-pooled-head": {"head.pool": "max"},
     "eps": {"norm.eps": 1e-3},
+    "no-eps": {"norm.eps": 0.0},
     "group-norm": {"norm.kind": "group", "norm.groups": 4},
     "all-biases": {
         "stem.bias": True,
@@ -113,7 +114,17 @@ PAIRWISE = [
 
 @pytest.mark.parametrize(("preset", "option", "framework"), rest_in_zoo(OPTION_CASES, PAIRWISE))
 def test_options_work_on_any_preset(preset: str, option: str, framework: str):
-    spec = STRUCTURES[preset].replace(**OPTIONS[option])
+    _require_the_reference(STRUCTURES[preset].replace(**OPTIONS[option]), framework)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_dilated_stage_is_blurred_alike(framework: str):
+    """At stride 1, which no preset does."""
+    dilated = STRUCTURES["timm/resnetblur18"].replace(dilate=(False, False, False, True))
+    _require_the_reference(dilated, framework)
+
+
+def _require_the_reference(spec, framework: str):
     images = probe_images((2, 40, 35, spec.in_channels), dtype="float64")
     traces = [
         p.trace(model, images)

@@ -9,10 +9,12 @@ import dataclasses
 
 import pytest
 
-from shared import Trace, compare, probe_images, probe_weights
+from shared import ResNetSpec, Trace, compare, probe_images, probe_weights
+from shared.architecture import ops
 from shared.frameworks import reference
 from tests.parity.planted import MISTAKES, Mistake
 from tests.parity.rendering import FRAMEWORKS, package
+from tests.parity.structures import STRUCTURES
 from tests.zoo import rest_in_zoo
 
 IDS = [mistake.name.replace(" ", "-") for mistake in MISTAKES]
@@ -64,3 +66,45 @@ def test_mistake_is_caught_and_located(mistake: Mistake, framework: str, truth):
     comparison = compare(dataclasses.replace(wrong, spec=mistake.spec), truth(mistake))
     assert not comparison.passed
     assert comparison.first_divergence == f"eval/{mistake.where}"
+
+
+def _trace(side: str, spec: ResNetSpec) -> Trace:
+    rendering = reference if side == "reference" else package(side)
+    model = rendering.build(spec, dtype="float64")
+    rendering.load_weights(model, probe_weights(spec, dtype="float64"))
+    return rendering.trace(model, probe_images((2, 64, 64, 3), dtype="float64"))
+
+
+def test_a_wrong_pad_of_the_plan_is_noticed_by_the_reference(monkeypatch):
+    """PyTorch and Flax pad this pool by `ops.window_pads`: a mistake there leaves them equal."""
+    right = ops.window_pads
+
+    def odd_pixel_in_front(*arguments):
+        return tuple(pads[::-1] for pads in right(*arguments))
+
+    monkeypatch.setattr(ops, "window_pads", odd_pixel_in_front)
+    torch, flax, truth = (
+        _trace(side, STRUCTURES["tf/resnet18_v1"]) for side in ("torch", "flax", "reference")
+    )
+    assert compare(torch, flax).passed
+    for wrong in (torch, flax):
+        comparison = compare(wrong, truth)
+        assert not comparison.passed
+        assert comparison.first_divergence == "eval/stem.pool"
+
+
+def test_a_blur_with_another_border_is_caught(monkeypatch):
+    """timm's `blurpc` pads with zeros, and has the same weights."""
+    import torch.nn.functional as F
+
+    def zeros_outside(self, x):
+        kernel = self.filter.expand(x.shape[1], -1, -1, -1)
+        return F.conv2d(x, kernel, stride=self.op.stride, padding=1, groups=x.shape[1])
+
+    monkeypatch.setattr(package("torch").layers.BlurPool2d, "forward", zeros_outside)
+    wrong, truth = (
+        _trace(side, STRUCTURES["timm/resnetblur50"]) for side in ("torch", "reference")
+    )
+    comparison = compare(wrong, truth)
+    assert not comparison.passed
+    assert comparison.first_divergence == "eval/stem.anti_alias"

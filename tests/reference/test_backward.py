@@ -39,6 +39,13 @@ WINDOWS = [
     ops.AvgPool(stride=1),
     ops.AvgPool(stride=1, count_pad=True),
 ]
+# Whose windows do not fit one pixel.
+LARGER_WINDOWS = [
+    ops.MaxPool(padding="ceil"),
+    ops.AvgPool(padding="valid"),
+    ops.BlurPool(),
+    ops.BlurPool(1),
+]
 OTHERS = [
     ops.BatchNorm(4, eps=1e-3),
     ops.GroupNorm(4, 1, eps=1e-3),
@@ -108,6 +115,12 @@ def test_windows_against_finite_differences(op: ops.Op, size: tuple[int, int]) -
     check_differences(op, size, False, BACKWARD[type(op)])
 
 
+@pytest.mark.parametrize("size", [(8, 9), (7, 6), (2, 3)], ids=str)
+@pytest.mark.parametrize("op", LARGER_WINDOWS, ids=identity)
+def test_larger_windows_against_finite_differences(op: ops.Op, size: tuple[int, int]) -> None:
+    check_differences(op, size, False, BACKWARD[type(op)])
+
+
 @pytest.mark.parametrize("op", OTHERS, ids=identity)
 def test_operators_against_finite_differences(op: ops.Op) -> None:
     check_differences(op, (5, 4), isinstance(op, ops.BatchNorm), BACKWARD[type(op)])
@@ -118,7 +131,11 @@ def test_frozen_batch_norm_against_finite_differences() -> None:
 
 
 def test_every_operator_has_a_gradient() -> None:
-    assert BACKWARD.keys() == OPERATORS.keys() == {type(op) for op in (*WINDOWS, *OTHERS)}
+    assert (
+        BACKWARD.keys()
+        == OPERATORS.keys()
+        == {type(op) for op in (*WINDOWS, *LARGER_WINDOWS, *OTHERS)}
+    )
 
 
 def gradient_of(op: ops.Op, dy: list, x: list) -> list:
@@ -139,6 +156,7 @@ def gradient_of(op: ops.Op, dy: list, x: list) -> list:
             [[0, 0, 0, 0], [0, 4, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]],
         ),  # first is a zero of the border
         ("same", [[1, 0, 2, 0], [0, 0, 0, 0], [3, 0, 4, 0], [0, 0, 0, 0]]),  # they start at 0 and 2
+        ("ceil", [[1, 0, 2, 0], [0, 0, 0, 0], [3, 0, 4, 0], [0, 0, 0, 0]]),
     ],
 )
 def test_the_first_of_equal_maxima_takes_all(padding: str, expected: list) -> None:
@@ -165,10 +183,34 @@ def test_relu_at_zero() -> None:
     assert gradient_of(ops.ReLU(), [[5, 5, 5]], [[-1, 0, 2]]) == [[0, 0, 5]]
 
 
+def windowed(op: ops.Op, x, weight, bias):
+    """PyTorch's output of a convolution or a pool; it pads explicitly what the operator pads."""
+    from torch.nn import functional as F
+
+    if isinstance(op, ops.BlurPool):
+        kernel = x.new_tensor([[1, 2, 1], [2, 4, 2], [1, 2, 1]]).expand(4, 1, 3, 3) / 16
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), "reflect"), kernel, stride=op.stride, groups=4)
+    fill = op.pad_value if isinstance(op, ops.MaxPool) else 0.0
+    (top, bottom), (left, right) = op.pads((9, 8))
+    sides = (left, right, top, bottom)
+    framed = F.pad(x, sides, value=fill)
+    if isinstance(op, ops.MaxPool):
+        return F.max_pool2d(framed, 3, 2)
+    if isinstance(op, ops.AvgPool):
+        ones = F.pad(x.detach() * 0 + 1, sides, value=float(op.count_pad))
+        return F.avg_pool2d(framed, 2, op.stride) / F.avg_pool2d(ones, 2, op.stride)
+    kernel = weight
+    if op.weight_std_eps:  # timm's formulation
+        rows = weight.reshape(1, op.out_channels, -1)
+        kernel = F.batch_norm(rows, None, None, training=True, eps=op.weight_std_eps)
+        kernel = kernel.reshape(weight.shape)
+    return F.conv2d(framed, kernel, bias, op.stride, 0, op.dilation, op.groups)
+
+
 # Against autograd, ties of max pools among them.
 
 
-@pytest.mark.parametrize("op", [*WINDOWS, *OTHERS[:4]], ids=identity)
+@pytest.mark.parametrize("op", [*WINDOWS, *LARGER_WINDOWS, *OTHERS[:4]], ids=identity)
 def test_operators_against_autograd(op: ops.Op) -> None:
     torch = pytest.importorskip("torch")
     F = torch.nn.functional
@@ -189,24 +231,7 @@ def test_operators_against_autograd(op: ops.Op) -> None:
     elif isinstance(op, ops.GroupNorm):
         y = F.group_norm(nchw, op.groups, weight, bias, op.eps)
     else:
-        fill = op.pad_value if isinstance(op, ops.MaxPool) else 0.0
-        (top, bottom), (left, right) = op.pads((9, 8))
-        framed = F.pad(nchw, (left, right, top, bottom), value=fill)
-        if isinstance(op, ops.Conv):
-            kernel = weight
-            if op.weight_std_eps:  # timm's formulation
-                rows = weight.reshape(1, op.out_channels, -1)
-                kernel = F.batch_norm(
-                    rows, None, None, training=True, eps=op.weight_std_eps
-                ).reshape(weight.shape)
-            y = F.conv2d(framed, kernel, bias, op.stride, 0, op.dilation, op.groups)
-        elif isinstance(op, ops.MaxPool):
-            y = F.max_pool2d(framed, 3, 2)
-        else:
-            ones = F.pad(
-                torch.ones_like(nchw), (left, right, top, bottom), value=float(op.count_pad)
-            )
-            y = F.avg_pool2d(framed, 2, op.stride) / F.avg_pool2d(ones, 2, op.stride)
+        y = windowed(op, nchw, weight, bias)
     expected = torch.autograd.grad(
         y, [x, *leaves.values()], torch.from_numpy(dy).permute(0, 3, 1, 2)
     )

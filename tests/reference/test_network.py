@@ -17,7 +17,7 @@ from shared.architecture.presets import miniature
 from shared.frameworks import reference
 from shared.reference import forward
 from shared.weights.random import named_rng
-from tests.probes import images_for, relative_error
+from tests.probes import SIZE, images_for, relative_error
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -26,6 +26,7 @@ F = torch.nn.functional
 OPERATOR_LIMIT = 1e-14
 
 SIZES = [(8, 9), (7, 6), (1, 2)]
+LARGER_SIZES = [(8, 9), (7, 6), (2, 3)]  # for operators that cannot take one pixel
 
 
 def random(name: str, *shape: int) -> np.ndarray:
@@ -143,6 +144,19 @@ def test_batch_norm() -> None:
     assert relative_error(found, nhwc(expected)) <= OPERATOR_LIMIT
 
 
+@pytest.mark.parametrize(("unbiased", "factor"), [(True, 6 / 5), (False, 1.0)])
+def test_which_variance_is_stored(unbiased: bool, factor: float) -> None:
+    """Six values of a channel, their variance (biased) 35 / 12; the old one counts for 3 / 4."""
+    op = ops.BatchNorm(1, momentum=0.75, unbiased=unbiased)
+    weights = {"running_mean": np.array([2.0]), "running_var": np.array([1.0])}
+    x = np.arange(1.0, 7.0).reshape(1, 2, 3, 1)
+    batch, moved = forward.batch_statistics(op, weights, x)
+    assert batch["running_var"] == pytest.approx(35 / 12, rel=OPERATOR_LIMIT)
+    assert moved["running_mean"] == pytest.approx(0.75 * 2.0 + 0.25 * 3.5, rel=OPERATOR_LIMIT)
+    expected = 0.75 * 1.0 + 0.25 * 35 / 12 * factor
+    assert moved["running_var"] == pytest.approx(expected, rel=OPERATOR_LIMIT)
+
+
 def test_batch_norm_by_hand() -> None:
     weights = {
         leaf: np.array([v])
@@ -173,8 +187,73 @@ def test_max_pool(padding: str, size: tuple[int, int]) -> None:
     assert np.array_equal(forward.max_pool(op, {}, x), nhwc(expected))
 
 
+def caffe_max_pool(x: np.ndarray, kernel: int, stride: int) -> np.ndarray:
+    """Max pooling without padding as Caffe's pooling_layer.cpp loops over it, pixel by pixel.
+
+    `pooled_height_` is ceil((height - kernel) / stride) + 1 in float arithmetic; the step that
+    clips the last window is taken only where there is padding.
+    """
+    images, height, width, channels = x.shape
+    pooled = [int(np.ceil((n - kernel) / stride)) + 1 for n in (height, width)]
+    y = np.full((images, *pooled, channels), -np.finfo(np.float64).max)
+    for ph in range(pooled[0]):
+        for pw in range(pooled[1]):
+            hstart, wstart = ph * stride, pw * stride
+            hend, wend = min(hstart + kernel, height), min(wstart + kernel, width)
+            for h in range(hstart, hend):
+                for w in range(wstart, wend):
+                    y[:, ph, pw] = np.maximum(y[:, ph, pw], x[:, h, w])
+    return y
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 6, 7, 8, 112, 113])
+def test_ceil_pool_is_caffes(n: int) -> None:
+    x = random("x", 2, n, 9, 3) - 2  # mostly negative, so that zeros in the border would win
+    op = ops.MaxPool(padding="ceil")
+    expected = caffe_max_pool(x, 3, 2)
+    assert np.array_equal(forward.max_pool(op, {}, x), expected)
+    assert op.output((n, 9, 3)) == expected.shape[1:]
+    assert np.array_equal(nhwc(F.max_pool2d(nchw(x), 3, 2, ceil_mode=True)), expected)
+
+
+def test_ceil_pool_differs_from_same_at_odd_sizes_alone() -> None:
+    """The feature map behind the stem's pool has 56 rows and not 57 in He's networks at 225."""
+    ceil, same = ops.MaxPool(padding="ceil"), ops.MaxPool(padding="same")
+    even, odd = random("x", 2, 112, 8, 3), random("x", 2, 113, 9, 3)
+    assert np.array_equal(forward.max_pool(ceil, {}, even), forward.max_pool(same, {}, even))
+    assert forward.max_pool(ceil, {}, odd).shape == (2, 56, 4, 3)
+    assert forward.max_pool(same, {}, odd).shape == (2, 57, 5, 3)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", LARGER_SIZES, ids=str)
+def test_blur_pool(size: tuple[int, int], stride: int) -> None:
+    """timm's BlurPool2d: one filter for each channel, on an image padded by reflection."""
+    x, op = random("x", 2, *size, 3), ops.BlurPool(stride)
+    kernel = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
+    framed = F.pad(nchw(x), (1, 1, 1, 1), mode="reflect")
+    expected = F.conv2d(framed, kernel.double().expand(3, 1, 3, 3), stride=stride, groups=3)
+    assert relative_error(forward.blur_pool(op, {}, x), nhwc(expected)) <= OPERATOR_LIMIT
+    assert op.output((*size, 3)) == nhwc(expected).shape[1:]
+
+
+def test_blur_pool_by_hand() -> None:
+    """Two rows alike, (1, 3, 5): reflected, 3 1 3 5 3."""
+    x = np.array([[1.0, 3.0, 5.0], [1.0, 3.0, 5.0]]).reshape(1, 2, 3, 1)
+    assert forward.blur_pool(ops.BlurPool(), {}, x)[0, :, :, 0].tolist() == [[2.0, 4.0]]
+    assert forward.blur_pool(ops.BlurPool(1), {}, x)[0, :, :, 0].tolist() == [[2.0, 3.0, 4.0]] * 2
+
+
+@pytest.mark.parametrize("size", LARGER_SIZES, ids=str)
+def test_valid_avg_pool(size: tuple[int, int]) -> None:
+    x, op = random("x", 2, *size, 3), ops.AvgPool(padding="valid")
+    expected = nhwc(F.avg_pool2d(nchw(x), 2))
+    assert relative_error(forward.avg_pool(op, {}, x), expected) <= OPERATOR_LIMIT
+    assert op.output((*size, 3)) == expected.shape[1:]
+
+
 @pytest.mark.parametrize(
-    ("padding", "expected"), [("symmetric", -1.0), ("zero", 0.0), ("same", -1.0)]
+    ("padding", "expected"), [("symmetric", -1.0), ("zero", 0.0), ("same", -1.0), ("ceil", -1.0)]
 )
 def test_what_a_max_pool_sees_outside_the_image(padding: str, expected: float) -> None:
     x = np.full((1, 2, 2, 1), -1.0)
@@ -231,10 +310,10 @@ def test_dropout_does_nothing_at_inference() -> None:
     ],
     ids=lambda value: getattr(value, "mode", ""),
 )
-def test_joins_by_hand(op: ops.Merge, expected: float) -> None:
+def test_merges_by_hand(op: ops.Merge, expected: float) -> None:
     logit = np.log(3.0)  # sigmoid 3/4
     gate = (np.array([logit]),) if op.mode.endswith("gate") else ()
-    found = forward.join(op, {}, np.array([3.0]), np.array([5.0]), *gate)
+    found = forward.merge(op, {}, np.array([3.0]), np.array([5.0]), *gate)
     assert found.item() == pytest.approx(expected, rel=OPERATOR_LIMIT)
 
 
@@ -260,7 +339,7 @@ def test_every_operator_is_known() -> None:
 def test_trace_has_every_layer_with_the_plans_shape() -> None:
     spec = miniature(get_spec("timm/resnet50d"))
     trace = reference.trace(reference.build(spec), images_for(spec))
-    shapes = {f"eval/{row.name}": (2, *row.output) for row in make_plan(spec, (32, 45)).layers}
+    shapes = {f"eval/{row.name}": (2, *row.output) for row in make_plan(spec, SIZE).layers}
     assert {name: trace.shape(name) for name in trace.names} == shapes | {"eval/output": (2, 10)}
     assert np.array_equal(trace["eval/output"], trace["eval/head"])
 

@@ -1,8 +1,8 @@
 """The spec of a network from its tensors, and the presets that it could be.
 
 Tensors tell depths, widths, groups, biases, and which layers there are. They cannot tell eps,
-strides, padding, or the side of zero channels: those come from the convention of whoever named the
-tensors.
+strides, padding, pools, or the side of zero channels: those come from the convention of whoever
+named the tensors.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ NOT_INFERABLE = (
     "weight_std_eps",
     "strides",
     "dilate",
+    "anti_alias",
     "stem.padding",
     "stem.pool",
     "stem.pool_padding",
@@ -54,6 +55,7 @@ def not_inferable(spec: ResNetSpec) -> dict[str, Any]:
         "weight_std_eps": spec.weight_std_eps is not None,
         "block.stride_block": spec.block.stride_block != "first",
         "dilate": any(spec.dilate),
+        "anti_alias": spec.block.order == "post",
         "shortcut.join": spec.shortcut.join != "add",
         "head.pool": spec.head.pool != "avg",
     }
@@ -253,7 +255,7 @@ def _plain(spec: ResNetSpec) -> ResNetSpec:
 @functools.lru_cache(maxsize=1024)
 def _resolved(spec: ResNetSpec) -> tuple[Any, ...]:
     """All that the plan says, without the spec that it came from."""
-    plan = make_plan(spec, 64)
+    plan = make_plan(spec)
     return tuple(
         getattr(plan, f.name)
         for f in dataclasses.fields(Plan)

@@ -128,6 +128,7 @@ _AVG_DOWN = {
     "shortcut.norm": "layer{s1}.{b}.downsample.2",
 }
 _TIMM_FREE = (*SIZES[:-1], "block.groups", "block.base_width", "dilate", "stem.convs", "head.pool")
+_TIMM_V1_FREE = (*_TIMM_FREE, "anti_alias")  # aa_layer
 _TIMM_V2 = {
     "stem.conv1": "stem.conv",
     "stem.norm1": "stem.norm",
@@ -260,11 +261,11 @@ FORMATS: dict[str, Format] = {
             _torch(_PLAIN, "torchvision/resnet50", free=(*SIZES[:-1], "block.groups", "block.base_width", "dilate")),
         )),
         Format("timm", "timm resnet and resnetv2", ("torch", "safetensors"), (
-            _torch(_PLAIN, "timm/resnet50", free=_TIMM_FREE),
-            _torch({**_PLAIN, **_DEEP}, "timm/resnet50c", free=_TIMM_FREE),
-            _torch({**_PLAIN, **_DEEP, **_AVG_DOWN}, "timm/resnet50d", free=_TIMM_FREE),
-            _torch({**_PLAIN, **_AVG_DOWN}, "timm/resnet50", changes={"shortcut.pool": "avg"}, free=_TIMM_FREE),
-            _torch(_PLAIN, "timm/resnet50_gn", free=_TIMM_FREE),
+            _torch(_PLAIN, "timm/resnet50", free=_TIMM_V1_FREE),
+            _torch({**_PLAIN, **_DEEP}, "timm/resnet50c", free=_TIMM_V1_FREE),
+            _torch({**_PLAIN, **_DEEP, **_AVG_DOWN}, "timm/resnet50d", free=_TIMM_V1_FREE),
+            _torch({**_PLAIN, **_AVG_DOWN}, "timm/resnet50", changes={"shortcut.pool": "avg"}, free=_TIMM_V1_FREE),
+            _torch(_PLAIN, "timm/resnet50_gn", free=_TIMM_V1_FREE),
             _torch(_TIMM_V2, "timm/resnetv2_50", head_is_conv=True, free=_TIMM_FREE),
             _torch({**_TIMM_V2, **_TIMM_V2_DEEP}, "timm/resnetv2_50d", head_is_conv=True, free=_TIMM_FREE),
             _torch({**_TIMM_V2, **_TIMM_V2_DEEP}, "timm/resnetv2_50d_gn", head_is_conv=True, free=_TIMM_FREE),

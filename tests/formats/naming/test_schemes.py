@@ -11,10 +11,16 @@ from shared import CheckpointError, get_spec, list_presets, make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.formats.checkpoint import Wanted, identify
 from shared.formats.containers.archive import Archive, Entry
-from shared.formats.naming.infer import candidates, differences, infer_spec, same_function
+from shared.formats.naming.infer import (
+    candidates,
+    differences,
+    infer_spec,
+    not_inferable,
+    same_function,
+)
 from shared.formats.naming.names import canonical_names, foreign_names
 from shared.formats.naming.schemes import FORMATS
-from shared.formats.render import choose_scheme, fold_bias, fold_eps, obstacles, render
+from shared.formats.render import choose_scheme, expressing, fold_bias, fold_eps, obstacles, render
 
 FLOAT32 = np.dtype(np.float32)
 # blocks; deeper presets repeat the same ones, and a few stand for their numbers of two digits
@@ -66,7 +72,9 @@ def test_every_format_that_can_express_a_preset_names_it(preset: str) -> None:
         found = identify(Path("file"), archive_of(spec, name), Wanted(name))
         assert list(found.entries) == list(make_plan(spec).tensors), name
         if scheme.free is not None:
-            assert same_function(found.spec, spec), (name, differences(found.spec, spec))
+            # No tensor tells it, and timm lets one choose it.
+            told = found.spec.replace(anti_alias=spec.anti_alias)
+            assert same_function(told, spec), (name, differences(told, spec))
             assert found.preset is not None
     assert expressed >= 4  # our own
 
@@ -157,11 +165,45 @@ def test_a_network_that_is_no_preset_is_inferred(preset: str) -> None:
 
 def test_candidates_are_all_with_the_same_tensors() -> None:
     found = candidates(get_spec("torchvision/resnet50", num_classes=10))
-    assert {"torchvision/resnet50", "timm/resnet50", "flax/resnet50", "tf/resnet50_v1"} <= set(
-        found
-    )
+    assert set(found) >= {
+        "torchvision/resnet50",
+        "timm/resnet50",
+        "timm/resnetaa50",
+        "timm/resnetblur50",
+        "he/resnet50_no_bias",
+        "flax/resnet50",
+        "tf/resnet50_v1",
+    }
     assert "keras/resnet50" not in found  # has biases
     assert "timm/resnet50d" not in found
+
+
+def test_anti_aliasing_is_what_no_tensor_tells() -> None:
+    average, v2 = get_spec("timm/resnetaa50"), get_spec("timm/resnetv2_50")
+    assert not_inferable(average)["anti_alias"] == "average"
+    assert not_inferable(get_spec("torchvision/resnet50"))["anti_alias"] == "none"
+    assert "anti_alias" not in not_inferable(v2)  # which nobody has anti-aliased
+
+
+def test_networks_that_differ_in_a_pool_are_different() -> None:
+    """At 224 pixels Caffe's pool is the SAME one, and other sizes tell them apart."""
+    plain, twins = get_spec("torchvision/resnet50"), candidates(get_spec("torchvision/resnet50"))
+    same = {name for name in twins if same_function(plain, get_spec(name))}
+    assert not same & {"timm/resnetaa50", "timm/resnetblur50", "he/resnet50_no_bias"}
+    he = get_spec("he/resnet50")
+    assert not same_function(he, he.replace(**{"stem.pool_padding": "same"}))
+
+
+@pytest.mark.parametrize("preset", ["timm/resnetaa50", "timm/resnetblur18", "timm/resnetaa34d"])
+def test_formats_without_anti_aliasing_refuse_it(preset: str) -> None:
+    """timm's own tensors have the same names, and torchvision's code cannot be these networks."""
+    spec = get_spec(preset)
+    assert expressing(spec, FORMATS["timm"])
+    for name in ("canonical", "torch", "keras", "nnx"):
+        assert expressing(spec, FORMATS[name])
+    for name in ("torchvision", "huggingface", "keras-hub", "keras-applications", "linen"):
+        with pytest.raises(CheckpointError, match=f"anti_alias is none there, {spec.anti_alias}"):
+            choose_scheme(spec, FORMATS[name])
 
 
 def with_values(spec: ResNetSpec) -> dict[str, Entry]:
