@@ -39,6 +39,12 @@ class FrameworkError(RosettaError, RuntimeError):
     """A framework that is not installed, or that failed while it ran."""
 
 
+def shown(name: str) -> str:
+    """An untrusted name for a message: quoted, on one line, not too long."""
+    text = ascii(name)
+    return text if len(text) <= 120 else f"{text[:80]}…{text[-30:]}"
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """A hint `` (nearest: a, b)`` of the known names most like `name`; empty when none is."""
     close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)

@@ -6,8 +6,7 @@ No model is built to read one.
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ import numpy as np
 from shared.architecture.preprocessing import PREPROCESSING
 from shared.architecture.presets import get_preset
 from shared.architecture.spec import ResNetSpec
-from shared.errors import CheckpointError, RosettaError, SpecError, nearest
+from shared.errors import RosettaError, SpecError, nearest
 from shared.formats.attempt import Identified, Wanted, attempt
 from shared.formats.configuration.statements import Statements, with_layer_names
-from shared.formats.containers.ahead import OnFirstLoad
 from shared.formats.containers.archive import Archive
 from shared.formats.containers.registry import read_archive
 from shared.formats.naming.infer import candidates
@@ -29,8 +27,8 @@ from shared.formats.naming.nearest_preset import Nearest, by_names
 from shared.formats.naming.schemes import FORMATS, Format
 from shared.formats.readings import Reading, no_resnet, occurs_in, readings, weight_names
 from shared.formats.sources import FetchedFile, fetch
-from shared.weights.canonical import Weights, raise_problems
-from shared.weights.digests import sha256_of
+from shared.formats.values import ValueCheck
+from shared.weights.canonical import Weights
 
 MANY = 1 << 30
 WHOLE = 0.5  # a file of whose names a scheme knows fewer is not that scheme's
@@ -83,61 +81,17 @@ class Checkpoint(Identified):
         Raises `CheckpointError` at the end, naming every tensor that is not finite, a variance
         below zero, or not what the SHA-256 in the file's metadata says.
         """
-        digests, problems = self._digests(), []
+        check = self.value_check()
         for name, entry in self.entries.items():
             array = entry.load()
-            problems += self._problems(name, array, digests)
+            check.add(name, array)
             yield name, array
-        self._raise(problems)
+        check.finish()
 
-    def watched(self) -> OnFirstLoad[list[tuple[str, str]]]:
-        """The entries, whose values are checked when they are loaded; what is found is for
-        `raise_found`.
-        """
-        digests = self._digests()
-        return OnFirstLoad(self.entries, lambda name, array: self._problems(name, array, digests))
-
-    def raise_found(self, found: Mapping[str, list[tuple[str, str]]]) -> None:
-        """Raise what `arrays` would."""
-        self._raise([problem for problems in found.values() for problem in problems])
-
-    def _problems(
-        self, name: str, array: np.ndarray, digests: Mapping[str, Any] | None
-    ) -> list[tuple[str, str]]:
-        """(kind, what) of all that is wrong with the values."""
-        found = []
-        if digests is not None and digests.get(name) != sha256_of(array):
-            found.append(("damaged", f"{name} does not match its SHA-256"))
-        if not np.isfinite(array).all():
-            found.append(
-                (
-                    "not finite",
-                    f"{self.names[name]} has {int((~np.isfinite(array)).sum())} such values",
-                )
-            )
-        elif name.endswith("running_var") and (array < 0).any():
-            found.append(
-                ("negative", f"{self.names[name]} has {int((array < 0).sum())} negative variances")
-            )
-        return found
-
-    def _raise(self, problems: Sequence[tuple[str, str]]) -> None:
-        kinds = ("damaged", "not finite", "negative")
-        raise_problems(
-            str(self.path), {kind: [what for k, what in problems if k == kind] for kind in kinds}
-        )
-
-    def _digests(self) -> dict[str, Any] | None:
-        """The SHA-256 of each tensor, where the file tells them."""
-        if self.format.name != "canonical" or "sha256" not in self.archive.metadata:
-            return None
-        try:
-            digests = json.loads(self.archive.metadata["sha256"])
-        except (ValueError, RecursionError):
-            digests = None
-        if not isinstance(digests, dict):
-            raise CheckpointError(f"{self.path}: its table of SHA-256 digests is invalid")
-        return digests
+    def value_check(self) -> ValueCheck:
+        """Checks the tensors one by one, for callers that read them in an order of their own."""
+        digests = self.archive.metadata.get("sha256") if self.format.name == "canonical" else None
+        return ValueCheck(self.path, self.names, digests)
 
     def weights(self) -> Weights:
         """All canonical weights, in memory."""

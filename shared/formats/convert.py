@@ -1,5 +1,7 @@
-"""From any checkpoint format to any other: rendered, written in one step, read back and compared
-bit by bit.
+"""From any checkpoint format to any other, in one pass over the source.
+
+Each tensor goes through the stages of `shared.formats.pipeline` into a temporary file. That is read
+back and compared with the digests that were kept on the way, and takes the place of the target.
 """
 
 from __future__ import annotations
@@ -11,27 +13,26 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from mmap import ACCESS_READ, mmap
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from shared.architecture.presets import get_spec
 from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, SpecError
 from shared.formats.checkpoint import Checkpoint, Wanted, get_format, identify, open_checkpoint
-from shared.formats.containers import safetensors_file
-from shared.formats.containers.ahead import OnFirstLoad, each
 from shared.formats.containers.archive import Archive, Entry
+from shared.formats.containers.prefetch import map_prefetched
 from shared.formats.containers.registry import CONTAINERS, Container, by_suffix
+from shared.formats.folding import fit
 from shared.formats.naming.infer import same_function
-from shared.formats.naming.schemes import Format, Scheme
-from shared.formats.render import choose_scheme, fold_bias, fold_eps, render
+from shared.formats.naming.names import foreign_names, plan_of
+from shared.formats.naming.schemes import Format
+from shared.formats.pipeline import Pipeline, choose_dtypes
+from shared.formats.render import render
 from shared.weights.canonical import FORMAT, float_dtype
 from shared.weights.digests import sha256_of
-from shared.weights.files import creating_folder, replacing, write_tensors
+from shared.weights.files import creating_folder, replacing
+from shared.weights.tensor_writer import rewrite_metadata, write_safetensors
 
 # What a file is taken to be when `--to` does not say.
 USUAL = {
@@ -44,7 +45,6 @@ USUAL = {
     "npz": "bit",
 }
 
-WINDOW = 16 << 20  # bytes of a file that are mapped at once
 NO_DIGEST = "0" * 64  # as long as a SHA-256
 
 
@@ -93,15 +93,6 @@ class Conversion:
         }
 
 
-@dataclass
-class _ConversionState:
-    """What is carried: the network, its tensors, and what was done to them on the way."""
-
-    spec: ResNetSpec
-    entries: Mapping[str, Entry]
-    notes: list[str] = field(default_factory=list)
-
-
 def convert(
     source: Checkpoint | str | Path,
     output: str | Path,
@@ -115,61 +106,58 @@ def convert(
     ('keras', 64, ())
 
     Args:
-        source: from `open_checkpoint`, or what it takes.
+        source: from `open_checkpoint`, or what it takes. Its tensors are read once.
         output: a file, or a folder that does not exist yet for formats that are folders.
         to: a key of `FORMATS`; what files called like `output` usually are when None.
         options: folding and rounding, neither of which happens unasked.
 
     Raises `CheckpointError` for a target that cannot express the network, naming every field that
-    stands in the way, for values that are not finite, and for a file that cannot be written; an old
-    target then stands untouched.
-
-    The source is read twice: values are checked, and hashed for a canonical file, on their way to a
-    temporary file, and loaded anew to be compared with what was read back from it.
+    stands in the way; for values that are not finite, or that the target's dtype cannot hold,
+    counting all tensors and naming the first; and for a file that cannot be written. An old target
+    then stands untouched.
     """
     output, options = Path(output), options or Options()
     target, container = find_target(output, to)
     if not isinstance(source, Checkpoint):
         source = open_checkpoint(source)
-    values = source.watched()
-    cargo = _ConversionState(source.spec, values.entries)
-    _cast(cargo, container, options)
-    scheme = _fit(cargo, target, options)
-    digests = (
-        OnFirstLoad(cargo.entries, lambda name, array: sha256_of(array))
-        if target.name == "canonical"
-        else None
-    )
-    if digests:
-        cargo.entries = digests.entries
-    archive = render(cargo.spec, cargo.entries, target, scheme, container.name)
+    fitted = fit(source.spec, target, bias=options.fold_bias, eps=options.fold_eps)
+    dtypes, casting = choose_dtypes(source, fitted, container, options.dtype)
+
+    pipeline = Pipeline(source, fitted, dtypes)
+    archive = render(fitted.spec, pipeline.entries, target, fitted.scheme, container.name)
     if "spec" in archive.metadata:  # a format of our own has room for what else is known
-        archive = replace(
-            archive, metadata={**archive.metadata, "preprocessing": source.preprocessing}
-        )
-    if digests:
-        archive = _sealed(archive, dict.fromkeys(cargo.entries, NO_DIGEST))
+        known = {**archive.metadata, "preprocessing": source.preprocessing}
+        archive = replace(archive, metadata=known)
+    if target.name == "canonical":
+        archive = _with_digests(archive, dict.fromkeys(pipeline.entries, NO_DIGEST))
     with _replacing(output, container) as temporary:
-        container.write(temporary, archive)
-        source.raise_found(values.finish())
-        if digests:
-            archive = _sealed(archive, digests.finish())
-            safetensors_file.rewrite_header(temporary, archive)
-        back, sha256 = _read_back(archive, cargo, target, temporary, output)
-    return Conversion(source, back, sha256, tuple(cargo.notes))
+        container.write(temporary, archive)  # takes every tensor through the pipeline
+        pipeline.check.finish()
+        if target.name == "canonical":
+            archive = _with_digests(archive, pipeline.digests)
+            rewrite_metadata(temporary, archive.entries, archive.metadata)
+        back, told, sha256 = _read_back(archive, pipeline, target, temporary, output)
+    notes = [*casting, *fitted.notes]
+    if not told:
+        notes.append(
+            f"the file does not say that it is {fitted.spec.name}; name the preset when it is read"
+        )
+    return Conversion(source, back, sha256, tuple(notes))
 
 
-def _sealed(archive: Archive, digests: Mapping[str, str]) -> Archive:
+def _with_digests(archive: Archive, digests: Mapping[str, str]) -> Archive:
     """A canonical archive with the SHA-256 of each tensor in its metadata."""
+    ordered = {name: digests[name] for name in archive.entries}
     return replace(
-        archive, metadata={"format": FORMAT, **archive.metadata, "sha256": json.dumps(digests)}
+        archive, metadata={"format": FORMAT, **archive.metadata, "sha256": json.dumps(ordered)}
     )
 
 
 def _read_back(
-    archive: Archive, cargo: _ConversionState, target: Format, temporary: Path, output: Path
-) -> tuple[Checkpoint, str]:
-    """What was written, once it is known to be what was read, and the SHA-256 of its files.
+    archive: Archive, pipeline: Pipeline, target: Format, temporary: Path, output: Path
+) -> tuple[Checkpoint, bool, str]:
+    """What was written, once it is known to be what was read; whether it is recognised as the
+    network without being told; and the SHA-256 of its files.
 
     While it is compared, the file is hashed and on its way to the disk.
     """
@@ -177,11 +165,47 @@ def _read_back(
         digest = beside.submit(_digest_of_files, temporary)
         flushed = beside.submit(_flush, temporary)
         written = CONTAINERS[archive.container].read_back(temporary)
-        back = identify(output, written, Wanted(target.name, spec=cargo.spec))
-        _compare(archive, written, cargo, back, output)
-        _warn(cargo, output, written, target)
+        back, told = _identify_back(output, written, target, pipeline.fitted.spec)
+        _compare(archive, written, pipeline, output)
         flushed.result()
-        return back, digest.result()
+        return back, told, digest.result()
+
+
+def _identify_back(
+    output: Path, written: Archive, target: Format, spec: ResNetSpec
+) -> tuple[Checkpoint, bool]:
+    """The target as whoever reads it later will take it, if that is the network that it is."""
+    with contextlib.suppress(CheckpointError, SpecError):
+        back = identify(output, written, Wanted(target.name))
+        if same_function(back.spec, spec):
+            return replace(back, spec=spec), True
+    return identify(output, written, Wanted(target.name, spec=spec)), False
+
+
+def _compare(archive: Archive, written: Archive, pipeline: Pipeline, output: Path) -> None:
+    """What was written is what went through the pipeline: names, shapes, dtypes and every bit; and
+    the digests in the metadata, where it has them.
+    """
+    names, _ = foreign_names(pipeline.fitted.scheme, plan_of(pipeline.fitted.spec))
+
+    def same(name: str) -> bool:
+        wanted, found = archive.entries[names[name]], written.entries[names[name]]
+        return (wanted.shape, wanted.dtype) == (found.shape, found.dtype) and sha256_of(
+            found.load()
+        ) == pipeline.digests.get(name)
+
+    wrong = sorted(archive.entries.keys() ^ written.entries.keys())
+    if not wrong:
+        size = {name: entry.nbytes for name, entry in pipeline.entries.items()}
+        equal = map_prefetched(same, size, size.__getitem__)
+        wrong = [name for name, ok in zip(size, equal, strict=True) if not ok]
+    if "sha256" in archive.metadata and archive.metadata != written.metadata:
+        wrong.append("the metadata")
+    if wrong:
+        raise CheckpointError(
+            f"{output}: what was written does not read back ({', '.join(wrong[:5])}); "
+            "the disk may be failing"
+        )
 
 
 def _flush(path: Path) -> None:
@@ -193,12 +217,14 @@ def _flush(path: Path) -> None:
 
 def write_canonical(checkpoint: Checkpoint, output: Path, dtype: str | None = None) -> Path:
     """A canonical file for a framework to read, rounded to `dtype`; not made to last."""
-    arrays = {
-        n: a if dtype is None else a.astype(float_dtype(dtype), copy=False)
-        for n, a in checkpoint.arrays()
+    entries = {
+        name: Entry(entry.shape, float_dtype(dtype) if dtype else entry.dtype, entry.load)
+        for name, entry in checkpoint.entries.items()
     }
+    values = ((n, a.astype(entries[n].dtype, copy=False)) for n, a in checkpoint.arrays())
     metadata = {"format": FORMAT, "spec": checkpoint.spec.to_json()}
-    write_tensors(output, arrays, metadata, durable=False)
+    with replacing(output, durable=False) as temporary:
+        write_safetensors(temporary, entries, metadata, values)
     return output
 
 
@@ -230,93 +256,6 @@ def find_target(output: Path, to: str | None) -> tuple[Format, Container]:
     )
 
 
-def _cast(cargo: _ConversionState, container: Container, options: Options) -> None:
-    """Round to the dtype that is asked for; widen what the container cannot hold."""
-    entries = {}
-    for name, entry in cargo.entries.items():
-        dtype = float_dtype(options.dtype) if options.dtype else entry.dtype
-        if dtype.name not in container.dtypes:
-            if dtype.itemsize > 4:
-                raise CheckpointError(
-                    f"{container.title} holds {', '.join(container.dtypes)}, and {name} is "
-                    f"{dtype}; --dtype float32 rounds"
-                )
-            dtype = np.dtype(np.float32)
-        entries[name] = entry if dtype == entry.dtype else _as(entry, dtype)
-    changed = {
-        f"{cargo.entries[n].dtype} to {entries[n].dtype}"
-        for n in entries
-        if entries[n] is not cargo.entries[n]
-    }
-    if changed:
-        how = (
-            "rounded" if options.dtype else "widened, exactly, because the target has no such type"
-        )
-        cargo.notes.append(f"{', '.join(sorted(changed))}: {how}")
-        cargo.entries = entries
-
-
-def _as(entry: Entry, dtype: np.dtype) -> Entry:
-    return Entry(entry.shape, dtype, lambda: entry.load().astype(dtype))
-
-
-def _fit(cargo: _ConversionState, target: Format, options: Options) -> Scheme:
-    """The scheme that can express the network; folded first, where that is asked for and needed."""
-    with contextlib.suppress(CheckpointError):
-        return choose_scheme(cargo.spec, target)
-    if options.fold_bias:
-        before = len(cargo.entries)
-        cargo.spec, cargo.entries = fold_bias(cargo.spec, cargo.entries)
-        cargo.notes.append(
-            f"{before - len(cargo.entries)} biases folded into running means, each rounded once"
-        )
-    if options.fold_eps:
-        eps, old = get_spec(target.schemes[0].convention).norm.eps, cargo.spec.norm.eps
-        cargo.spec, cargo.entries = fold_eps(cargo.spec, cargo.entries, eps)
-        cargo.notes.append(f"eps {old} folded into running variances as {eps}, each rounded once")
-    return choose_scheme(cargo.spec, target)
-
-
-def _compare(
-    archive: Archive, written: Archive, cargo: _ConversionState, back: Checkpoint, output: Path
-) -> None:
-    """What was written is what was read: names, shapes, dtypes and every bit; and digests, where it
-    has them.
-    """
-    lost = sorted(set(archive.entries) ^ set(written.entries))
-    same = each(lambda name, entry: _same_bits(entry, back.entries[name]), cargo.entries)
-    changed = [name for name, equal in same if not equal]
-    if "sha256" in archive.metadata and archive.metadata != written.metadata:
-        changed.append("the metadata")
-    if lost or changed:
-        raise CheckpointError(
-            f"{output}: what was written does not read back ({', '.join([*lost, *changed][:5])}); "
-            "the disk may be failing"
-        )
-
-
-def _same_bits(a: Entry, b: Entry) -> bool:
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    x, y = (np.ascontiguousarray(entry.load()).reshape(-1) for entry in (a, b))
-    word = np.dtype(
-        f"u{x.dtype.itemsize}"
-    )  # NaNs are equal to themselves, and zeros differ by their signs
-    return np.array_equal(x.view(word), y.view(word))
-
-
-def _warn(cargo: _ConversionState, output: Path, written: Archive, target: Format) -> None:
-    """Say it when whoever reads the file later would take it for another network."""
-    if written.metadata.get("spec") == cargo.spec.to_json():
-        return
-    with contextlib.suppress(CheckpointError, SpecError):
-        if same_function(identify(output, written, Wanted(target.name)).spec, cargo.spec):
-            return
-    cargo.notes.append(
-        f"the file does not say that it is {cargo.spec.name}; name the preset when it is read"
-    )
-
-
 def _replacing(output: Path, container: Container) -> AbstractContextManager[Path]:
     """A temporary sibling that takes the place of `output` in one step; folders replace nothing."""
     return creating_folder(output) if container.folder else replacing(output)
@@ -324,13 +263,9 @@ def _replacing(output: Path, container: Container) -> AbstractContextManager[Pat
 
 def _digest_of_files(path: Path) -> str:
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    total = hashlib.sha256()
+    total, block = hashlib.sha256(), memoryview(bytearray(1 << 18))
     for file in files:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            for start in range(0, size, WINDOW):
-                with mmap(
-                    stream.fileno(), min(WINDOW, size - start), offset=start, access=ACCESS_READ
-                ) as window:
-                    total.update(window)
+        with file.open("rb", buffering=0) as stream:
+            while count := stream.readinto(block):
+                total.update(block[:count])
     return total.hexdigest()

@@ -4,7 +4,6 @@ beside them.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,7 +17,7 @@ from shared.formats.containers.archive import Archive, Entry
 from shared.formats.naming.infer import differences, field_of, same_function
 from shared.formats.naming.keras_applications import model_config
 from shared.formats.naming.keras_order import layer_order
-from shared.formats.naming.names import COUNTER, foreign_names, from_canonical, place_of, plan_of
+from shared.formats.naming.names import COUNTER, foreign_names, plan_of
 from shared.formats.naming.schemes import Format, Scheme
 
 # PyTorch modules count batches in their norms; these projects' files have the counts.
@@ -130,13 +129,16 @@ def _implied(spec: ResNetSpec, convention: ResNetSpec) -> dict[str, Any]:
 def render(
     spec: ResNetSpec, entries: Mapping[str, Entry], target: Format, scheme: Scheme, container: str
 ) -> Archive:
-    """The archive of a format: names, layouts, order, and what belongs beside the tensors."""
+    """The archive of a format: its names, its order, and what belongs beside the tensors.
+
+    The entries are under canonical names, in the layout of the scheme (`names.from_canonical`).
+    """
     names, unmapped = foreign_names(scheme, plan_of(spec))
     if unmapped:
         raise CheckpointError(f"{target.title} has no name for {', '.join(unmapped[:5])}", unmapped)
     found: dict[str, Entry] = {}
     for tensor in _ordered(spec, target, names):
-        found[names[tensor]] = from_canonical(scheme, tensor, entries[tensor])
+        found[names[tensor]] = entries[tensor]
         if target.name in COUNTED and tensor.endswith(".running_var"):
             found[f"{names[tensor].rpartition('.')[0]}.{COUNTER}"] = Entry.of(
                 np.zeros((), np.int64)
@@ -183,68 +185,3 @@ def _huggingface_config(spec: ResNetSpec) -> dict[str, Any]:
         "id2label": {str(i): f"LABEL_{i}" for i in range(spec.num_classes)},
         "label2id": {f"LABEL_{i}": i for i in range(spec.num_classes)},
     }
-
-
-def fold_bias(
-    spec: ResNetSpec, entries: Mapping[str, Entry]
-) -> tuple[ResNetSpec, dict[str, Entry]]:
-    """Convolution biases moved into the running means of the batch norms behind them: mean - bias.
-
-    The same function; each mean is rounded once. Only groups of biases that all have a norm behind
-    them are folded; a bias that ends a pre-activation unit has none.
-    """
-    post = spec.block.order == "post"
-    if spec.norm.kind != "batch":
-        raise CheckpointError(
-            f"{spec.name}: a bias can be folded into a batch norm only, and its norms are "
-            f"{spec.norm.kind}"
-        )
-    foldable = {
-        "stem.bias": spec.stem.bias and spec.stem.norm_act,
-        "block.bias": spec.block.bias and spec.block.order in ("post", "full_pre"),
-        "block.last_bias": spec.block.last_bias and post,
-        "shortcut.bias": spec.shortcut.bias and spec.shortcut.norm,
-    }
-    changes = {name: False for name, folds in foldable.items() if folds}
-    folded = spec.replace(**changes)
-    kept, found = plan_of(folded).tensors, dict(entries)
-    for name in entries:
-        if name not in kept:
-            layer = name.removesuffix(".bias")
-            mean = f"{_norm_behind(layer, post)}.running_mean"
-            found[mean] = _combine(found[mean], entries[name], np.subtract)
-            del found[name]
-    return folded, {name: found[name] for name in kept}
-
-
-def _norm_behind(layer: str, post: bool) -> str:
-    place = place_of(layer)
-    if place.kind == "conv" and not post:
-        place = place._replace(number=place.number + 1)
-    return place._replace(kind=place.kind.replace("conv", "norm")).layer
-
-
-def fold_eps(
-    spec: ResNetSpec, entries: Mapping[str, Entry], eps: float
-) -> tuple[ResNetSpec, dict[str, Entry]]:
-    """A difference of eps moved into the running variances: var + old eps - new eps; each is
-    rounded once.
-    """
-    if spec.norm.kind != "batch":
-        raise CheckpointError(
-            f"{spec.name}: eps can be folded into running variances only, and group norms have none"
-        )
-    shift = Entry.of(np.asarray(spec.norm.eps - eps))
-    found = {
-        name: _combine(entry, shift, np.add) if name.endswith("running_var") else entry
-        for name, entry in entries.items()
-    }
-    return spec.replace(**{"norm.eps": eps}), found
-
-
-def _combine(entry: Entry, other: Entry, operation: np.ufunc) -> Entry:
-    def load() -> np.ndarray:
-        exact = operation(entry.load().astype(np.float64), other.load().astype(np.float64))
-        return exact.astype(entry.dtype)
-
-    return dataclasses.replace(entry, load=load)

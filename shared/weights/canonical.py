@@ -23,6 +23,7 @@ from shared.weights.files import read_tensors, write_tensors
 Weights = dict[str, np.ndarray]
 
 FORMAT = "resnet-rosetta-weights"
+NOT_FINITE, NEGATIVE = "not finite", "negative"  # kinds of problems with values
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
@@ -78,19 +79,25 @@ def check_weights(plan: Plan, weights: Mapping[str, Any], what: str = "weights")
     >>> check_weights(make_plan(spec), probe_weights(spec))
     """
     shapes = {name: np.shape(array) for name, array in weights.items()}
-    bad_dtype, non_finite, negative = [], [], []
+    bad_dtype: list[str] = []
+    values: dict[str, list[str]] = {NOT_FINITE: [], NEGATIVE: []}
     for name in (name for name, shape in plan.tensors.items() if shapes.get(name) == shape):
         array = np.asarray(weights[name])
         if not is_float(array.dtype):
             bad_dtype.append(f"{name} is {array.dtype}, expected a float type")
-        elif not np.isfinite(array).all():
-            non_finite.append(
-                f"{name} has {int((~np.isfinite(array)).sum())} values that are not finite"
-            )
-        elif name.endswith("running_var") and (array < 0).any():
-            negative.append(f"{name} has {int((array < 0).sum())} negative variances")
-    values = {"not float": bad_dtype, "not finite": non_finite, "negative": negative}
-    raise_problems(what, _shape_problems(plan.tensors, shapes) | values)
+        elif problem := value_problem(name, array):
+            values[problem[0]].append(f"{name} {problem[1]}")
+    problems = _shape_problems(plan.tensors, shapes) | {"not float": bad_dtype} | values
+    raise_problems(what, problems)
+
+
+def value_problem(name: str, array: np.ndarray) -> tuple[str, str] | None:
+    """(kind, what) if a tensor's values cannot be weights: not finite, or variances below zero."""
+    if not (finite := np.isfinite(array)).all():
+        return NOT_FINITE, f"has {int((~finite).sum())} values that are not finite"
+    if name.endswith("running_var") and (negative := array < 0).any():
+        return NEGATIVE, f"has {int(negative.sum())} negative variances"
+    return None
 
 
 def cast_exactly(weights: Mapping[str, np.ndarray], dtype: Any) -> Weights:

@@ -8,10 +8,14 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 
+def raw_bytes(array: np.ndarray) -> memoryview:
+    """The bytes of a contiguous array, without a copy."""
+    return array.reshape(-1).view(np.uint8).data  # bfloat16 has no buffer of its own
+
+
 def sha256_of(array: np.ndarray) -> str:
-    return hashlib.sha256(
-        array.reshape(-1).view(np.uint8).data
-    ).hexdigest()  # bfloat16 has no buffer of its own
+    """SHA-256 of the bytes of an array, in C order."""
+    return hashlib.sha256(raw_bytes(array)).hexdigest()
 
 
 def digest(arrays: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndarray]]) -> str:

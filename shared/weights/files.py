@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, shown
+from shared.weights.tensor_writer import MAX_HEADER, write_safetensors
 
 _DTYPES = {
     "F64": "<f8",
@@ -34,7 +36,6 @@ _DTYPES = {
 MAX_DIMENSIONS = (
     8  # a product of more sizes than any tensor has could keep a reader busy for minutes
 )
-MAX_HEADER = 16 << 20  # bytes; the trace of the deepest network needs about one
 
 
 class TensorFile:
@@ -44,12 +45,12 @@ class TensorFile:
     tensors must fill the file without gap or overlap.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, max_header: int = MAX_HEADER):
         self.path = Path(path)
         try:
             size = self.path.stat().st_size
             with self.path.open("rb") as file:
-                header, start = self._read_header(file.read(8), file.read, size)
+                header, start = self._read_header(file, size, max_header)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
         self.metadata: dict[str, str] = self._read_metadata(header)
@@ -66,6 +67,10 @@ class TensorFile:
     def dtype(self, name: str) -> np.dtype:
         return self._entries[name][0]
 
+    def place(self, name: str) -> tuple[int, int]:
+        """Where the tensor's bytes start and end in the file."""
+        return self._entries[name][2:]
+
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 
@@ -74,18 +79,21 @@ class TensorFile:
         try:
             return np.frombuffer(self._map[begin:end], dtype).reshape(shape)
         except ValueError:  # an empty tensor whose other axes are absurd
-            raise self._fail(f"{name!r} has the impossible shape {list(shape)}") from None
+            raise self._fail(f"{shown(name)} has the impossible shape {list(shape)}") from None
 
     def _fail(self, what: str) -> CheckpointError:
         return CheckpointError(f"{self.path}: not a safetensors file, or a damaged one: {what}")
 
     def _read_header(
-        self, prefix: bytes, read: Callable[[int], bytes], size: int
+        self, file: BinaryIO, size: int, max_header: int
     ) -> tuple[dict[str, Any], int]:
+        prefix = file.read(8)
         length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
+        if length > max_header:
+            raise self._fail(f"its first 8 bytes announce a header of more than {max_header} bytes")
+        if len(prefix) < 8 or not 2 <= length <= size - 8:
             raise self._fail(f"{size} bytes do not hold the header that its first 8 bytes announce")
-        text = read(length)
+        text = file.read(length)
         try:
             header = json.loads(text.decode("utf-8"), object_pairs_hook=self._unique)
         except CheckpointError:  # a ValueError, too
@@ -114,23 +122,24 @@ class TensorFile:
                 dtype = _dtype(entry["dtype"])
                 shape = tuple(entry["shape"])
                 begin, end = entry["data_offsets"]
-                valid = len(shape) <= MAX_DIMENSIONS and all(
-                    type(n) is int and n >= 0 for n in (*shape, begin, end)
-                )
             except (KeyError, TypeError, ValueError):
                 raise self._fail(
-                    f"the entry of {name!r} has an unknown dtype or lacks a field"
+                    f"the entry of {shown(name)} has an unknown dtype or lacks a field"
                 ) from None
-            count = 1
-            for n in shape if valid else ():
-                count *= n
-            if not valid or end - begin != count * dtype.itemsize:
-                raise self._fail(f"the size of {name!r} does not follow from its shape and dtype")
+            if len(shape) > MAX_DIMENSIONS:
+                raise self._fail(
+                    f"{shown(name)} has {len(shape)} dimensions; {MAX_DIMENSIONS} at most are read"
+                )
+            valid = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+            if not valid or end - begin != math.prod(shape) * dtype.itemsize:
+                raise self._fail(
+                    f"the size of {shown(name)} does not follow from its shape and dtype"
+                )
             entries[name] = (dtype, shape, start + begin, start + end)
         position = start
         for name, (_, _, begin, end) in sorted(entries.items(), key=lambda item: item[1][2:]):
             if begin != position:
-                raise self._fail(f"{name!r} overlaps another tensor or leaves a gap")
+                raise self._fail(f"{shown(name)} overlaps another tensor or leaves a gap")
             position = end
         if position != size:
             raise self._fail(f"its tensors end at byte {position}, the file at byte {size}")
@@ -159,17 +168,8 @@ def write_tensors(
     durable: bool = True,
 ) -> None:
     """Write a safetensors file in one step; flushed to the disk unless it need not be `durable`."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
     with replacing(path, durable=durable) as temporary:
-        try:
-            ordered = {
-                name: np.asarray(array, order="C") for name, array in tensors.items()
-            }  # 0-d stays 0-d
-            save_file(ordered, temporary, metadata=dict(metadata))
-        except SafetensorError as error:
-            raise CheckpointError(f"{path}: cannot be written ({error})") from None
+        write_safetensors(temporary, tensors, metadata, tensors.items())
         written = TensorFile(temporary)
         if {n: (written.dtype(n), written.shape(n)) for n in written.names} != {
             n: (a.dtype, a.shape) for n, a in tensors.items()

@@ -327,7 +327,7 @@ BAD_WEIGHTS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "values": (
         altered(not_finite_and_negative),
         (
-            "2 not finite: head.bias has 1 such values; stem.conv1.weight has",
+            "2 not finite: head.bias has 1 values that are not finite; stem.conv1.weight has",
             "1 negative: stem.norm1.running_var has 3 negative variances",
         ),
     ),

@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +22,11 @@ import pytest
 from shared import CheckpointError, get_spec, probe_weights, read_weights, save_weights
 from shared.formats import convert as module
 from shared.formats.checkpoint import Checkpoint, open_checkpoint
-from shared.formats.containers import safetensors_file
 from shared.formats.containers.archive import Archive, Entry
 from shared.formats.containers.registry import CONTAINERS
-from shared.formats.convert import convert
+from shared.formats.convert import Options, convert
 from shared.formats.naming.schemes import FORMATS
+from shared.weights.tensor_writer import rewrite_metadata
 
 SPEC = get_spec("torchvision/resnet18", depths=(1, 1, 1, 1), num_classes=3)
 KILLS = 12
@@ -202,19 +204,15 @@ def flip(path: Path, position: int) -> None:
 def test_a_file_that_is_harmed_before_it_is_read_back(
     source: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    true = safetensors_file.rewrite_header
-
-    def rewrite(path: Path, archive: Archive) -> None:
-        true(path, archive)
+    def rewrite(path: Path, tensors: Mapping[str, Entry], metadata: Mapping[str, str]) -> None:
+        rewrite_metadata(path, tensors, metadata)
         if where == "the end":
             os.truncate(path, path.stat().st_size - 1)
         else:
-            digest = path.read_bytes().index(
-                json.loads(archive.metadata["sha256"])["head.bias"].encode()
-            )
+            digest = path.read_bytes().index(json.loads(metadata["sha256"])["head.bias"].encode())
             flip(path, path.stat().st_size - 5 if where == "a value" else digest)
 
-    monkeypatch.setattr(safetensors_file, "rewrite_header", rewrite)
+    monkeypatch.setattr(module, "rewrite_metadata", rewrite)
     said = {
         "a value": r"does not read back \(head",
         "a digest": r"does not read back \(the metadata",
@@ -226,22 +224,110 @@ def test_a_file_that_is_harmed_before_it_is_read_back(
 
 
 @pytest.mark.parametrize(("form", "name"), TARGETS)
-def test_a_source_that_changes_meanwhile(
+def test_every_tensor_of_the_source_is_read_once(
     source: Checkpoint, tmp_path: Path, form: str, name: str
 ) -> None:
-    """What was written is compared with the source, and not with what was thought of it."""
+    """A second reading could give something else, and costs time."""
     if name.endswith(".pth"):
         pytest.importorskip("torch")
-    turns = iter(range(9))
-    array = source.entries["head.weight"].load()
-    restless = replace(source.entries["head.weight"], load=lambda: array + np.float32(next(turns)))
-    changing = replace(
+    count: Counter[str] = Counter()
+
+    def counted(tensor: str, entry: Entry) -> Entry:
+        def load() -> np.ndarray:
+            count[tensor] += 1
+            return entry.load()
+
+        return replace(entry, load=load)
+
+    entries = {tensor: counted(tensor, entry) for tensor, entry in source.entries.items()}
+    convert(replace(source, entries=entries), tmp_path / name, form)
+    assert count == dict.fromkeys(entries, 1)
+
+
+def test_the_target_is_identified_once(
+    source: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    true = module.identify
+    monkeypatch.setattr(module, "identify", lambda *a: calls.append(a) or true(*a))
+    convert(source, tmp_path / "b.safetensors", "torchvision")
+    assert len(calls) == 1
+
+
+def with_values(source: Checkpoint, **changed: dict[int, float]) -> Checkpoint:
+    """The source with some values changed: tensor -> {index: value}; dots are written as __."""
+    entries = dict(source.entries)
+    for tensor, values in changed.items():
+        name = tensor.replace("__", ".")
+        array = entries[name].load().copy()
+        for index, value in values.items():
+            array.flat[index] = value
+        entries[name] = Entry.of(array)
+    return replace(source, entries=entries, archive=replace(source.archive, metadata={}))
+
+
+@pytest.mark.parametrize(("form", "name"), TARGETS)
+def test_values_that_the_dtype_cannot_hold_are_refused(
+    source: Checkpoint, tmp_path: Path, form: str, name: str
+) -> None:
+    """Infinities would be read back as written, and then be refused by whoever reads the file."""
+    if name.endswith(".pth"):
+        pytest.importorskip("torch")
+    large = with_values(
         source,
-        entries={**source.entries, "head.weight": restless},
-        archive=replace(source.archive, metadata={}),
+        head__weight={0: 7e4, 5: -1e38},
+        stem__conv1__weight={3: 65519.9},  # rounds to the largest, 65504
+        stages__0__blocks__0__norm1__running_mean={1: 1e5},
+        stages__0__blocks__0__norm1__running_var={0: 1e-9, 1: 0, 2: 6e-8, 3: 1e-8},
     )
-    with pytest.raises(CheckpointError, match=r"does not read back \(head.weight\)"):
-        convert(changing, tmp_path / name, form)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(CheckpointError) as refusal:
+        convert(large, tmp_path / name, form, Options(dtype="float16"))
+    said = str(refusal.value)
+    assert said.isprintable()
+    assert (
+        "2 too large for float16, not for float32 or bfloat16: head.weight has 2 values that "
+        "become inf; stages.0.blocks.0.norm1.running_mean has 1 values that become inf | "
+        "1 too small for float16: stages.0.blocks.0.norm1.running_var has 2 variances that become 0"
+    ) in said
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_dtype_that_the_container_has_not_is_refused(source: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="--dtype bfloat16 cannot be kept"):
+        convert(source, tmp_path / "b.weights.h5", "keras", Options(dtype="bfloat16"))
+
+
+def caffe_source(tmp_path: Path, smallest: float) -> Checkpoint:
+    """A ResNet-50 of Keras whose variances are at least this."""
+    spec = get_spec("keras/resnet50", num_classes=3)
+    weights = probe_weights(spec)
+    for name, array in weights.items():
+        if name.endswith("running_var"):
+            array.flat[:2] = smallest
+    save_weights(tmp_path / "source.safetensors", weights, spec)
+    return open_checkpoint(tmp_path / "source.safetensors")
+
+
+def test_eps_is_folded_into_caffes(tmp_path: Path) -> None:
+    source = caffe_source(tmp_path, 1e-2)
+    with pytest.raises(CheckpointError, match=r"norm.eps is 0\.001 there"):
+        convert(source, tmp_path / "b.h5", "keras-caffe")
+    found = convert(source, tmp_path / "b.h5", "keras-caffe", Options(fold_eps=True))
+    assert "eps 1.001e-05 folded into running variances as 0.001, each rounded once" in found.notes
+    back = open_checkpoint(tmp_path / "b.h5", "keras-caffe")
+    assert back.spec.norm.eps == 1e-3
+    name = "stem.norm1.running_var"
+    exact = source.entries[name].load().astype(np.float64) + 1.001e-5 - 1e-3
+    np.testing.assert_array_equal(back.entries[name].load(), exact.astype(np.float32))
+
+
+def test_variances_that_folding_makes_negative_are_refused(tmp_path: Path) -> None:
+    source = caffe_source(tmp_path, 1e-5)
+    with pytest.raises(
+        CheckpointError, match=r"53 with variances .* below zero .* in channels 0, 1;"
+    ):
+        convert(source, tmp_path / "b.h5", "keras-caffe", Options(fold_eps=True))
     assert [path.name for path in tmp_path.iterdir()] == ["source.safetensors"]
 
 

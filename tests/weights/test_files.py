@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from shared import CheckpointError
+from shared.weights import files
 from shared.weights.files import (
     MAX_HEADER,
     TensorFile,
@@ -251,22 +252,22 @@ def test_a_full_disk_is_a_refusal(target: Path) -> None:
 
 
 def test_a_failed_write_of_tensors_leaves_the_old_file(target: Path, monkeypatch) -> None:
-    def fail(tensors, path, metadata) -> None:
-        Path(path).write_bytes(b"half")
-        raise SafetensorError("I/O error: no space left on device")
+    def fail(path, tensors, metadata, values) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.numpy.save_file", fail)
-    with pytest.raises(CheckpointError):
+    monkeypatch.setattr(files, "write_safetensors", fail)
+    with pytest.raises(CheckpointError, match="No space left"):
         write_tensors(target, {"x": np.ones(2)}, {})
     assert target.read_bytes() == b"old"
     assert names_in(target.parent) == ["target"]
 
 
 def test_what_does_not_read_back_is_not_kept(target: Path, monkeypatch) -> None:
-    def lose_a_tensor(tensors, path, metadata) -> None:
+    def lose_a_tensor(path, tensors, metadata, values) -> None:
         save_file({"x": tensors["x"]}, path, metadata=metadata)
 
-    monkeypatch.setattr("safetensors.numpy.save_file", lose_a_tensor)
+    monkeypatch.setattr(files, "write_safetensors", lose_a_tensor)
     with pytest.raises(CheckpointError, match="does not read back"):
         write_tensors(target, {"x": np.ones(2), "y": np.ones(2)}, {})
     assert target.read_bytes() == b"old"

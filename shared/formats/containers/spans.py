@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shared.architecture.ops import Shape
-from shared.errors import CheckpointError
-from shared.formats.containers.ahead import each
+from shared.errors import CheckpointError, shown
 from shared.formats.containers.archive import MAX_DIMENSIONS, MAX_ELEMENTS, Entry
+from shared.formats.containers.prefetch import map_prefetched
+from shared.weights.digests import raw_bytes
 
 MAX_JSON = 4 << 20  # bytes; JSON of this size may take 25 times as much memory
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
@@ -34,12 +35,6 @@ class Span(NamedTuple):
     path: Path
     offset: int
     nbytes: int
-
-
-def shown(name: str) -> str:
-    """An untrusted name for a message: quoted, on one line, not too long."""
-    text = ascii(name)
-    return text if len(text) <= 120 else f"{text[:80]}…{text[-30:]}"
 
 
 def failing(path: Path, kind: str) -> Fail:
@@ -216,14 +211,11 @@ def checked_value(path: Path, name: str, entry: Entry) -> np.ndarray:
 
 def checked_values(path: Path, entries: Mapping[str, Entry]) -> Iterator[np.ndarray]:
     """`checked_value` of each, in their order; the next ones are loaded while one is written."""
-    return (
-        value for _, value in each(lambda name, entry: checked_value(path, name, entry), entries)
+    return map_prefetched(
+        lambda name: checked_value(path, name, entries[name]),
+        entries,
+        lambda name: entries[name].nbytes,
     )
-
-
-def raw_bytes(array: np.ndarray) -> memoryview:
-    """The bytes of a contiguous array, without a copy."""
-    return array.reshape(-1).view(np.uint8).data  # bfloat16 has no buffer of its own
 
 
 def encoded(path: Path, name: str) -> bytes:

@@ -11,6 +11,7 @@ import pytest
 from shared import CheckpointError, get_spec, make_plan
 from shared.formats.checkpoint import Wanted, identify
 from shared.formats.containers.archive import Archive, Entry
+from shared.formats.naming.names import from_canonical
 from shared.formats.naming.nearest_preset import by_shapes
 from shared.formats.naming.schemes import FORMATS
 from shared.formats.render import choose_scheme, render
@@ -30,10 +31,12 @@ def tensor(*shape: int) -> Entry:
 def state(preset: str, form: str = "torchvision", **changes: object) -> Entries:
     """The tensors of a preset, as a format names them."""
     spec, target = get_spec(preset, **changes), FORMATS[form]
-    entries = {name: tensor(*shape) for name, shape in make_plan(spec).tensors.items()}
-    return dict(
-        render(spec, entries, target, choose_scheme(spec, target), target.containers[0]).entries
-    )
+    scheme = choose_scheme(spec, target)
+    entries = {
+        name: from_canonical(scheme, name, tensor(*shape))
+        for name, shape in make_plan(spec).tensors.items()
+    }
+    return dict(render(spec, entries, target, scheme, target.containers[0]).entries)
 
 
 def refusal(entries: Entries, container: str = "torch", **wanted: str) -> str:

@@ -18,9 +18,9 @@ from shared.formats.naming.infer import (
     not_inferable,
     same_function,
 )
-from shared.formats.naming.names import canonical_names, foreign_names
+from shared.formats.naming.names import canonical_names, foreign_names, from_canonical
 from shared.formats.naming.schemes import FORMATS
-from shared.formats.render import choose_scheme, expressing, fold_bias, fold_eps, obstacles, render
+from shared.formats.render import choose_scheme, expressing, obstacles, render
 
 FLOAT32 = np.dtype(np.float32)
 # blocks; deeper presets repeat the same ones, and a few stand for their numbers of two digits
@@ -49,9 +49,9 @@ def unreadable() -> np.ndarray:
 def archive_of(spec: ResNetSpec, form: str) -> Archive:
     """The archive of the format, without the spec that our own formats carry along."""
     target = FORMATS[form]
-    archive = render(
-        spec, entries_of(spec), target, choose_scheme(spec, target), target.containers[0]
-    )
+    scheme = choose_scheme(spec, target)
+    entries = {n: from_canonical(scheme, n, entry) for n, entry in entries_of(spec).items()}
+    archive = render(spec, entries, target, scheme, target.containers[0])
     metadata = {key: value for key, value in archive.metadata.items() if key != "spec"}
     return Archive(archive.container, archive.entries, metadata)
 
@@ -204,42 +204,3 @@ def test_formats_without_anti_aliasing_refuse_it(preset: str) -> None:
     for name in ("torchvision", "huggingface", "keras-hub", "keras-applications", "linen"):
         with pytest.raises(CheckpointError, match=f"anti_alias is none there, {spec.anti_alias}"):
             choose_scheme(spec, FORMATS[name])
-
-
-def with_values(spec: ResNetSpec) -> dict[str, Entry]:
-    from shared import probe_weights
-
-    return {name: Entry.of(array) for name, array in probe_weights(spec, dtype="float64").items()}
-
-
-@pytest.mark.parametrize("preset", ["keras/resnet50", "d2l/resnet18"])
-def test_folding_keeps_the_function(preset: str) -> None:
-    """Biases into means and eps into variances: the same outputs, to a rounding."""
-    from shared.frameworks import reference
-    from tests.probes import images_for, relative_error
-
-    narrow = {"depths": (1, 1), "widths": (4, 8), "stem.convs": ((7, 2, 4),), "num_classes": 3}
-    spec = get_spec(preset, **narrow, **{"shortcut.norm": True})
-    entries, images = with_values(spec), images_for(spec, (33, 34))
-
-    def run(spec: ResNetSpec, entries: dict[str, Entry]) -> np.ndarray:
-        model = reference.Reference(spec, {name: entry.load() for name, entry in entries.items()})
-        return reference.trace(model, images)["eval/output"]
-
-    folded, fewer = fold_bias(spec, entries)
-    folded, fewer = fold_eps(folded, fewer, 2e-5)
-    assert len(fewer) < len(entries)
-    assert set(fewer) == set(make_plan(folded).tensors)
-    assert not any(name.endswith("conv1.bias") for name in fewer)
-    assert folded.norm.eps == 2e-5
-    assert relative_error(run(folded, fewer), run(spec, entries)) < 1e-13
-    broken = {**fewer, "stem.norm1.running_mean": entries["stem.norm1.running_mean"]}
-    assert relative_error(run(folded, broken), run(spec, entries)) > 1e-3
-
-
-def test_group_norms_cannot_be_folded_into() -> None:
-    spec = get_spec("timm/resnet50_gn")
-    with pytest.raises(CheckpointError, match="batch norm only"):
-        fold_bias(spec, entries_of(spec))
-    with pytest.raises(CheckpointError, match="group norms have none"):
-        fold_eps(spec, entries_of(spec), 1e-3)
