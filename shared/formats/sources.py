@@ -1,8 +1,8 @@
 """Weights by name: `hf:REPO[@REVISION]`, `torchvision:IMAGENET1K_V2`, `keras:imagenet`,
 `rosetta:RECIPE`, or a path.
 
-`rosetta:` weights come along. For the others each hub's own library fetches, with its cache and its
-hash checks. What it brings is as untrusted as any file.
+`rosetta:` weights are bundled. For the others each hub's own library fetches, with its cache and
+its hash checks. What it brings is as untrusted as any file.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ KERAS: dict[str, tuple[str, str]] = {
     "resnet152v2": ("a49b44d1979771252814e80f8ec446f9", "ed17cf2e0169df9d443503ef94b23b33"),
 }
 
-HUB_FILES = (
-    "config.json",
-    "model.safetensors",
-    "pytorch_model.bin",
-    "model.safetensors.index.json",
+# What a model repository may keep its weights in; the first that there is is fetched, and no other.
+HUB_WEIGHTS = (
+    ("model.safetensors",),
+    ("model.safetensors.index.json", "model-*-of-*.safetensors"),
+    ("pytorch_model.bin",),
 )
 
 
@@ -77,14 +77,14 @@ def fetch(text: str, preset: str | None = None) -> FetchedFile:
         "hf": _huggingface,
         "torchvision": _torchvision,
         "keras": _keras,
-        "rosetta": _come_along,
+        "rosetta": _bundled,
     }
     if not separator or scheme not in fetchers or Path(text).exists():
         return FetchedFile(Path(text))
     return fetchers[scheme](name, preset)
 
 
-def _come_along(name: str, preset: str | None) -> FetchedFile:
+def _bundled(name: str, preset: str | None) -> FetchedFile:
     return FetchedFile(pretrained_file(name), "canonical", preset)
 
 
@@ -145,12 +145,15 @@ def _huggingface(name: str, preset: str | None) -> FetchedFile:
     def download() -> Path:
         if file:
             return Path(hub.hf_hub_download(repository, file, revision=revision or None))
-        patterns = [*HUB_FILES, "model-*-of-*.safetensors"]
-        folder = Path(
-            hub.snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
-        )
-        if (folder / "model.safetensors").exists():
-            return folder / "model.safetensors" if not (folder / "config.json").exists() else folder
+        for patterns in HUB_WEIGHTS:
+            wanted = ["config.json", *patterns]
+            folder = Path(
+                hub.snapshot_download(repository, revision=revision or None, allow_patterns=wanted)
+            )
+            first = folder / patterns[0]
+            if first.exists():
+                alone = len(patterns) == 1 and not (folder / "config.json").exists()
+                return first if alone else folder
         return folder
 
     return FetchedFile(_online(download, f"hf:{name}"), None, preset)

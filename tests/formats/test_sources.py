@@ -5,6 +5,7 @@ Nothing leaves the machine.
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import hashlib
 import http.server
@@ -153,6 +154,57 @@ def test_a_file_of_the_hub(hub_cache: Path) -> None:
     save_file(probe_weights(SPEC), hub_cache / "ours.safetensors")
     found = open_checkpoint(sources.fetch("hf:somebody/small-resnet/ours.safetensors").path)
     assert found.format.name == "canonical"
+
+
+class FakeHub:
+    """A hub with one repository, from which a folder takes what the patterns allow."""
+
+    def __init__(self, folder: Path, files: tuple[str, ...]):
+        self.folder, self.files = folder, files
+        self.fetched: set[str] = set()
+
+    def snapshot_download(
+        self, repository: str, revision: str | None, allow_patterns: list[str]
+    ) -> str:
+        self.folder.mkdir(exist_ok=True)
+        for name in self.files:
+            if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
+                self.fetched.add(name)
+                (self.folder / name).touch()
+        return str(self.folder)
+
+
+ONE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+SHARD = "model-00001-of-00002.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("files", "fetched"),
+    [
+        ((ONE, PICKLE), {ONE}),
+        ((ONE, INDEX, SHARD, PICKLE), {ONE}),
+        ((INDEX, SHARD, PICKLE), {INDEX, SHARD}),
+        ((PICKLE,), {PICKLE}),
+        ((), set()),
+    ],
+    ids=["both", "everything", "shards", "pickle", "nothing"],
+)
+@pytest.mark.parametrize("config", [True, False], ids=["config", "no-config"])
+def test_weights_are_fetched_once(
+    files: tuple[str, ...],
+    fetched: set[str],
+    config: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Safetensors if there are any, else the pickle; never the same weights twice."""
+    about = ("config.json",) if config else ()
+    hub = FakeHub(tmp_path / "snapshot", (*about, *files, "README.md"))
+    monkeypatch.setattr(sources, "_library", lambda *_: hub)
+    found = sources.fetch("hf:somebody/resnet").path
+    assert hub.fetched == fetched | set(about)
+    alone = not config and len(fetched) == 1
+    assert found == (hub.folder / next(iter(fetched)) if alone else hub.folder)
 
 
 def test_a_repository_that_is_not_there(hub_cache: Path) -> None:

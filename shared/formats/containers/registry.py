@@ -139,9 +139,8 @@ def _detect(path: Path) -> Container:
             "it "
             "if the content is right"
         )
-    if (
-        path.name == "model.safetensors" and (path.parent / "config.json").is_file()
-    ):  # as the hub calls them
+    hubs = path.name in ("model.safetensors", "pytorch_model.bin")  # as the hub calls them
+    if hubs and (path.parent / "config.json").is_file():
         return CONTAINERS["huggingface"]
     return named
 
