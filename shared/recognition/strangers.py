@@ -204,7 +204,7 @@ def explain(
         return f"it is {network}, by names as {example}"
     if word := _depthwise(layers) or _first(INSIDE, names) or _first(AROUND, names):
         return f"it has {word}"
-    return refused[0][1] if refused else _by_shapes(layers)
+    return refused[0][1] if refused and not _without_norms(layers) else _by_shapes(layers)
 
 
 def _depthwise(layers: Sequence[Layer]) -> str | None:
@@ -221,6 +221,12 @@ def _depthwise(layers: Sequence[Layer]) -> str | None:
     return f"depthwise convolutions, which {word}, as {deep[0].names[WEIGHT]}"
 
 
+def _without_norms(layers: Sequence[Layer]) -> bool:
+    """Whether every convolution has a bias, and there is not one norm."""
+    biased = all(BIAS in layer.shapes for layer in layers if layer.kind == "conv")
+    return biased and not any(layer.kind == "norm" for layer in layers)
+
+
 def _by_shapes(layers: Sequence[Layer]) -> str | None:
     convs = [layer for layer in layers if layer.kind == "conv"]
     if not convs:
@@ -230,7 +236,7 @@ def _by_shapes(layers: Sequence[Layer]) -> str | None:
     oblong = [la for la, (_, _, height, width) in turned.items() if height != width]
     if oblong:
         return f"it has kernels that are not square, as Inception: {oblong[0].names[WEIGHT]}"
-    if all(BIAS in la.shapes for la in convs) and not any(la.kind == "norm" for la in layers):
+    if _without_norms(layers):
         return (
             "it has no norms, but a bias at every convolution: plain convolutions (as VGG), or "
             "batch norms that were folded into them, which cannot be undone"
