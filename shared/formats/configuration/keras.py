@@ -40,6 +40,7 @@ Make = Callable[[Mapping[str, Any]], ResNetSpec]  # the spec of a file's tensors
 _PASSES = 3  # over all choices; a second one repairs what the first order of them missed
 _NORM_FIELDS = {"epsilon": "norm.eps", "momentum": "norm.momentum", "groups": "norm.groups"}
 _SEARCHED = (
+    "anti_alias",
     "stem.padding",
     "stem.pool",
     "stem.pool_padding",
@@ -170,7 +171,7 @@ def _described(net: Network, op: Op, sources: tuple[int, ...]) -> tuple[str, Fac
         return "max_pool", size | {"padding": padding}
     if isinstance(op, AvgPool):
         size = {"pool_size": op.kernel_size, "strides": op.stride}
-        return "avg_pool", size | {"padding": ZERO if op.count_pad else SAME}
+        return "avg_pool", size | {"padding": ZERO if op.count_pad else op.padding}
     if isinstance(op, Subsample):
         facts = {"strides": op.stride}
         if op.channels_before or op.channels_after:  # neither has Keras a layer for them
@@ -217,8 +218,8 @@ def _choices(net: Network, names: Mapping[str, str], spec: ResNetSpec) -> Iterat
     yield read
     yield from ({field: value} for field, value in read.items())
     for field in _SEARCHED:
-        group, _, name = field.partition(".")
-        annotation = field_types(type(getattr(spec, group)))[name]
+        group, _, name = field.rpartition(".")
+        annotation = field_types(type(getattr(spec, group) if group else spec))[name]
         values = typing.get_args(annotation) or (True, False)
         yield from ({field: value} for value in values)
 

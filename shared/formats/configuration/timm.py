@@ -16,8 +16,6 @@ from shared.formats.configuration.keras_layers import shown_value
 from shared.formats.configuration.told import Told, all_fields
 from shared.formats.naming.names import plan_of
 
-# Networks with the tensors of a ResNet and blurred or averaged strides, which no tensor tells.
-ANTI_ALIASED = ("resnetaa", "resnetblur")
 # Architectures of other sizes by the code of a preset, which says what no tensor tells.
 LIKE = {"resnext101_32x16d": "timm/resnext101_32x8d", "resnext101_32x32d": "timm/resnext101_32x8d"}
 _POOLS = {"avg": "avg", "max": "max", "": "none"}
@@ -33,9 +31,9 @@ def told(config: Mapping[str, Any]) -> Told:
         raise _refused("architecture", full, "expected a name")
     name = full.partition(".")[0]  # behind the point, whose weights they are
     preset = LIKE.get(name, f"timm/{name}")
-    if name.startswith(ANTI_ALIASED) or preset not in presets():
+    if preset not in presets():
         names = [known.partition("/")[2] for known in presets() if known.startswith("timm/")]
-        hint = "" if name.startswith(ANTI_ALIASED) else nearest(name, names)
+        hint = nearest(name, names)
         raise _refused("architecture", full, f"none of timm's networks that are known{hint}")
     pretrained = config.get("pretrained_cfg")
     pretrained = pretrained if isinstance(pretrained, Mapping) else {}
@@ -117,15 +115,8 @@ def _objection(config: Mapping[str, Any], preset: str | None, spec: ResNetSpec) 
 
 def told_by_label(label: str, spec: ResNetSpec) -> Told | None:
     """What the architecture's name beside PyTorch's weights says: a label, which scripts write as
-    they like. None for a name that is no preset's.
-
-    Raises `CheckpointError` for a network that is known to be another one.
+    they like. None for a name that is no preset's, or another network's.
     """
-    if label.startswith(ANTI_ALIASED):
-        raise CheckpointError(
-            f"arch = {shown_value(label)} in it; anti-aliased networks have the "
-            "tensors of a ResNet and are another function"
-        )
     preset = next(
         (f"{f}/{label}" for f in ("torchvision", "timm") if f"{f}/{label}" in presets()), None
     )
