@@ -120,7 +120,7 @@ class Table:
 
 
 def printable(text: str) -> str:
-    """`text` without control characters, which a name in somebody's file could send to the
+    """`text` without control characters, which a name in a third-party file could send to the
     terminal.
     """
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)

@@ -135,7 +135,7 @@ class ResumableTrainer(Trainer, Protocol):
     """What training by a recipe asks for beside."""
 
     correct: (
-        int  # how many images of the last step's batch the network named right, before the step
+        int  # how many images of the last step's batch were correctly classified before the step
     )
 
     @property

@@ -1,4 +1,4 @@
-"""The weights and the test images that come along: what they say of themselves is true, in every
+"""The bundled weights and test images: what they say of themselves is true, in every
 framework.
 """
 
@@ -135,6 +135,4 @@ def test_a_picture_file_is_seen_as_the_dataset_is(
 def test_other_names_are_refused(rosetta: Rosetta) -> None:
     with pytest.raises(SpecError, match="nearest: fashion-mnist/resnet20"):
         pretrained_file("fashion-mnist/resnet2")
-    rosetta("inspect", "rosetta:cifar10/resnet20").refused(
-        "no weights 'cifar10/resnet20' come along"
-    )
+    rosetta("inspect", "rosetta:cifar10/resnet20").refused("no bundled weights 'cifar10/resnet20'")
