@@ -39,8 +39,11 @@ class Rendering(ModuleType):
 
         self.Trainer = Trainer
 
-    def build(self, spec: object, *, dtype: str) -> object:
+    def build(self, spec: object, *, seed: int = 0, dtype: str) -> object:
         return object()
+
+    def export_weights(self, model: object) -> dict[str, np.ndarray]:
+        return {"weight": np.ones(3, np.float32)}
 
     def load_weights(self, model: object, weights: object) -> None:
         pass
@@ -86,13 +89,14 @@ def train(rendering: Rendering, folder: Path, **job: Any) -> list[dict[str, Any]
     return events
 
 
+@pytest.mark.parametrize("part", ["build", "Trainer"])
 def test_a_network_that_cannot_be_built_leaves_no_run(
-    rendering: Rendering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rendering: Rendering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     def fail(*arguments: object, **keywords: object) -> object:
         raise MemoryError
 
-    monkeypatch.setattr(rendering, "build", fail)
+    monkeypatch.setattr(rendering, part, fail)
     for _ in range(2):  # the second does not hear that there is a run already
         with pytest.raises(MemoryError):
             train(rendering, tmp_path)
