@@ -1,5 +1,9 @@
 """The specification rendered in Flax NNX."""
 
+import resnet_rosetta
+
+resnet_rosetta.require_shared()  # before anything is imported from it
+
 from resnet_flax.model import ResNet
 from resnet_flax.trace import trace
 from resnet_flax.train import Trainer

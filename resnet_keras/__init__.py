@@ -1,5 +1,9 @@
 """The specification rendered in Keras 3, for its TensorFlow, JAX and PyTorch backends."""
 
+import resnet_rosetta
+
+resnet_rosetta.require_shared()  # before anything is imported from it
+
 from resnet_keras.model import ResNet
 from resnet_keras.trace import trace
 from resnet_keras.train import Trainer

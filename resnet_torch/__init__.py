@@ -1,5 +1,9 @@
 """The specification rendered in PyTorch."""
 
+import resnet_rosetta
+
+resnet_rosetta.require_shared()  # before anything is imported from it
+
 from resnet_torch.model import ResNet
 from resnet_torch.trace import trace
 from resnet_torch.train import Trainer

@@ -65,12 +65,22 @@ _MODULES = {
 }
 
 __all__ = list(_MODULES)
+__rosetta__ = True  # that this is no other package of the name; see resnet_rosetta.py
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'shared' has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(f"shared.{_MODULES[name]}"), name)
+    try:
+        module = import_module(f"shared.{_MODULES[name]}")
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("shared"):
+            raise
+        raise ImportError(
+            f"{__path__[0]} is resnet-rosetta's, but without {error.name}; if another package "
+            "called shared was installed over it, remove that and install resnet-rosetta again"
+        ) from None
+    found = globals()[name] = getattr(module, name)
     return found
 
 

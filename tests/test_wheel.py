@@ -20,6 +20,7 @@ from tests.zoo import in_zoo
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("shared", "resnet_torch", "resnet_keras", "resnet_flax")
+MODULE = "resnet_rosetta.py"
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -42,7 +43,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy: setuptools leaves folders where it builds."""
     folder = tmp_path_factory.mktemp("wheel")
-    for name in (*PACKAGES, "pyproject.toml", "README.md", "LICENSE"):
+    for name in (*PACKAGES, MODULE, "pyproject.toml", "README.md", "LICENSE"):
         source, copy = ROOT / name, folder / "source" / name
         copy.parent.mkdir(exist_ok=True)
         if source.is_dir():
@@ -77,7 +78,7 @@ def test_the_wheel_has_every_file_of_the_packages(wheel: Path) -> None:
         if file.is_file() and "__pycache__" not in file.parts
     }
     held = zipfile.ZipFile(wheel).namelist()
-    assert {name for name in held if ".dist-info/" not in name} == expected
+    assert {name for name in held if ".dist-info/" not in name} == {*expected, MODULE}
     assert {f"{package}/py.typed" for package in PACKAGES} <= expected
 
 

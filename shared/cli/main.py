@@ -184,6 +184,10 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ✓ gets a question mark
     try:
+        if sys.platform == "win32":
+            from shared.processes import require_posix
+
+            require_posix()
         code = app(sys.argv[1:] or ["--help"], prog_name="rosetta", standalone_mode=False)
         sys.stdout.flush()
     except RosettaError as error:

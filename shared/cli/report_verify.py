@@ -200,7 +200,7 @@ def setting(verdict: Verdict, inputs: Inputs) -> Text:
     )
     return Text(f"{verdict.spec.name}", style="bold").append(
         f": {verdict.plan.params:,} parameters, {weights}; {batch} {what} of {height} x {width}; "
-        f"{inputs.dtype}",
+        f"{inputs.dtype} on the CPU",
         style="not bold",
     )
 

@@ -117,7 +117,8 @@ def train(
     json_file: Json = None,
 ) -> None:
     """Train by a recipe in one framework or several, from the same initial weights and on the same
-    batches.
+    batches. A run that is resumed on the CPU is bit for bit an undisturbed one; an accelerator,
+    which Keras and Flax take where there is one, may add in another order.
     """
     from shared.cli import report_training as report
     from shared.training.recipes import get_recipe, with_seed

@@ -193,7 +193,8 @@ def trace(
     found = Trace.load(output)
     report.print_line(
         make_console(),
-        f"{output}: {len(found.names)} tensors of {spec.name} in {found.framework}, {found.dtype}; "
+        f"{output}: {len(found.names)} tensors of {spec.name} in {found.framework}, {found.dtype} "
+        f"on {found.about['device'].upper()}; "
         f"{step.seconds:.1f} s, {step.peak_bytes / 2**30:.1f} GiB",
     )
 
