@@ -228,8 +228,12 @@ def _environment(inherited: Iterable[str] | None) -> dict[str, str]:
 
 
 def _scratch_file() -> IO[bytes]:
-    """A file without a name; where none can be had, what is written is lost."""
+    """A file without a name, in memory where the system has such files; where none can be had,
+    what is written is lost.
+    """
     try:
+        if hasattr(os, "memfd_create"):
+            return os.fdopen(os.memfd_create("child"), "r+b")
         return tempfile.TemporaryFile()
     except OSError:
         return open(os.devnull, "r+b")
