@@ -5,7 +5,8 @@ candidates (stride in the 1x1 or the 3x3, SAME or symmetric padding, another poo
 preprocessing …) are run over a few photographs in evaluation mode, and the mean and variance that
 arise in front of every norm are compared with those that are stored: the Kullback-Leibler
 divergence of two normal distributions per channel, the median over the channels of a norm, the
-mean over the norms. The smaller, the likelier.
+mean over the norms (for the preprocessing, the geometric mean of that and the first norm's). The
+smaller, the likelier.
 
 This is evidence and no proof. Photographs are not the training set, and some fields change the
 statistics by less than that makes: what is then said is that there is no evidence. docs/evidence.md
@@ -62,7 +63,7 @@ FIELDS = (
 # A value that scores up to so many times the best one's divergence cannot be told from it. Measured
 # by `python -m benchmarks evidence` on trained networks of known settings (docs/evidence.md): the
 # right value is within these factors of the best in every case.
-TIE = {PREPROCESSING_FIELD: 2.0, "norm.eps": 1.3, "strides": 1.3}
+TIE = {PREPROCESSING_FIELD: 3.0, "norm.eps": 1.3, "strides": 1.3}
 TIE_OTHERWISE = 1.15
 
 # How strongly the other values are ruled out, by the smallest factor among them.
@@ -116,19 +117,16 @@ def gather(
     single = {name: np.asarray(array, np.float32) for name, array in weights.items()}
     known = {**PREPROCESSING, **_OTHER_PREPROCESSING}
 
-    def run(candidate: ResNetSpec, how: str) -> float:
-        images = preprocess(pixels, known[how], candidate.in_channels).astype(np.float32)
-        return divergence(candidate, single, images)
-
-    def said(what: str, candidate: ResNetSpec, how: str) -> float:
+    def run(what: str, candidate: ResNetSpec, how: str) -> list[float]:
         on_run(what)
-        return run(candidate, how)
+        images = preprocess(pixels, known[how], candidate.in_channels).astype(np.float32)
+        return divergences(candidate, single, images)
 
-    scores = {
-        how: said(f"{PREPROCESSING_FIELD}={how}", spec, how) for how in _distinct(known, spec)
-    }
-    found = [_judged(PREPROCESSING_FIELD, assumed_preprocessing, scores, lambda how: how)]
-    best = min(scores, key=scores.__getitem__)
+    # The first norm sees the images before any field has a say; the others average over more.
+    runs = {how: run(f"{PREPROCESSING_FIELD}={how}", spec, how) for how in _distinct(known, spec)}
+    both = {how: float(np.sqrt(scores[0] * np.mean(scores))) for how, scores in runs.items()}
+    found = [_judged(PREPROCESSING_FIELD, assumed_preprocessing, both, lambda how: how)]
+    best = found[0].value
     for name in FIELDS:
         if name in told:
             continue
@@ -137,18 +135,22 @@ def gather(
             continue
         assumed = _field(spec, name)
         by_value = {
-            shown(value): scores[best]
-            if value == assumed
-            else said(f"{name}={shown(value)}", s, best)
-            for value, s in candidates.items()
+            shown(value): float(
+                np.mean(
+                    runs[best] if value == assumed else run(f"{name}={shown(value)}", other, best)
+                )
+            )
+            for value, other in candidates.items()
         }
         values = {shown(value): value for value in candidates}
         found.append(_judged(name, assumed, by_value, values.__getitem__))
     return found
 
 
-def divergence(spec: ResNetSpec, weights: Mapping[str, np.ndarray], images: np.ndarray) -> float:
-    """How far the statistics in front of the norms are from those that are stored.
+def divergences(
+    spec: ResNetSpec, weights: Mapping[str, np.ndarray], images: np.ndarray
+) -> list[float]:
+    """How far the statistics in front of each norm are from those that it stores, in order.
 
     `images` are preprocessed, [N, height, width, channels].
     """
@@ -165,7 +167,7 @@ def divergence(spec: ResNetSpec, weights: Mapping[str, np.ndarray], images: np.n
                     step.tensors["running_var"].astype(np.float64),
                 )
             )
-    return float(np.mean(layers))
+    return layers
 
 
 def _normal_divergence(
