@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 
 class Preprocessing(NamedTuple):
     """(pixels / divisor - mean) / std per channel, in RGB, or BGR where `reverse` says so."""
@@ -33,3 +35,12 @@ PREPROCESSING = {
     "fashion-mnist": Preprocessing(255, (0.2860,) * 3, (0.3530,) * 3),
     "unit": Preprocessing(255, (0.0, 0.0, 0.0), ONES),  # ToTensor alone
 }
+
+
+def preprocess(pixels: np.ndarray, how: Preprocessing, channels: int = 3) -> np.ndarray:
+    """RGB pixels [..., 3] of 0 to 255 as float64 [..., channels]; one channel is the mean of 3."""
+    image = pixels.astype(np.float64)
+    if how.reverse:
+        image = image[..., ::-1]
+    image = (image / how.divisor - how.mean) / how.std
+    return image if channels == 3 else image.mean(axis=-1, keepdims=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shared.architecture.preprocessing import PREPROCESSING
+from shared.architecture.preprocessing import PREPROCESSING, preprocess
 from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, RosettaError, SpecError
 
@@ -62,7 +62,7 @@ def load_images(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks about what it reads all the same
         pixels = [_open(path, side, shorter, spec.in_channels) for path in paths]
-    return np.stack([_preprocess(image, spec.in_channels, preprocessing) for image in pixels])
+    return preprocess(np.stack(pixels), PREPROCESSING[preprocessing], spec.in_channels)
 
 
 def _open(path: Path, side: int, shorter: int, channels: int) -> np.ndarray:
@@ -127,12 +127,3 @@ def upright(image: PIL.Image) -> PIL.Image:
     if turned.mode.startswith("I"):  # 16 bits a pixel; `convert` alone would clip them at 255
         turned = Image.fromarray((np.asarray(turned) / 257).round().clip(0, 255).astype(np.uint8))
     return turned
-
-
-def _preprocess(pixels: np.ndarray, channels: int, name: str) -> np.ndarray:
-    how = PREPROCESSING[name]
-    image = pixels.astype(np.float64)
-    if how.reverse:
-        image = image[..., ::-1]
-    image = (image / how.divisor - how.mean) / how.std
-    return image if channels == 3 else image.mean(axis=-1, keepdims=True)

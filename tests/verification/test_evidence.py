@@ -1,0 +1,106 @@
+"""Evidence from stored statistics: the right settings of trained networks are never ruled out, and
+a setting that the statistics were made with is found.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shared import SpecError, get_spec, miniature, probe_weights, read_weights
+from shared.architecture.plan import make_plan
+from shared.architecture.preprocessing import PREPROCESSING, preprocess
+from shared.architecture.spec import ResNetSpec
+from shared.images.samples import sample_pixels
+from shared.reference.forward import forward
+from shared.verification.evidence import FIELDS, Evidence, gather
+from shared.weights.pretrained import pretrained_file
+
+SIDE = 64
+PIXELS = sample_pixels(SIDE)
+
+
+def trained_on_the_samples(spec: ResNetSpec) -> dict[str, np.ndarray]:
+    """Probe weights with the statistics that the samples, as "imagenet", make in training mode."""
+    weights = probe_weights(spec, dtype="float64")
+    images = preprocess(PIXELS, PREPROCESSING["imagenet"])
+    plan = make_plan(spec, (SIDE, SIDE))
+    for step in forward(plan, weights, images, train=True):
+        if "running_mean" in step.tensors:
+            for leaf in ("running_mean", "running_var"):
+                weights[f"{step.node.name}.{leaf}"] = step.tensors[leaf]
+    return weights
+
+
+def by_field(found: list[Evidence]) -> dict[str, Evidence]:
+    return {evidence.field: evidence for evidence in found}
+
+
+@pytest.mark.parametrize(
+    ("preset", "field", "value"),
+    [
+        ("torchvision/resnet50", "block.stride_conv", 1),
+        ("torchvision/resnet50", "block.padding", "same"),
+        ("torchvision/resnet50", "stem.padding", "same"),
+        ("torchvision/resnet50", "stem.pool", "none"),
+        ("torchvision/resnet50", "shortcut.pool", "avg"),
+        ("torchvision/resnet50", "anti_alias", "blur"),
+        ("torchvision/resnet50", "strides", (1, 2, 2, 1)),
+        ("keras/resnet50v2", "block.stride_block", "first"),
+        ("cifar/resnet20", "shortcut.zero_pad", "tail"),
+    ],
+)
+def test_the_setting_that_made_the_statistics_is_found(preset: str, field: str, value: Any) -> None:
+    assumed = miniature(get_spec(preset))
+    truth = assumed.replace(**{field: value})
+    found = by_field(gather(assumed, trained_on_the_samples(truth), PIXELS, "imagenet"))[field]
+    assert found.value == value
+    assert found.score < min(found.other_scores.values())
+    assert found.strength != "none"
+
+
+def test_the_preprocessing_is_found() -> None:
+    spec = miniature(get_spec("torchvision/resnet18"))
+    found = by_field(gather(spec, trained_on_the_samples(spec), PIXELS, "caffe"))["preprocessing"]
+    assert (found.value, found.instead_of, found.strength) == ("imagenet", "caffe", "strong")
+
+
+def test_what_makes_no_difference_is_no_evidence() -> None:
+    """An activation is never negative, so zeros around it are as good as -inf."""
+    spec = miniature(get_spec("torchvision/resnet18"))
+    found = by_field(gather(spec, trained_on_the_samples(spec), PIXELS, None))
+    pads = found["stem.pool_padding"]
+    assert pads.value == "symmetric"
+    assert "zero" in pads.as_likely
+    assert pads.instead_of is None
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist/resnet20", "fashion-mnist/resnet20-v2"])
+def test_the_truth_is_never_ruled_out_of_trained_networks(name: str) -> None:
+    weights, spec = read_weights(pretrained_file(name))
+    found = gather(spec, weights, sample_pixels(spec.image_size), "fashion-mnist")
+    assert {evidence.field for evidence in found} >= {"preprocessing", "stem.pool", "norm.eps"}
+    assert [evidence.field for evidence in found if evidence.instead_of is not None] == []
+    assert by_field(found)["preprocessing"].other_scores["0 to 255"] > 100
+
+
+def test_what_is_told_needs_no_evidence() -> None:
+    spec = miniature(get_spec("torchvision/resnet18"))
+    weights = trained_on_the_samples(spec)
+    found = gather(spec, weights, PIXELS[:2], None, told=FIELDS)
+    assert [evidence.field for evidence in found] == ["preprocessing"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (miniature(get_spec("bit/r50x1")), "no batch norms"),
+        (miniature(get_spec("resnet18")).replace(in_channels=13), "13 channels"),
+    ],
+    ids=["group norm", "13 channels"],
+)
+def test_refused(spec: ResNetSpec, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        gather(spec, probe_weights(spec), PIXELS[:1], None)
