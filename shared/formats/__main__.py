@@ -66,10 +66,13 @@ file is no network of ours, the error names the nearest format, and the nearest 
 no model is built, and nothing in it is run. PyTorch's `num_batches_tracked`, on which no output depends, is left out,
 and written as 0 where a format's own files have it. Optimizers and whatever else lies beside weights are not carried.
 
-**What no tensor tells**, such as an epsilon, a padding, or which convolution has the stride, is taken from whoever
-defined the format: it is *assumed* below, and said by `rosetta inspect`. `--preset` and `--set` overrule it. What is
-*free* is what the format's code lets one choose (of `stem.convs` the widths, of `strides` the first stage's).
-`shared/architecture/spec.py` says what the fields mean.
+**What no tensor tells**, such as an epsilon, a padding, or which convolution has the stride, a file may say itself: in
+the configuration of a whole Keras or KerasHub model (`.keras`, `.h5`, TensorFlow.js), in the `config.json` of
+transformers or timm, in the metadata of our own files. It is then *told*, and believed where a spec can say it;
+what cannot be built, what the tensors contradict, and what `--preset` or `--set` contradict is refused, naming the
+key and the value. The rest is as whoever defined the format has it: it is *assumed* below, unless `--preset` or `--set`
+give it. `rosetta inspect` says which is which. What is *free* is what the format's code lets one choose (of
+`stem.convs` the widths, of `strides` the first stage's). `shared/architecture/spec.py` says what the fields mean.
 
 **Converting** puts a target in its place only if
 

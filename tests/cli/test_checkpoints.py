@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from shared import get_spec, probe_weights, save_weights
+from shared import get_spec, list_presets, make_plan, probe_weights, save_weights
 from shared.formats.checkpoint import open_checkpoint
 from shared.formats.convert import Options, convert
 from shared.images.labels import DATASETS, class_names
@@ -90,6 +90,47 @@ def test_inspect_for_a_program(rosetta: Rosetta, weights: Path) -> None:
         ["float32"],
     )
     assert found["tensors"] == len(load_file(weights))
+
+
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [((), set()), (("--set", "norm.eps=1e-5"), {"norm.eps"})],
+    ids=["file", "caller"],
+)
+def test_inspect_says_who_says_what(
+    rosetta: Rosetta, weights: Path, tmp_path: Path, options: tuple[str, ...], given: set
+) -> None:
+    """Each field that no tensor tells is told by the file, given by the caller, or assumed."""
+    found = rosetta("inspect", weights, *options, "--json", "-").json
+    assert (found["told"]["norm.eps"], found["told_by"]) == (1e-5, ["its metadata"])
+    assert (found["assumed"], set(found["given"])) == ({}, given)
+    assert "  told      by its metadata: norm.eps=1e-05" in rosetta("inspect", weights).out
+    save_file(
+        torchvision_names(probe_weights(get_spec("torchvision/resnet18"))),
+        tmp_path / "a.safetensors",
+    )
+    found = rosetta("inspect", tmp_path / "a.safetensors", *options, "--json", "-").json
+    assert (found["told"], set(found["given"])) == ({}, given)
+    assert ("norm.eps" in found["assumed"]) == (not given)
+    assert not found["assumed"].keys() & found["given"].keys()
+
+
+def test_the_caller_does_not_overrule_a_file(rosetta: Rosetta, weights: Path) -> None:
+    rosetta("inspect", weights, "--set", "norm.eps=0.001").refused(
+        "its metadata says norm.eps = 1e-05", "--set says norm.eps = 0.001"
+    )
+
+
+def test_inspect_names_every_preset_with_the_same_tensors(rosetta: Rosetta, tmp_path: Path) -> None:
+    spec = get_spec("cifar/resnet110")
+    save_weights(tmp_path / "a.safetensors", probe_weights(spec), spec)
+    found = rosetta("inspect", tmp_path / "a.safetensors", "--json", "-").json["candidates"]
+    tensors = make_plan(spec).tensors
+    same = [n for n in list_presets() if make_plan(get_spec(n, num_classes=10)).tensors == tensors]
+    assert found == same
+    assert len(same) > 8
+    text = rosetta("inspect", tmp_path / "a.safetensors").out
+    assert [name for name in same if name not in text] == []
 
 
 def test_inspect_names_the_nearest_preset(rosetta: Rosetta, tmp_path: Path, weights: Path) -> None:

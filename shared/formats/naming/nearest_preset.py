@@ -1,4 +1,4 @@
-"""The preset that a file of somebody's is nearest to, for files that are none of ours.
+"""The preset that is nearest to a third-party checkpoint which is no known network.
 
 Where a scheme knows the names, tensors are compared by canonical name and shape; where none does,
 by the shapes of their kernels alone.
@@ -19,7 +19,7 @@ from shared.formats.naming.schemes import FORMATS, Scheme
 from shared.weights.canonical import HWIO_TO_OIHW
 
 ALIKE = 0.3  # of all the tensors of both sides; what has less in common is no near miss
-KIN = 0.1  # what a preset of the family whose names the file has may be less alike than another
+SAME_FAMILY = 0.1  # how much less alike a preset of the family of the file's names may be
 ALIKE_SHAPES = 0.5  # the same of kernels without names, which say less
 COVERED = (
     0.8  # of a preset's kernels, when shapes are all there is: those of VGG are half a ResNet-18's
@@ -100,7 +100,7 @@ def by_names(
     alike = {preset: likeness(preset) for preset in _within_reach(size, ALIKE)}
     best = max(
         alike,
-        key=lambda preset: alike[preset] + KIN * (_family(preset) in scheme.families),
+        key=lambda preset: alike[preset] + SAME_FAMILY * (_family(preset) in scheme.families),
         default=None,
     )
     if best is None or alike[best] < ALIKE:

@@ -5,13 +5,21 @@ itself is the oracle: it builds and runs the same configuration.
 from __future__ import annotations
 
 import json
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("keras")
 
 from shared import CheckpointError
+from shared.errors import RosettaError
+from shared.formats.attempt import Wanted
+from shared.formats.checkpoint import identify
+from shared.formats.configuration.keras_layers import MAX_LAYERS
+from shared.formats.containers.archive import Archive, Configuration
 from shared.formats.naming.infer import differences
 from tests.formats.configuration.keras_models import (
     Config,
@@ -20,6 +28,7 @@ from tests.formats.configuration.keras_models import (
     edited,
     entries_of,
     layer,
+    layers,
     outputs_of_keras,
     outputs_of_ours,
     read,
@@ -283,3 +292,96 @@ def test_fields_that_are_no_part_of_the_function_may_be_set() -> None:
     changes = {"name": "mine", "image_size": 96, "init.conv": "lecun_normal"}
     spec = read(small_config(), changes=changes).spec
     assert (spec.name, spec.image_size, spec.init.conv) == ("mine", 96, "lecun_normal")
+
+
+def test_models_in_models_are_taken_apart() -> None:
+    plain = small_config()
+    entries = entries_of(plain)
+    for inner in (plain, as_keras2(plain)):
+        config = {"class_name": "Sequential", "config": {"name": "outer", "layers": [inner]}}
+        found = read(config, entries)
+        assert found.spec.replace(image_size=64) == read(plain, entries).spec
+        assert found.assumed == {}
+
+
+def test_weights_that_older_keras_numbers_get_the_names_of_the_configuration() -> None:
+    """`conv2d_5`, the sixth convolution in the order of the layers (before Keras 3.11)."""
+    config, counter, numbered = small_config(), Counter(), {}
+    entries = entries_of(config)
+    kinds = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "Dense": "dense"}
+    for item in layers(config):
+        if kind := kinds.get(item["class_name"]):
+            number = f"{kind}_{counter[kind]}" if counter[kind] else kind
+            counter[kind] += 1
+            for name, entry in entries.items():
+                if name.startswith(f"{item['name']}/"):
+                    numbered[f"{number}/{name.partition('/')[2]}"] = entry
+    configuration = Configuration("keras", "config.json", config)
+    archive = Archive("keras", numbered, {"layer_names": "absent"}, configuration=configuration)
+    found = identify(Path("small.keras"), archive, Wanted())
+    expected = read(config, entries)
+    assert found.names == expected.names
+    for name, array in expected.arrays():
+        np.testing.assert_array_equal(found.entries[name].load(), array)
+
+
+HOSTILE: dict[str, Config] = {
+    "no-layers": {"class_name": "Functional", "config": {"layers": []}},
+    "no-config": {"class_name": "Functional"},
+    "layers-of-numbers": {"class_name": "Functional", "config": {"layers": [1]}},
+    "unknown-class": {"class_name": "Mine", "config": {"a": 1}},
+    "no-name": {"class_name": "Sequential", "config": [{"class_name": "Dense", "config": {}}]},
+    "many-layers": {
+        "class_name": "Sequential",
+        "config": [{"class_name": "Dropout", "config": {"name": f"d{i}"}}
+                   for i in range(MAX_LAYERS + 1)],
+    },
+    "input-alone": {
+        "class_name": "Sequential",
+        "config": [{"class_name": "InputLayer", "config": {"name": "i"}}],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", HOSTILE.values(), ids=HOSTILE)
+def test_other_json_is_refused_in_one_line(config: Config) -> None:
+    with pytest.raises(RosettaError) as caught:
+        read(config, entries_of(small_config()))
+    assert str(caught.value).startswith("small.keras: its config.json")
+    assert str(caught.value).isprintable()
+
+
+def test_deep_models_are_refused() -> None:
+    config = small_config()
+    for i in range(500):
+        config = {"class_name": "Sequential", "config": {"name": f"m{i}", "layers": [config]}}
+    with pytest.raises(CheckpointError, match="nested deeper"):
+        read(config, entries_of(small_config()))
+
+
+ODD = [None, True, -1, 0, 1 << 70, 1e308, "", "relu", [], [[]], {}, {"class_name": "X"}, [1, 2, 3]]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mutants_are_read_or_refused_in_one_line(seed: int) -> None:
+    """Any value of the JSON is replaced by any other kind of value."""
+    rng, plain = np.random.default_rng(seed), small_config(1 + seed % 2)
+    entries, messages = entries_of(plain), []
+    for round_ in range(60):
+        config = as_keras2(plain) if round_ % 2 else json.loads(json.dumps(plain))
+        places: list[tuple[Any, Any]] = []
+        pending: list[Any] = [config]
+        while pending:
+            value = pending.pop()
+            if isinstance(value, dict | list):
+                keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+                places += [(value, key) for key in keys]
+                pending += [value[key] for key in keys]
+        holder, key = places[rng.integers(len(places))]
+        holder[key] = ODD[rng.integers(len(ODD))]
+        try:
+            read(config, entries)
+        except RosettaError as error:
+            messages.append(str(error))
+    assert messages
+    assert [text for text in messages if not text.isprintable() or len(text) > 600] == []
