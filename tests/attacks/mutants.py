@@ -81,7 +81,7 @@ def mutating(path: Path) -> Iterator[Mutants]:
 
 
 class ForkedReader:
-    """As `subprocess.Popen` of `sandbox.serve`, but a fork, which need not import anything."""
+    """As `Popen` of `shared.processes.Process`, but a fork, which need not import anything."""
 
     def __init__(self, command: list[str], **options: Any):
         requests, replies = os.pipe(), os.pipe()
@@ -130,6 +130,11 @@ class ForkedReader:
                 time.sleep(0.0005)
         return self.returncode
 
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
     def kill(self) -> None:
         if self.returncode is None:
             os.kill(self.pid, signal.SIGKILL)
@@ -137,7 +142,7 @@ class ForkedReader:
 
 def serve(path: Path) -> None:
     """Open the mutants that come in, by the same door as anyone."""
-    from shared.formats.containers import hdf5_reader, sandbox
+    from shared.formats.containers import hdf5_reader
     from tests.attacks.check import snapshot
     from tests.attacks.watch import attempt
 
@@ -145,7 +150,7 @@ def serve(path: Path) -> None:
     with contextlib.suppress(ImportError):
         import tensorstore  # noqa: F401
     attempt(path)  # in a process of its own, as ever: everything else is imported
-    sandbox.subprocess.Popen = ForkedReader  # type: ignore[misc,assignment]
+    subprocess.Popen = ForkedReader  # type: ignore[misc,assignment]
     before = set(snapshot(path.parent))
     for line in sys.stdin.buffer:
         files = {name: base64.b64decode(data) for name, data in json.loads(line).items()}
