@@ -75,8 +75,12 @@ def _trace(side: str, spec: ResNetSpec) -> Trace:
     return rendering.trace(model, probe_images((2, 64, 64, 3), dtype="float64"))
 
 
-def test_a_wrong_pad_of_the_plan_is_noticed_by_the_reference(monkeypatch):
+def test_a_wrong_pad_of_the_plan_is_noticed_by_the_reference(monkeypatch, request):
     """PyTorch and Flax pad this pool by `ops.window_pads`: a mistake there leaves them equal."""
+    import jax
+
+    jax.clear_caches()  # what was compiled before the mistake has the right pads
+    request.addfinalizer(jax.clear_caches)  # and what is compiled now, the wrong ones
     right = ops.window_pads
 
     def odd_pixel_in_front(*arguments):
