@@ -91,7 +91,7 @@ class Checkpoint(Identified):
     def value_check(self) -> ValueCheck:
         """Checks the tensors one by one, for callers that read them in an order of their own."""
         digests = self.archive.metadata.get("sha256") if self.format.name == "canonical" else None
-        return ValueCheck(self.path, self.names, digests)
+        return ValueCheck(self.path, self.names, self.spec.norm.eps, digests)
 
     def weights(self) -> Weights:
         """All canonical weights, in memory."""

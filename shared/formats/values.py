@@ -19,13 +19,16 @@ DAMAGED = "damaged"
 class ValueCheck:
     """Collects what is wrong with the values of a file, to report all of it at once.
 
-    Values must be finite, variances not below zero, and everything what the file's own table of
-    SHA-256 digests says, if it has one. Threads may share it.
+    Values must be finite, variances not below zero (nor zero, where the network's `eps` is 0), and
+    everything what the file's own table of SHA-256 digests says, if it has one. Threads may share
+    it.
     """
 
-    def __init__(self, path: Path, names: Mapping[str, str], digests: str | None = None):
+    def __init__(
+        self, path: Path, names: Mapping[str, str], eps: float, digests: str | None = None
+    ):
         """`names` are the file's own of the canonical tensors; `digests` is its table, as JSON."""
-        self._path, self._names = path, names
+        self._path, self._names, self._eps = path, names, eps
         self._digests = None if digests is None else _parse(path, digests)
         self._problems: dict[str, list[str]] = {DAMAGED: [], NOT_FINITE: [], NEGATIVE: []}
 
@@ -33,7 +36,7 @@ class ValueCheck:
         """Check a canonical tensor."""
         if self._digests is not None and self._digests.get(name) != sha256_of(array):
             self.note(DAMAGED, name, "does not match its SHA-256")
-        if problem := value_problem(name, array):
+        if problem := value_problem(name, array, self._eps):
             self.note(problem[0], name, problem[1])
 
     def note(self, kind: str, name: str, what: str) -> None:

@@ -23,7 +23,8 @@ from shared.weights.files import read_tensors, write_tensors
 Weights = dict[str, np.ndarray]
 
 FORMAT = "resnet-rosetta-weights"
-NOT_FINITE, NEGATIVE = "not finite", "negative"  # kinds of problems with values
+# Kinds of problems with values.
+NOT_FINITE, NEGATIVE, ZERO = "not finite", "negative", "zero"
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
@@ -80,23 +81,27 @@ def check_weights(plan: Plan, weights: Mapping[str, Any], what: str = "weights")
     """
     shapes = {name: np.shape(array) for name, array in weights.items()}
     bad_dtype: list[str] = []
-    values: dict[str, list[str]] = {NOT_FINITE: [], NEGATIVE: []}
+    values: dict[str, list[str]] = {NOT_FINITE: [], NEGATIVE: [], ZERO: []}
     for name in (name for name, shape in plan.tensors.items() if shapes.get(name) == shape):
         array = np.asarray(weights[name])
         if not is_float(array.dtype):
             bad_dtype.append(f"{name} is {array.dtype}, expected a float type")
-        elif problem := value_problem(name, array):
+        elif problem := value_problem(name, array, plan.spec.norm.eps):
             values[problem[0]].append(f"{name} {problem[1]}")
     problems = _shape_problems(plan.tensors, shapes) | {"not float": bad_dtype} | values
     raise_problems(what, problems)
 
 
-def value_problem(name: str, array: np.ndarray) -> tuple[str, str] | None:
-    """(kind, what) if a tensor's values cannot be weights: not finite, or variances below zero."""
+def value_problem(name: str, array: np.ndarray, eps: float) -> tuple[str, str] | None:
+    """(kind, what) if a tensor's values cannot be weights: not finite, variances below zero, or
+    variances of zero where the norms' `eps` is 0, too: their outputs would not be finite.
+    """
     if not (finite := np.isfinite(array)).all():
         return NOT_FINITE, f"has {int((~finite).sum())} values that are not finite"
     if name.endswith("running_var") and (negative := array < 0).any():
         return NEGATIVE, f"has {int(negative.sum())} negative variances"
+    if eps == 0 and name.endswith("running_var") and (zero := array == 0).any():
+        return ZERO, f"has {int(zero.sum())} variances of 0 while norm.eps is 0; set norm.eps"
     return None
 
 

@@ -288,6 +288,18 @@ def test_nothing_damaged_is_written(tmp_path, weights: dict, kind: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_variance_of_zero_needs_an_eps(weights: dict) -> None:
+    """Without one the norm divides by zero, as where float16 has made small variances 0."""
+    variance = weights["stem.norm1.running_var"].copy()
+    variance[:3] = 0
+    changed = {**weights, "stem.norm1.running_var": variance}
+    check_weights(PLAN, changed)
+    without = make_plan(SPEC.replace(**{"norm.eps": 0.0}))
+    check_weights(without, weights)
+    with pytest.raises(CheckpointError, match=r"has 3 variances of 0 while norm\.eps is 0"):
+        check_weights(without, changed)
+
+
 def test_all_problems_are_reported_at_once(weights: dict) -> None:
     problems = []
     for kind in ("missing", "unexpected", "mis-shaped", "integer", "not finite", "negative"):
