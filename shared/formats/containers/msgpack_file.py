@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from shared.architecture.ops import Shape
+from shared.errors import FrameworkError
 from shared.formats.containers import spans
 from shared.formats.containers.archive import Archive, Entry
 from shared.formats.containers.flax_tree import MAX_DEPTH, MAX_PATH, model_part, nested
@@ -334,10 +335,18 @@ def _entry(
 
 
 def write(path: Path, archive: Archive) -> None:
-    """Write what `flax.serialization.to_bytes` makes of the nested dict, array by array.
+    """Write the bytes of `flax.serialization.to_bytes` of the nested dict, array by array.
 
-    Metadata is left out.
+    Metadata is left out. Raises `CheckpointError`, and `FrameworkError` without msgpack, which Flax
+    brings along.
     """
+    try:
+        import msgpack
+    except ImportError:
+        raise FrameworkError(
+            "a msgpack file is written by msgpack, which is not installed; pip install "
+            "'resnet-rosetta[flax]'"
+        ) from None
     for name, entry in archive.entries.items():
         if _CHUNKED in name.split("/"):
             raise spans.cannot_write(
@@ -351,7 +360,7 @@ def write(path: Path, archive: Archive) -> None:
     values = spans.checked_values(path, dict(_leaves(tree, "")))
     try:
         with path.open("wb") as file:
-            _write_map(file, tree, values)
+            _write_map(file, msgpack.Packer(), tree, values)
     except OSError as error:
         raise spans.cannot_write(path, error.strerror or str(error)) from None
 
@@ -365,63 +374,39 @@ def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Entry]]
             yield from _leaves(value, f"{prefix}{key}/")
 
 
-def _write_map(file: BinaryIO, tree: Mapping[str, Any], values: Iterator[np.ndarray]) -> None:
-    file.write(_sized(len(tree), (0x80, 16), (None, 0xDE, 0xDF)))
+def _write_map(
+    file: BinaryIO, packer: Any, tree: Mapping[str, Any], values: Iterator[np.ndarray]
+) -> None:
+    file.write(packer.pack_map_header(len(tree)))
     for key, value in tree.items():
-        file.write(_packed(key))
+        file.write(packer.pack(key))
         if isinstance(value, Entry):
-            _write_array(file, next(values))
+            _write_array(file, packer, next(values))
         else:
-            _write_map(file, value, values)
+            _write_map(file, packer, value, values)
 
 
-def _write_array(file: BinaryIO, array: np.ndarray) -> None:
+def _write_array(file: BinaryIO, packer: Any, array: np.ndarray) -> None:
     if array.nbytes <= CHUNK:
-        _write_extension(file, array)
+        _write_extension(file, packer, array)
         return
     flat, size = array.reshape(-1), max(1, CHUNK // array.itemsize)
     chunks = [flat[start : start + size] for start in range(0, flat.size, size)]
-    shape = {str(axis): n for axis, n in enumerate(array.shape)}
-    file.write(b"\x83" + _packed(_CHUNKED) + b"\xc3" + _packed("shape"))
-    file.write(_sized(len(shape), (0x80, 16), (None, 0xDE, 0xDF)))
-    for axis, n in shape.items():
-        file.write(_packed(axis) + _packed(n))
-    file.write(_packed("chunks") + _sized(len(chunks), (0x80, 16), (None, 0xDE, 0xDF)))
+    file.write(packer.pack_map_header(3))
+    for item in (_CHUNKED, True, "shape", {str(i): n for i, n in enumerate(array.shape)}, "chunks"):
+        file.write(packer.pack(item))
+    file.write(packer.pack_map_header(len(chunks)))
     for index, chunk in enumerate(chunks):
-        file.write(_packed(str(index)))
-        _write_extension(file, chunk)
+        file.write(packer.pack(str(index)))
+        _write_extension(file, packer, chunk)
 
 
-def _write_extension(file: BinaryIO, array: np.ndarray) -> None:
-    shape = bytes([0x90 | array.ndim]) + b"".join(
-        _packed(n) for n in array.shape
-    )  # 15 dimensions at most
-    data = _sized(array.nbytes, None, (0xC4, 0xC5, 0xC6))
-    start = b"\x93" + shape + _packed(array.dtype.name) + data
-    length = len(start) + array.nbytes
-    fixed = {1: 0xD4, 2: 0xD5, 4: 0xD6, 8: 0xD7, 16: 0xD8}.get(length)
-    file.write(bytes([fixed]) if fixed else _sized(length, None, (0xC7, 0xC8, 0xC9)))
-    file.write(bytes([_ARRAY]) + start)
+def _write_extension(file: BinaryIO, packer: Any, array: np.ndarray) -> None:
+    start = packer.pack_array_header(3) + packer.pack(array.shape) + packer.pack(array.dtype.name)
+    if array.nbytes < 1 << 16:
+        file.write(packer.pack_ext_type(_ARRAY, start + packer.pack(array.tobytes())))
+        return
+    start += b"\xc6" + array.nbytes.to_bytes(4, "big")  # bytes of 32 bits of length
+    head = struct.pack(">BIB", 0xC9, len(start) + array.nbytes, _ARRAY)  # an extension, as well
+    file.write(head + start)  # the packer would copy the array twice
     file.write(spans.raw_bytes(array))
-
-
-def _packed(value: str | int) -> bytes:
-    """A string, or a number that is not negative."""
-    if isinstance(value, str):
-        text = value.encode("utf-8")
-        return _sized(len(text), (0xA0, 32), (0xD9, 0xDA, 0xDB)) + text
-    if value >= 1 << 32:
-        return b"\xcf" + value.to_bytes(8, "big")
-    return _sized(value, (0x00, 128), (0xCC, 0xCD, 0xCE))
-
-
-def _sized(length: int, short: tuple[int, int] | None, tags: tuple[int | None, int, int]) -> bytes:
-    """The shortest head for a length: in the tag itself below a bound, or in 1, 2 or 4 bytes after
-    a tag.
-    """
-    if short is not None and length < short[1]:
-        return bytes([short[0] | length])
-    for tag, width in zip(tags, (1, 2, 4), strict=True):
-        if tag is not None and length < 1 << (8 * width):
-            return bytes([tag]) + length.to_bytes(width, "big")
-    raise ValueError(f"{length} is more than msgpack can hold")

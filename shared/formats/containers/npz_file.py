@@ -1,8 +1,9 @@
 """NumPy's `.npz`: a zip archive of `.npy` files. Arrays of Python objects, which are pickles, are
 never read.
 
-The header of a `.npy` file is a Python expression. NumPy evaluates it as a literal; here it must
-have exactly the form that NumPy writes (`numpy.lib.format`, versions 1 to 3).
+The header of a `.npy` file is a Python expression. NumPy hands it to Python's compiler, where no
+byte of an untrusted file goes here (`ast.literal_eval` is not safe from deep nesting either): it
+must have exactly the form that NumPy writes (`numpy.lib.format`, versions 1 to 3).
 """
 
 from __future__ import annotations

@@ -5,13 +5,14 @@ damage refused.
 from __future__ import annotations
 
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, FrameworkError
 from shared.formats.containers import msgpack_file
 from shared.formats.containers.msgpack_file import read, write
 from tests.formats.hostile import (
@@ -299,3 +300,22 @@ def test_names_that_cannot_be_written(tmp_path: Path, names: list[str], message:
 def test_a_dtype_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="complex64"):
         write(tmp_path / FILE, archive_of({"a": np.zeros(1, "complex64")}))
+
+
+def test_without_msgpack_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "msgpack", None)  # imports as if it were not there
+    with pytest.raises(FrameworkError, match=r"pip install 'resnet-rosetta\[flax\]'"):
+        write(tmp_path / FILE, archive_of({"a": np.zeros(1, "float32")}))
+    assert not (tmp_path / FILE).exists()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (63,), (64,), (16383,), (16384,), (128, 129), (0, 3)])
+def test_the_bytes_are_those_of_flax(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Heads of every length, short ones and long ones."""
+    serialization = pytest.importorskip("flax.serialization")
+    array = np.arange(np.prod(shape), dtype="float32").reshape(shape)
+    write(tmp_path / FILE, archive_of({"a/b": array, "a/c": array, "d": array}))
+    tree = {"a": {"b": array, "c": array}, "d": array}
+    assert (tmp_path / FILE).read_bytes() == serialization.msgpack_serialize(tree)
