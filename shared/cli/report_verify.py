@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from shared.cli.tables import Column, Styled, Table, printable, shape
+from shared.cli.tables import Column, Table, printable, shape
 from shared.frameworks.inputs import Inputs
 from shared.frameworks.verify import TraceTaken, Verdict
 from shared.verification.comparison import Comparison
@@ -26,9 +26,9 @@ from shared.verification.tolerances import CHANNEL_FLOAT64
 
 SHOWN = 10  # problems of a comparison; JSON has all of them
 
-YES, NO = Styled("✓ same", "bold green"), Styled("✗ differs", "bold red")
-MEASURED = Styled("measured", "yellow")
-NOT_RUN = Styled("✗ not run", "bold red")
+YES, NO = Text("✓ same", "bold green"), Text("✗ differs", "bold red")
+MEASURED = Text("measured", "yellow")
+NOT_RUN = Text("✗ not run", "bold red")
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
@@ -183,7 +183,7 @@ def markdown_page(verdicts: Sequence[Verdict], inputs: Inputs, command: str) -> 
         good = "same" if verdict.judged else "measured"
         said = good if verdict.passed else "**not run**" if verdict.failure else "**differs**"
         cells = [*verdict_row(verdict), said]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 

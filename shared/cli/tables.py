@@ -1,8 +1,8 @@
 """Plain tables for the terminal, and the plan as one.
 
-Lighter than `rich.table`: the plan of a deep network has hundreds of rows, and a layer's name must
-never be folded or cut. A table that is wider than the terminal loses its least telling columns
-first.
+`rich.table` folds or cuts what is too wide, has no sections within a table, and fills every line up
+with spaces. Here a table that is wider than the terminal loses its least informative columns first,
+and a layer's name stays whole. rich's `Text` measures the cells: wide characters take two.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
-from rich.segment import Segment
+from rich.text import Text
 
 from shared.architecture.plan import Plan
 
 GAP = "  "
-MIN_CUT = 10  # characters that the column which may be cut keeps in any case
+MIN_CUT = 10  # cells that the column which may be cut keeps in any case
 
 
 class Column(NamedTuple):
@@ -28,95 +29,70 @@ class Column(NamedTuple):
     cut: bool = False  # may end in …
 
 
-class Styled(NamedTuple):
-    """A text with a rich style."""
-
-    text: str
-    style: str = ""
-
-
-Cell = str | Styled | tuple[Styled, ...]
-
-
 class Table:
     """Rows of cells in aligned columns. Print it with `console.print(table, soft_wrap=True)`."""
 
     def __init__(self, *columns: Column, title: str = ""):
         self._columns = columns
         self._title = title
-        self._rows: list[tuple[tuple[Styled, ...], ...] | str] = []  # a string heads a section
+        self._rows: list[tuple[Text, ...] | str] = []  # a string heads a section
 
-    def row(self, *cells: Cell, style: str = "") -> None:
+    def row(self, *cells: str | Text, style: str = "") -> None:
         """Add a row; `style` is for the cells that have none of their own."""
-        self._rows.append(tuple(_styled(cell, style) for cell in cells))
+        self._rows.append(
+            tuple(Text(printable(c), style) if isinstance(c, str) else c for c in cells)
+        )
 
     def section(self, title: str = "") -> None:
         """An empty line, and a title if there is one."""
         self._rows.append(title)
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        shown = self._fit(options.max_width)
-        rule = [(Styled("─" * width, "dim"),) for width in shown.values()]
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        widths = self._fit(options.max_width)
         if self._title:
-            yield from self._line([Styled(self._title, "bold")], console)
-            yield from self._line([], console)
-        yield from self._line(
-            self._cells(tuple((Styled(c.title, "bold"),) for c in self._columns), shown), console
-        )
-        yield from self._line(self._join(rule), console)
+            yield Text(self._title, "bold")
+            yield Text()
+        yield self._line([Text(column.title, "bold") for column in self._columns], widths)
+        yield Text(GAP).join(Text("─" * width, "dim") for width in widths.values())
         for i, row in enumerate(self._rows):
-            if isinstance(row, str):
-                if i:
-                    yield from self._line([], console)
-                if row:
-                    yield from self._line([Styled(row, "bold")], console)
-            else:
-                yield from self._line(self._cells(row, shown), console)
+            if not isinstance(row, str):
+                yield self._line(row, widths)
+                continue
+            if i:
+                yield Text()
+            if row:
+                yield Text(row, "bold")
 
     def _fit(self, limit: int) -> dict[int, int]:
-        """Index -> width of the columns that are shown on `limit` characters."""
-        cells = [
-            [_length(row[i]) for row in self._rows if not isinstance(row, str)]
-            for i in range(len(self._columns))
-        ]
-        widths = {i: max([len(c.title), *cells[i]]) for i, c in enumerate(self._columns)}
+        """Index -> width of the columns that are shown on `limit` cells of a terminal."""
+        rows = [row for row in self._rows if not isinstance(row, str)]
+        widths = {
+            i: max([cell_len(column.title), *(row[i].cell_len for row in rows)])
+            for i, column in enumerate(self._columns)
+        }
 
         def excess() -> int:
             return sum(widths.values()) + len(GAP) * (len(widths) - 1) - limit
 
-        for i in sorted(
-            (i for i, c in enumerate(self._columns) if c.drop), key=lambda i: self._columns[i].drop
-        ):
+        droppable = [i for i, column in enumerate(self._columns) if column.drop]
+        for i in sorted(droppable, key=lambda i: self._columns[i].drop):
             if excess() > 0:
                 del widths[i]
         for i in [i for i in widths if self._columns[i].cut]:
             widths[i] = max(min(MIN_CUT, widths[i]), widths[i] - max(0, excess()))
         return widths
 
-    def _cells(self, row: Sequence[tuple[Styled, ...]], shown: dict[int, int]) -> list[Styled]:
+    def _line(self, cells: Sequence[Text], widths: dict[int, int]) -> Text:
+        """The cells that are shown, aligned; without spaces at the end."""
         parts = []
-        for i, width in shown.items():
-            cell = _cut(row[i], width)
-            space = (Styled(" " * (width - _length(cell))),)
+        for i, width in widths.items():
+            cell = cells[i].copy()
+            cell.truncate(width, overflow="ellipsis")
+            space = Text(" " * (width - cell.cell_len))
             parts.append(space + cell if self._columns[i].right else cell + space)
-        return self._join(parts)
-
-    @staticmethod
-    def _join(cells: Sequence[tuple[Styled, ...]]) -> list[Styled]:
-        joined: list[Styled] = []
-        for cell in cells:
-            joined += [*cell] if not joined else [Styled(GAP), *cell]
-        return joined
-
-    @staticmethod
-    def _line(parts: Sequence[Styled], console: Console) -> Iterator[Segment]:
-        """Segments of a line, without the spaces at its end."""
-        end = len(parts)
-        while end and not parts[end - 1].text.strip():
-            end -= 1
-        for text, style in parts[:end]:
-            yield Segment(text, console.get_style(style) if style else None)
-        yield Segment.line()
+        line = Text(GAP).join(parts)
+        line.rstrip()
+        return line
 
 
 def printable(text: str) -> str:
@@ -155,9 +131,8 @@ def plan_table(plan: Plan) -> Table:
         is_block = path[-2:-1] == ["blocks"]
         table.row(
             row.name,
-            (
-                Styled(row.op, "bold" if is_block else ""),
-                Styled(f" {row.about}" if row.about else "", "dim"),
+            Text.assemble(
+                (row.op, "bold" if is_block else ""), (f" {row.about}" if row.about else "", "dim")
             ),
             "x".join(map(str, row.output)),
             f"{row.params:,}" if row.params else "",
@@ -174,26 +149,3 @@ def plan_table(plan: Plan) -> Table:
         style="bold",
     )
     return table
-
-
-def _styled(cell: Cell, style: str) -> tuple[Styled, ...]:
-    if isinstance(cell, str):
-        return (Styled(printable(cell), style),)
-    return (cell,) if isinstance(cell, Styled) else cell
-
-
-def _length(cell: Sequence[Styled]) -> int:
-    return sum(len(part.text) for part in cell)
-
-
-def _cut(cell: tuple[Styled, ...], width: int) -> tuple[Styled, ...]:
-    """The cell's first `width` characters; the last of them is … where something is missing."""
-    if _length(cell) <= width:
-        return cell
-    kept: list[Styled] = []
-    left = width - 1
-    for text, style in cell:
-        if text[:left]:
-            kept.append(Styled(text[:left], style))
-        left = max(0, left - len(text))
-    return (*kept, Styled("…", "dim"))

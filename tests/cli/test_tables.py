@@ -8,10 +8,12 @@ import subprocess
 import sys
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 from shared import get_spec, make_plan
-from shared.cli.tables import Column, Styled, Table, plan_table, printable
+from shared.cli.tables import Column, Table, plan_table, printable
 
 
 def on_terminal(width: int, *arguments: object) -> str:
@@ -64,6 +66,20 @@ def test_table_aligns_its_columns() -> None:
     ]
 
 
+@pytest.mark.parametrize("width", [200, 30])
+def test_wide_characters_take_two_cells(width: int) -> None:
+    """Chinese, Japanese and Korean, and a letter with an accent of its own, which takes none."""
+    table = Table(Column("ラベル"), Column("n", right=True), Column("名", cut=True), Column("z"))
+    table.row("猫", "1", "トラネコとシマネコ", "z")
+    table.row("e\u0301te\u0301", "12,345", "x", "z")
+    shown = lines(table, width)
+    last = [cell_len(line[: line.rindex("z")]) for line in shown if "z" in line]
+    assert len(last) == 3
+    assert len(set(last)) == 1
+    assert all(cell_len(line) <= width for line in shown)
+    assert ("…" in shown[2]) == (width == 30)
+
+
 def test_narrow_table_drops_columns_in_order_and_then_cuts() -> None:
     table = Table(
         Column("name"), Column("text", cut=True), Column("last", drop=2), Column("first", drop=1)
@@ -86,7 +102,7 @@ def test_narrow_table_drops_columns_in_order_and_then_cuts() -> None:
 
 def test_table_styles_are_for_terminals_only() -> None:
     table = Table(Column("name"))
-    table.row(Styled("x", "bold red"))
+    table.row(Text("x", "bold red"))
     assert lines(table)[2] == "x"
     assert lines(table, color=True)[2] == "\x1b[1;31mx\x1b[0m"
 
