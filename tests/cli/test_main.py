@@ -326,7 +326,7 @@ def test_verify_of_several_says_which_failed(rosetta: Rosetta) -> None:
 def test_one_line_and_nothing_on_standard_output_from_a_process(tmp_path: Path) -> None:
     run_program("verify", "resnet51", "--json", "-").refused("unknown preset")
     run_program(
-        "trace", PRESET, "--framework", "reference", "--set", "norm.eps=0", "-o", tmp_path / "t"
+        "trace", PRESET, "--framework", "reference", "--set", "norm.eps=-1", "-o", tmp_path / "t"
     ).refused("norm.eps")
     assert list(tmp_path.iterdir()) == []
 
