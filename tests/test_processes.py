@@ -116,9 +116,10 @@ def test_a_process_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_without_a_temporary_folder_last_words_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
+    def refuse(*arguments: object) -> None:
         raise FileNotFoundError("No usable temporary directory found")
 
+    monkeypatch.delattr(os, "memfd_create", raising=False)  # as on macOS
     monkeypatch.setattr(processes.tempfile, "TemporaryFile", refuse)
     with pytest.raises(FrameworkError, match="ended with code 1: it said nothing"):
         run("import sys; sys.exit('words')")

@@ -26,7 +26,7 @@ from shared.frameworks.registry import (
     load_package,
 )
 from shared.frameworks.workers import TraceWorker
-from tests.probes import reference_trace
+from tests.probes import SIZE, reference_trace
 
 SPEC = miniature(get_spec("cifar/resnet20"))
 
@@ -54,7 +54,7 @@ def job(output: Path, **changes) -> dict:
         "dtype": "float64",
         "seed": 0,
         "batch": 2,
-        "image_size": [32, 45],
+        "image_size": list(SIZE),
         "weights": None,
         "images": None,
         "output": str(output),
@@ -178,7 +178,10 @@ def test_seed_batch_and_size_reach_the_trace(worker: TraceWorker, tmp_path: Path
     worker.run(job(tmp_path / "a.safetensors"))
     worker.run(job(tmp_path / "b.safetensors", seed=1, batch=3, image_size=[33, 40]))
     a, b = Trace.load(tmp_path / "a.safetensors"), Trace.load(tmp_path / "b.safetensors")
-    assert (a.about["image_shape"], b.about["image_shape"]) == ("2x32x45x3", "3x33x40x3")
+    assert (a.about["image_shape"], b.about["image_shape"]) == (
+        f"2x{SIZE[0]}x{SIZE[1]}x3",
+        "3x33x40x3",
+    )
     assert a.about["weights"] != b.about["weights"]
 
 
