@@ -244,6 +244,14 @@ def AvgPool2d(op: ops.AvgPool) -> nn.AvgPool2d:
     return nn.AvgPool2d(op.kernel_size, op.stride, ceil_mode=True, count_include_pad=False)
 
 
+@torch.fx.wrap  # one node of a traced graph: the filter is repeated for each channel
+def blur(x: Tensor, kernel: Tensor, pad: int, stride: int) -> Tensor:
+    """Each channel of [N, C, H, W] by itself through the filter [1, 1, size, size]."""
+    channels = x.shape[1]
+    x = F.pad(x, (pad,) * 4, mode="reflect")
+    return F.conv2d(x, kernel.expand(channels, -1, -1, -1), stride=stride, groups=channels)
+
+
 class BlurPool2d(nn.Module):
     """A fixed binomial filter for every channel, on an image reflected at its borders."""
 
@@ -257,10 +265,7 @@ class BlurPool2d(nn.Module):
         self.register_buffer("filter", torch.outer(taps, taps)[None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        channels = x.shape[1]
-        kernel = self.filter.expand(channels, -1, -1, -1)
-        x = F.pad(x, (self.op.pad,) * 4, mode="reflect")
-        return F.conv2d(x, kernel, stride=self.op.stride, groups=channels)
+        return blur(x, self.filter, self.op.pad, self.op.stride)
 
     def extra_repr(self) -> str:
         return f"taps={self.op.taps}, stride={self.op.stride}"

@@ -257,7 +257,7 @@ def test_symbolic_traces_are_the_network_at_any_size(preset: str, training: bool
         model.apply(lambda m: m.eval() if isinstance(m, torch.nn.Dropout) else m)
     traced = torch.fx.symbolic_trace(model)
     with torch.inference_mode():
-        for size in ((32, 45), (33, 64)):
+        for size in (SIZE, (33, 64)):
             images = torch.randn(2, model.spec.in_channels, *size)
             before = copy.deepcopy(model.state_dict())
             expected, moved = model(images), copy.deepcopy(model.state_dict())
