@@ -34,15 +34,15 @@ def test_there_are_enough_mistakes():
 
 @pytest.fixture(scope="module")
 def truth():
-    """The reference's trace of a spec, taken once."""
+    """The reference's trace of a spec and a size, taken once."""
     known: dict = {}
 
     def take(mistake: Mistake) -> Trace:
-        spec = mistake.spec
-        if spec not in known:
-            model = reference.build(spec)
-            known[spec] = reference.trace(model, _images(mistake))
-        return known[spec]
+        key = mistake.spec, mistake.size
+        if key not in known:
+            model = reference.build(mistake.spec)
+            known[key] = reference.trace(model, _images(mistake))
+        return known[key]
 
     return take
 

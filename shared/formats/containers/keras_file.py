@@ -209,7 +209,13 @@ def _config(spec: ResNetSpec, dtype: str) -> dict[str, Any]:
     return {
         "module": "resnet_keras.model",
         "class_name": "ResNet",
-        "config": {"spec": spec.to_dict(), "dtype": dtype, "name": "resnet", "trainable": True},
+        "config": {
+            "spec": spec.to_dict(),
+            "dtype": dtype,
+            "seed": 0,
+            "name": "resnet",
+            "trainable": True,
+        },
         "registered_name": f"{_OURS}ResNet",
         "build_config": {"input_shape": None},
         "compile_config": {},

@@ -31,6 +31,7 @@ SIZE = (64, 64)  # SAME and symmetric windows differ on even sides
 
 @functools.cache
 def _config(version: int, classes: int) -> str:
+    keras.utils.clear_session()  # layers without names of their own are numbered from the start
     stack = (resnet.stack_residual_blocks_v1, resnet.stack_residual_blocks_v2)[version - 1]
     model = resnet.ResNet(
         lambda x: stack(
