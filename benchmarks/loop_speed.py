@@ -149,7 +149,7 @@ def metered(package: ModuleType, meter: Meter) -> Any:
                 lambda: step(images, labels, 0.0, masks),
             )
 
-    return SimpleNamespace(build=package.build, load_weights=package.load_weights, Trainer=Trainer)
+    return SimpleNamespace(**{**vars(package), "Trainer": Trainer})
 
 
 def open_or_invent(name: str, split: Split, folder: Path | None = None) -> ImageSource:
