@@ -86,7 +86,7 @@ def model_dtype(model: ResNet) -> str:
 
 
 def _canonical_tensors(model: ResNet) -> dict[str, torch.Tensor]:
-    """Canonical name -> the model's own tensor. PyTorch counts batches; nobody else does.
+    """Canonical name -> the model's own tensor. Without the counters of batches.
 
     Raises `FrameworkError` for a model whose tensors are elsewhere, or cut up.
     """

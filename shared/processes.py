@@ -38,7 +38,7 @@ _ERRORS: dict[str, type[RosettaError]] = {
 }
 _FOR_PEOPLE = ("PYTHONINSPECT", "PYTHONSTARTUP")  # they make Python wait for a person
 _LAST_WORDS = 1 << 16  # bytes
-_PATIENCE = 5  # seconds that a process has to end by itself when nobody wants more of it
+_PATIENCE = 5  # seconds that a process has to end by itself
 
 
 def require_posix() -> None:

@@ -221,7 +221,7 @@ def _mid_widths(spec: ResNetSpec) -> list[int]:
 
 
 def _validate_order(spec: ResNetSpec) -> None:
-    """What goes with the order of norm, activation and convolution."""
+    """The fields that the order of norm, activation and convolution allows."""
     order, head, first_preact = spec.block.order, spec.head, spec.block.first_preact
     if order != "full_pre":
         allowed = "norm_act belongs to block.order=full_pre"
@@ -263,7 +263,7 @@ def _validate_norm(spec: ResNetSpec) -> None:
 
 
 def _validate_anti_alias(spec: ResNetSpec) -> None:
-    """What timm's networks have; nobody has defined it for others."""
+    """Anti-aliasing is defined for the networks that timm has, and for no others."""
     if spec.anti_alias == "none":
         return
     block, pads = spec.block, spec.stem.pool_padding

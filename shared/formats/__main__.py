@@ -209,7 +209,7 @@ def _conventions(f: Format) -> Iterator[str]:
 
 
 def _told_by(f: Format, free: Sequence[str]) -> str:
-    """Who says what is free and not in the tensors."""
+    """What tells the fields that are free and not in the tensors."""
     fields = _fields([name for name in free if name in NOT_INFERABLE])
     if not fields:
         return ""

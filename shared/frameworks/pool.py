@@ -65,7 +65,7 @@ class WorkerPool:
         def alone(name: str, file: Path) -> R:
             with TraceWorker(name, cores // at_once) as worker:
                 self._workers.append(worker)
-                if failed.is_set():  # in between: nobody else would end this one
+                if failed.is_set():  # in between: no other code would end this one
                     worker.kill()
                 return job(worker, file)
 

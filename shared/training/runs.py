@@ -209,7 +209,7 @@ class RunWriter:
         return versions if isinstance(versions, list) else [versions]
 
     def _remove_leftovers(self) -> None:
-        """Temporary files of a process that was killed; nobody else writes here now."""
+        """Temporary files of a process that was killed; the lock keeps other writers out."""
         for path in (self.folder / CHECKPOINTS).glob(".*"):
             shutil.rmtree(path, ignore_errors=True)
         for name in (RUN, STEPS, EVALUATIONS, WEIGHTS):

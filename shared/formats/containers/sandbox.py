@@ -346,7 +346,7 @@ class _Limits:
 
     @staticmethod
     def explain() -> str:
-        """Who is to blame for a lack of memory."""
+        """Whether the file or the machine is the cause of a lack of memory."""
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
