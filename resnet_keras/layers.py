@@ -5,8 +5,8 @@ NHWC, stated wherever a layer could read it from the user's keras.json.
 
 On the JAX and PyTorch backends Keras promotes float64 to float32 (`keras.backend.result_type`), and
 so do the layers and operators that ask it: `BatchNormalization`, `GroupNormalization`,
-`GlobalAveragePooling2D`, `Dense`, `ops.mean`, `ops.var`. `ops.moments` and `ops.einsum` ask nobody
-and serve in their place.
+`GlobalAveragePooling2D`, `Dense`, `ops.mean`, `ops.var`. `ops.moments` and `ops.einsum` do not
+call it, so they are used instead.
 """
 
 from __future__ import annotations
