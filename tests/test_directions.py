@@ -18,7 +18,7 @@ FLOORS = (
     ("errors", "processes", "machine"),
     ("architecture",),
     ("weights",),
-    ("reference", "formats", "recognition"),
+    ("reference", "formats", "recognition", "graphs"),
     ("training",),
     ("verification",),
     RENDERINGS,
