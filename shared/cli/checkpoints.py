@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shared.cli.evidence import (
+    EvidenceImages,
+    WithEvidence,
+    evidence_size,
+    gather_evidence,
+    print_evidence,
+)
 from shared.cli.options import (
     DType,
     Frameworks,
@@ -56,6 +63,9 @@ def inspect(
         bool,
         typer.Option("--tensors", help="List every tensor under both of its names.", metavar=""),
     ] = False,
+    evidence: WithEvidence = False,
+    image: EvidenceImages = None,
+    image_size: ImageSize = None,
     json_file: Json = None,
 ) -> None:
     """Show what a checkpoint is: format, network, tensors, and how certain that is."""
@@ -63,9 +73,11 @@ def inspect(
     from shared.formats.checkpoint import open_checkpoint
 
     check_outputs(json_file)
+    side = evidence_size(evidence, image, image_size)
     checkpoint = open_checkpoint(file, source_format, preset, parse_settings(settings))
     candidates = checkpoint.candidates()
     nearest_preset = None if checkpoint.preset else checkpoint.nearest()
+    gathered = gather_evidence(checkpoint, image, side) if evidence else None
     write_json(
         json_file,
         {
@@ -88,6 +100,7 @@ def inspect(
             "assumed": checkpoint.assumed,
             "surroundings": [what for told in checkpoint.told for what in told.surroundings],
             "metadata": dict(checkpoint.archive.metadata),
+            "evidence": gathered.to_json() if gathered else None,
         },
     )
     console = make_console(json_file)
@@ -95,6 +108,8 @@ def inspect(
     if tensors:
         console.print()
         console.print(report.tensor_table(checkpoint), soft_wrap=True)
+    if gathered:
+        print_evidence(console, gathered)
 
 
 def convert(

@@ -40,7 +40,15 @@ def load_images(
     size: int | None = None,
     resize: int | None = None,
 ) -> np.ndarray:
-    """Photographs as float64 [batch, size, size, channels], preprocessed.
+    """Photographs as float64 [batch, size, size, channels], preprocessed; see `load_pixels`."""
+    pixels = load_pixels(paths, spec, size, resize)
+    return preprocess(pixels, PREPROCESSING[preprocessing], spec.in_channels)
+
+
+def load_pixels(
+    paths: Sequence[Path], spec: ResNetSpec, size: int | None = None, resize: int | None = None
+) -> np.ndarray:
+    """Photographs as RGB bytes [batch, size, size, 3]; three times the same for one channel.
 
     The shorter side is resized (bilinear, antialiased) to `resize`, or to 256/224 of `size`, then
     the middle is cropped. Networks of less than 64 pixels get the shorter side at `size`: such
@@ -61,8 +69,7 @@ def load_images(
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks about what it reads all the same
-        pixels = [_open(path, side, shorter, spec.in_channels) for path in paths]
-    return preprocess(np.stack(pixels), PREPROCESSING[preprocessing], spec.in_channels)
+        return np.stack([_open(path, side, shorter, spec.in_channels) for path in paths])
 
 
 def _open(path: Path, side: int, shorter: int, channels: int) -> np.ndarray:

@@ -15,6 +15,7 @@ statistics by less than that makes: what is then said is that there is no eviden
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,10 +41,7 @@ _OTHER_PREPROCESSING = {
 }
 
 # Fields with a short list of values in published networks; those of a `Literal` have its values.
-_VALUES: dict[str, tuple[Any, ...]] = {
-    "norm.eps": (0.0, 1e-5, 1e-3),
-    "strides": ((1, 2, 2, 2), (1, 2, 2, 1), (1, 2, 1, 1), (1, 1, 2, 2), (2, 2, 2, 2)),
-}
+_EPS = (0.0, 1e-5, 1e-3)
 FIELDS = (
     "block.stride_conv",
     "block.stride_block",
@@ -67,7 +65,9 @@ TIE_OTHERWISE = 1.15
 
 # How strongly the other values are ruled out, by the smallest factor among them.
 STRONG, CLEAR = 5.0, 1.5
-_ROUNDING = 1e-9  # a divergence below it is none
+ROUNDING = 1e-9  # a divergence below it is none
+FARTHEST = 1e9  # of a divergence; overflow is as far
+PIXELS_AT_A_TIME = 4 * 224 * 224  # of images; ResNet-50 then takes 0.4 GB
 NEVER_STRONG = ("strides", "norm.eps")  # a network that was trained on small crops misleads them
 
 
@@ -93,7 +93,7 @@ def gather(
     pixels: np.ndarray,
     assumed_preprocessing: str | None,
     told: Sequence[str] = (),
-    on_run: Callable[[str], None] = lambda what: None,
+    on_run: Callable[[str, int, int], None] = lambda what, number, total: None,
 ) -> list[Evidence]:
     """Evidence for the preprocessing and for each field that no tensor tells.
 
@@ -103,33 +103,32 @@ def gather(
         pixels: photographs, uint8 [N, height, width, 3], of the size that the network takes.
         assumed_preprocessing: a key of `PREPROCESSING`, or None where nothing is assumed.
         told: fields that need no evidence, because the file or the user tells them.
-        on_run: called with each candidate before it is run.
+        on_run: called before each candidate is run, with what it is, its number, and how many
+            there are.
 
-    Raises `SpecError` for a network without batch norms, or of neither 1 nor 3 input channels.
+    Raises `SpecError` saying why there can be no evidence: a network without batch norms, or whose
+    running statistics are those of a fresh network, or of neither 1 nor 3 input channels.
     """
-    if spec.norm.kind != "batch":
-        raise SpecError(f"{spec.name} has no batch norms, so no statistics that would be evidence")
-    if spec.in_channels not in (1, 3):
-        raise SpecError(
-            f"{spec.name} takes {spec.in_channels} channels; photographs have 3, or 1 as grey"
-        )
+    if why := why_none(spec, weights):
+        raise SpecError(why)
     single = {name: np.asarray(array, np.float32) for name, array in weights.items()}
     known = {**PREPROCESSING, **_OTHER_PREPROCESSING}
+    fields = {name: dict(alternatives(spec, name)) for name in FIELDS if name not in told}
+    hows = _distinct(known, spec)
+    total = len(hows) + sum(len(candidates) - 1 for candidates in fields.values())
+    numbers = itertools.count(1)
 
     def run(what: str, candidate: ResNetSpec, how: str) -> list[float]:
-        on_run(what)
+        on_run(what, next(numbers), total)
         images = preprocess(pixels, known[how], candidate.in_channels).astype(np.float32)
         return divergences(candidate, single, images)
 
     # The first norm sees the images before any field has a say; the others average over more.
-    runs = {how: run(f"{PREPROCESSING_FIELD}={how}", spec, how) for how in _distinct(known, spec)}
+    runs = {how: run(f"{PREPROCESSING_FIELD}={how}", spec, how) for how in hows}
     both = {how: float(np.sqrt(scores[0] * np.mean(scores))) for how, scores in runs.items()}
     found = [_judged(PREPROCESSING_FIELD, assumed_preprocessing, both, lambda how: how)]
     best = found[0].value
-    for name in FIELDS:
-        if name in told:
-            continue
-        candidates = dict(alternatives(spec, name))
+    for name, candidates in fields.items():
         if len(candidates) < 2:
             continue
         assumed = _field(spec, name)
@@ -146,37 +145,69 @@ def gather(
     return found
 
 
+def why_none(spec: ResNetSpec, weights: Mapping[str, np.ndarray]) -> str | None:
+    """Why the statistics of a network are no evidence at all, in one line; None where they are."""
+    if spec.norm.kind != "batch":
+        return f"{spec.name} has {spec.norm.kind} norms, which keep no running statistics"
+    if spec.in_channels not in (1, 3):
+        return f"{spec.name} takes {spec.in_channels} channels; photographs have 3, or 1 as grey"
+    fresh = {"running_mean": 0.0, "running_var": 1.0}
+    if all(
+        np.all(array == fresh[leaf])
+        for name, array in weights.items()
+        if (leaf := name.rpartition(".")[2]) in fresh
+    ):
+        return (
+            "every running mean is 0 and every running variance 1, as in a network that has seen "
+            "no image; statistics of training would be evidence"
+        )
+    return None
+
+
 def divergences(
     spec: ResNetSpec, weights: Mapping[str, np.ndarray], images: np.ndarray
 ) -> list[float]:
     """How far the statistics in front of each norm are from those that it stores, in order.
 
-    `images` are preprocessed, [N, height, width, channels].
+    `images` are preprocessed, [N, height, width, channels]; a few are run at a time, which bounds
+    the memory.
     """
-    plan = make_plan(spec, (images.shape[1], images.shape[2]))
-    layers = []
-    for step in forward(plan, weights, images):
-        if isinstance(step.node.op, BatchNorm):
-            x = step.inputs[0].astype(np.float64)
-            layers.append(
-                _normal_divergence(
-                    x.mean(axis=(0, 1, 2)),
-                    x.var(axis=(0, 1, 2)),
-                    step.tensors["running_mean"].astype(np.float64),
-                    step.tensors["running_var"].astype(np.float64),
-                )
+    height, width = images.shape[1:3]
+    plan = make_plan(spec, (height, width))
+    few = max(1, PIXELS_AT_A_TIME // (height * width))
+    sums: dict[str, np.ndarray] = {}  # of pixels, of values and of their squares
+    with np.errstate(all="ignore"):  # a wrong candidate may overflow; then it is as far as can be
+        for first in range(0, len(images), few):
+            for step in forward(plan, weights, images[first : first + few]):
+                if isinstance(step.node.op, BatchNorm):
+                    # About the stored mean, so that the difference of squares loses nothing.
+                    x = step.inputs[0] - step.tensors["running_mean"]
+                    values = x.reshape(-1, x.shape[-1])
+                    added = [
+                        np.full(x.shape[-1], len(values)),
+                        values.sum(0, dtype=np.float64),
+                        np.einsum("nc,nc->c", values, values, dtype=np.float64),
+                    ]
+                    sums[step.node.name] = sums.get(step.node.name, 0) + np.stack(added)
+        return [
+            _normal_divergence(
+                total / pixels,
+                squares / pixels - (total / pixels) ** 2,
+                weights[f"{name}.running_var"].astype(np.float64),
             )
-    return layers
+            for name, (pixels, total, squares) in sums.items()
+        ]
 
 
-def _normal_divergence(
-    mean: np.ndarray, variance: np.ndarray, stored_mean: np.ndarray, stored_variance: np.ndarray
-) -> float:
-    """KL(found || stored) of normal distributions, the median over the channels."""
+def _normal_divergence(shift: np.ndarray, variance: np.ndarray, stored: np.ndarray) -> float:
+    """KL(found || stored) of normal distributions whose means differ by `shift`, the median over
+    the channels.
+    """
     tiny = np.finfo(np.float32).tiny
-    found, stored = np.maximum(variance, tiny), np.maximum(stored_variance, tiny)
-    apart = (found + (mean - stored_mean) ** 2) / stored - 1 + np.log(stored / found)
-    return float(np.median(apart) / 2)
+    found, stored = np.maximum(variance, tiny), np.maximum(stored, tiny)
+    apart = (found + shift**2) / stored - 1 + np.log(stored / found)
+    apart = np.nan_to_num(apart, nan=FARTHEST, posinf=FARTHEST)
+    return float(min(np.median(apart) / 2, FARTHEST))
 
 
 def alternatives(spec: ResNetSpec, name: str) -> Iterator[tuple[Any, ResNetSpec]]:
@@ -187,7 +218,7 @@ def alternatives(spec: ResNetSpec, name: str) -> Iterator[tuple[Any, ResNetSpec]
     plan = make_plan(spec)
     seen = {tuple(plan.nodes())}
     yield _field(spec, name), spec
-    for value in _values(name):
+    for value in _values(spec, name):
         try:
             candidate = spec.replace(**{name: value})
             other = make_plan(candidate)
@@ -199,9 +230,14 @@ def alternatives(spec: ResNetSpec, name: str) -> Iterator[tuple[Any, ResNetSpec]
             yield value, candidate
 
 
-def _values(name: str) -> tuple[Any, ...]:
-    if name in _VALUES:
-        return _VALUES[name]
+def _values(spec: ResNetSpec, name: str) -> tuple[Any, ...]:
+    """What published networks have in this field."""
+    if name == "norm.eps":
+        return _EPS
+    if name == "strides":
+        stages = len(spec.depths)
+        tuples = ((1, *[2] * stages), (1, 2, 2, 1), (1, 2, 1, 1), (1, 1, 2, 2), [2] * stages)
+        return tuple(dict.fromkeys(tuple(strides[:stages]) for strides in tuples))
     group, _, inner = name.rpartition(".")
     hints = typing.get_type_hints(ResNetSpec)
     return typing.get_args((typing.get_type_hints(hints[group]) if group else hints)[inner])
@@ -227,7 +263,7 @@ def _judged(
 ) -> Evidence:
     """The likeliest value, and how clearly the others are ruled out."""
     best = min(scores, key=scores.__getitem__)
-    least = max(scores[best], _ROUNDING)
+    least = max(scores[best], ROUNDING)
     within = least * TIE.get(name, TIE_OTHERWISE)
     likely = [text for text, score in scores.items() if score <= within]
     chosen = shown(assumed) if assumed is not None and shown(assumed) in likely else best

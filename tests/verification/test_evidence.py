@@ -15,7 +15,8 @@ from shared.architecture.preprocessing import PREPROCESSING, preprocess
 from shared.architecture.spec import ResNetSpec
 from shared.images.samples import sample_pixels
 from shared.reference.forward import forward
-from shared.verification.evidence import FIELDS, Evidence, gather
+from shared.verification import evidence
+from shared.verification.evidence import FIELDS, Evidence, divergences, gather
 from shared.weights.pretrained import pretrained_file
 
 SIDE = 64
@@ -55,7 +56,9 @@ def by_field(found: list[Evidence]) -> dict[str, Evidence]:
 def test_the_setting_that_made_the_statistics_is_found(preset: str, field: str, value: Any) -> None:
     assumed = miniature(get_spec(preset))
     truth = assumed.replace(**{field: value})
-    found = by_field(gather(assumed, trained_on_the_samples(truth), PIXELS, "imagenet"))[field]
+    others = [name for name in FIELDS if name != field]
+    weights = trained_on_the_samples(truth)
+    found = by_field(gather(assumed, weights, PIXELS, "imagenet", told=others))[field]
     assert found.value == value
     assert found.score < min(found.other_scores.values())
     assert found.strength != "none"
@@ -96,7 +99,7 @@ def test_what_is_told_needs_no_evidence() -> None:
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        (miniature(get_spec("bit/r50x1")), "no batch norms"),
+        (miniature(get_spec("bit/r50x1")), "group norms"),
         (miniature(get_spec("resnet18")).replace(in_channels=13), "13 channels"),
     ],
     ids=["group norm", "13 channels"],
@@ -104,3 +107,48 @@ def test_what_is_told_needs_no_evidence() -> None:
 def test_refused(spec: ResNetSpec, said: str) -> None:
     with pytest.raises(SpecError, match=said):
         gather(spec, probe_weights(spec), PIXELS[:1], None)
+
+
+def test_a_few_images_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = miniature(get_spec("torchvision/resnet18"))
+    weights = probe_weights(spec)
+    images = preprocess(PIXELS[:3], PREPROCESSING["imagenet"])
+    together = divergences(spec, weights, images)
+    monkeypatch.setattr(evidence, "PIXELS_AT_A_TIME", 2 * SIDE * SIDE)
+    np.testing.assert_allclose(divergences(spec, weights, images), together, rtol=1e-9)
+
+
+def test_divergences_are_those_of_normal_distributions() -> None:
+    """By NumPy's own moments of what stands in front of each norm."""
+    spec = miniature(get_spec("torchvision/resnet18"))
+    weights = probe_weights(spec, dtype="float64")
+    images = preprocess(PIXELS[:2], PREPROCESSING["imagenet"])
+    expected = []
+    for step in forward(make_plan(spec, (SIDE, SIDE)), weights, images):
+        if "running_mean" in step.tensors:
+            mean, found = step.inputs[0].mean((0, 1, 2)), step.inputs[0].var((0, 1, 2))
+            shift, stored = mean - step.tensors["running_mean"], step.tensors["running_var"]
+            ratio = found / stored
+            expected.append(np.median(ratio + shift**2 / stored - 1 - np.log(ratio)) / 2)
+    np.testing.assert_allclose(divergences(spec, weights, images), expected, rtol=1e-9)
+
+
+def test_what_overflows_is_as_far_as_can_be() -> None:
+    spec = miniature(get_spec("torchvision/resnet18"))
+    weights = {name: array * np.float32(1e30) for name, array in probe_weights(spec).items()}
+    images = preprocess(PIXELS[:1], PREPROCESSING["imagenet"]).astype(np.float32)
+    assert max(divergences(spec, weights, images)) == evidence.FARTHEST
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 4, 5])
+def test_strides_of_any_number_of_stages(stages: int) -> None:
+    spec = ResNetSpec(
+        depths=(1,) * stages,
+        widths=tuple(8 << k for k in range(stages)),  # every stage projects, strided or not
+        strides=(1, *[2] * (stages - 1)),
+        dilate=(False,) * stages,
+    )
+    found = [value for value, _ in evidence.alternatives(spec, "strides")]
+    assert found[0] == spec.strides
+    assert {len(strides) for strides in found} == {stages}
+    assert len(found) == len(set(found)) == {1: 2, 2: 3, 3: 4, 4: 5, 5: 2}[stages]
