@@ -137,7 +137,12 @@ def _containers() -> Iterator[str]:
     yield from _table(
         ("container", "files", "numbers that are written", "`--to`, unless given"),
         (
-            (c.title, ", ".join(_suffixes(c.name)), ", ".join(c.dtypes), usual.get(c.name, ""))
+            (
+                c.title,
+                ", ".join(_suffixes(c.name)),
+                ", ".join(c.dtypes) or "none: read only",
+                usual.get(c.name, ""),
+            )
             for c in CONTAINERS.values()
         ),
     )

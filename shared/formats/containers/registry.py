@@ -14,6 +14,7 @@ from typing import Any
 from shared.errors import CheckpointError
 from shared.formats.containers import spans
 from shared.formats.containers.archive import Archive
+from shared.formats.containers.tensorflow import checkpoint as tensorflow
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,15 @@ class Container:
     writer: str = "write"
     rereader: str = "read"  # of what this process has just written, and need not be protected from
     dtypes: tuple[str, ...] = ("float64", "float32", "float16", "bfloat16")  # that it can hold
+    reader: str = "read"
+
+    @property
+    def is_written(self) -> bool:
+        """Whether there is a writer; others are read alone, and hold no format of ours."""
+        return bool(self.writer)
 
     def read(self, path: Path) -> Archive:
-        return self._function("read")(path)
+        return self._function(self.reader)(path)
 
     def read_back(self, path: Path) -> Archive:
         """`read`, of a file that this process has just written."""
@@ -41,6 +48,12 @@ class Container:
 
     def _function(self, name: str) -> Callable[..., Any]:
         return getattr(importlib.import_module(f"shared.formats.containers.{self.module}"), name)
+
+
+def _read_only(
+    name: str, title: str, module: str, suffixes: tuple[str, ...] = (), **options: Any
+) -> Container:
+    return Container(name, title, module, suffixes, writer="", dtypes=(), **options)
 
 
 NUMPY_ONLY = ("float64", "float32", "float16")
@@ -83,6 +96,14 @@ CONTAINERS: dict[str, Container] = {
         ),
         Container("orbax", "Orbax checkpoint", "orbax_folder", (), folder=True),
         Container("huggingface", "Hugging Face folder", "huggingface_folder", (), folder=True),
+        _read_only("tf-checkpoint", "TensorFlow checkpoint", "tensorflow.checkpoint", (".index",)),
+        _read_only(
+            "saved-model",
+            "TensorFlow SavedModel",
+            "tensorflow.checkpoint",
+            folder=True,
+            reader="read_saved_model",
+        ),
     )
 }
 
@@ -108,6 +129,7 @@ def read_archive(path: Path) -> Archive:
         shown = str(path).replace("\0", "\\0")
         raise CheckpointError(f"{shown}: cannot be read (no path has a null)")
     try:
+        path = tensorflow.index_of(path) or path
         return _detect(path).read(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -129,7 +151,7 @@ def _detect(path: Path) -> Container:
         known = ", ".join(suffix for c in CONTAINERS.values() for suffix in c.suffixes)
         raise CheckpointError(
             f"{path}: not a checkpoint file that is known; expected one of {known}, or a folder of "
-            "Hugging Face, Orbax or TensorFlow.js"
+            "Hugging Face, Orbax, TensorFlow or TensorFlow.js"
         )
     if named is None or {named.name, found} == {"hdf5", "keras-weights"}:
         return named or CONTAINERS[found]
@@ -157,14 +179,17 @@ def _folder_kind(path: Path) -> str:
                 "model.safetensors.index.json",
             ),
         ),
+        ("saved-model", ("saved_model.pb", "saved_model.pbtxt")),
         ("orbax", ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", "default", "_sharding")),
     )
     for kind, names in marks:
         if any((path / name).exists() for name in names):
             return kind
+    if tensorflow.is_folder(path):
+        return "tf-checkpoint"
     raise CheckpointError(
-        f"{path}: a folder without model.json (TensorFlow.js), config.json (Hugging Face) or "
-        "_CHECKPOINT_METADATA (Orbax)"
+        f"{path}: a folder without model.json (TensorFlow.js), config.json (Hugging Face), "
+        "_CHECKPOINT_METADATA (Orbax), saved_model.pb or a *.index file (TensorFlow)"
     )
 
 
@@ -173,6 +198,8 @@ def _by_content(path: Path, start: bytes) -> str | None:
         return "hdf5"
     if start.startswith(b"PK\x03\x04"):
         return _zip_kind(path)
+    if tensorflow.is_table(path):
+        return "tf-checkpoint"
     if (
         start[:2] == b"\x80\x02" and b"\x8a\x0a" in start[:4]
     ):  # protocol 2, a long of ten bytes: torch's magic number
