@@ -223,7 +223,7 @@ def test_no_command_imports_from_the_user_s_folder(
 
 def test_keras_describes_its_network_without_the_user_s_folder(downloaded: Path) -> None:
     from shared import get_spec
-    from shared.formats.naming.keras_applications import model_config
+    from shared.naming.keras_applications import model_config
 
     pytest.importorskip("keras")
     described = json.loads(model_config(get_spec("keras/resnet50")))

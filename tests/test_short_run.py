@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.formats.naming.schemes import FORMATS
+from shared.naming.schemes import FORMATS
 from tests.attacks import seeds
 from tests.attacks.corpus import ATTACKS
 from tests.conftest import DESELECTED
@@ -92,9 +92,7 @@ def test_every_attack_and_every_kind_of_file_that_is_mutated(short: list[pytest.
 def test_every_format(short: list[pytest.Item]) -> None:
     """Named and read back, in every container that is written, and as each peer writes it."""
     named = parameters(
-        short,
-        "formats/naming/test_schemes.py",
-        "test_names_of_a_format_are_different_and_read_back",
+        short, "naming/test_schemes.py", "test_names_of_a_format_are_different_and_read_back"
     )
     assert {case["form"] for case in named} == set(FORMATS)
     written = [

@@ -20,7 +20,9 @@ from shared.cli.options import (
     Frameworks,
     ImageSize,
     Json,
+    LeaveOut,
     Settings,
+    Take,
     check_outputs,
     choose_frameworks,
     make_console,
@@ -59,6 +61,7 @@ def inspect(
     source_format: Format = None,
     preset: WhichPreset = None,
     settings: Settings = None,
+    take: Take = None,
     tensors: Annotated[
         bool,
         typer.Option("--tensors", help="List every tensor under both of its names.", metavar=""),
@@ -71,10 +74,13 @@ def inspect(
     """Show what a checkpoint is: format, network, tensors, and how certain that is."""
     from shared.cli import report_checkpoints as report
     from shared.formats.checkpoint import open_checkpoint
+    from shared.recognition.leftovers import COUNTER
 
     check_outputs(json_file)
     side = evidence_size(evidence, image, image_size)
-    checkpoint = open_checkpoint(file, source_format, preset, parse_settings(settings))
+    checkpoint = open_checkpoint(
+        file, source_format, preset, parse_settings(settings), take=take, look=True
+    )
     candidates = checkpoint.candidates()
     nearest_preset = None if checkpoint.preset else checkpoint.nearest()
     gathered = gather_evidence(checkpoint, image, side) if evidence else None
@@ -101,6 +107,10 @@ def inspect(
             "surroundings": [what for told in checkpoint.told for what in told.surroundings],
             "metadata": dict(checkpoint.archive.metadata),
             "evidence": gathered.to_json() if gathered else None,
+            "inside": [network.to_dict() for network in checkpoint.inside],
+            "taken_by": checkpoint.taken_by,
+            "left_out": [group.path for group in checkpoint.left if group.kind != COUNTER],
+            "doubts": [*checkpoint.doubts, *([checkpoint.assumes] if checkpoint.assumes else [])],
         },
     )
     console = make_console(json_file)
@@ -135,6 +145,8 @@ def convert(
     source_format: Format = None,
     preset: WhichPreset = None,
     settings: Settings = None,
+    take: Take = None,
+    leave_out: LeaveOut = None,
     dtype: Annotated[
         DType | None,
         typer.Option(help="Round to float64, float32, bfloat16 or float16.", metavar="DTYPE"),
@@ -176,7 +188,14 @@ def convert(
     started = time.perf_counter()
     find_target(output, to)
     check_outputs(json_file, None if output.is_dir() else output)
-    checkpoint = open_checkpoint(source, source_format, preset, parse_settings(settings))
+    checkpoint = open_checkpoint(
+        source,
+        source_format,
+        preset,
+        parse_settings(settings),
+        take=take,
+        leave_out=leave_out or (),
+    )
     console, errors = make_console(json_file), make_console(stderr=True)
     with errors.status(f"{source} to {output}"):
         found = carry(
@@ -224,6 +243,8 @@ def predict(
     framework: Frameworks = None,
     preset: WhichPreset = None,
     settings: Settings = None,
+    take: Take = None,
+    leave_out: LeaveOut = None,
     dtype: Annotated[
         DType,
         typer.Option(help="Precision: float64, float32, bfloat16 or float16.", metavar="DTYPE"),
@@ -266,7 +287,9 @@ def predict(
     check_outputs(json_file)
     alone = ["reference"] if installed() == ["reference"] else None
     chosen = choose_frameworks(framework or alone, reference=False)
-    checkpoint = open_checkpoint(weights, None, preset, parse_settings(settings))
+    checkpoint = open_checkpoint(
+        weights, None, preset, parse_settings(settings), take=take, leave_out=leave_out or ()
+    )
     how = preprocessing or checkpoint.preprocessing
     if how not in PREPROCESSING:
         raise SpecError(

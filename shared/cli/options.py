@@ -121,6 +121,22 @@ TrainingSettings = Annotated[
         metavar="KEY=VALUE",
     ),
 ]
+Take = Annotated[
+    str | None,
+    typer.Option(
+        "--take",
+        help="Which of several networks: its path, or a part that no other has.",
+        metavar="PATH",
+    ),
+]
+LeaveOut = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--leave-out",
+        help="Tensors that belong to no ResNet and may be left out; '*' is all.",
+        metavar="GLOB",
+    ),
+]
 # An empty metavar, here and below: a flag takes no value, and the help need not say that it is a
 # bool.
 Mini = Annotated[
@@ -244,7 +260,12 @@ def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:
 
 
 def open_weights(
-    text: str, presets: Sequence[str] | None, settings: Sequence[str] | None, mini: bool
+    text: str,
+    presets: Sequence[str] | None,
+    settings: Sequence[str] | None,
+    mini: bool,
+    take: str | None = None,
+    leave_out: Sequence[str] | None = None,
 ) -> Checkpoint:
     """The checkpoint that `--weights` names, of the preset that is named, or of what it says
     itself.
@@ -255,7 +276,9 @@ def open_weights(
         raise SpecError("--weights and --image belong to one preset; name it")
     preset = presets[0] if presets else None
     spec = spec_of(preset, settings, mini) if preset and mini else None
-    return open_checkpoint(text, None, preset, parse_settings(settings), spec)
+    return open_checkpoint(
+        text, None, preset, parse_settings(settings), spec, take=take, leave_out=leave_out or ()
+    )
 
 
 def canonical_weights(context: typer.Context, checkpoint: Checkpoint) -> Path:

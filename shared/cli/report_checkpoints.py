@@ -13,13 +13,15 @@ from rich.text import Text
 from shared.architecture.presets import get_spec
 from shared.cli.tables import Column, Table, printable, shape
 from shared.formats.containers.registry import CONTAINERS
-from shared.formats.naming.infer import differences
+from shared.naming.infer import differences
+from shared.recognition.leftovers import COUNTER, OTHER
 
 if TYPE_CHECKING:
     from shared.formats.checkpoint import Checkpoint
     from shared.formats.convert import Conversion
-    from shared.formats.naming.nearest_preset import Nearest
     from shared.frameworks.predict import Prediction
+    from shared.naming.nearest_preset import Nearest
+    from shared.recognition.leftovers import Group
 
 _SAID_BY = {
     "metadata": "the file's metadata says so",
@@ -55,6 +57,28 @@ def _lines(
     yield "tensors", f"{len(c.entries)} of {dtypes}; {c.params:,} trainable parameters"
     if c.archive.stripped_prefixes:
         yield "taken off", ", ".join(c.archive.stripped_prefixes)
+    if len(c.inside) > 1:
+        for network in c.inside:
+            mark = "taken" if network.taken else "inside"
+            yield mark, f"{network.path}: {network.preset or network.network}"
+        yield "", f"{c.taken_by}; --take says which"
+    elif c.inside and c.inside[0].path:
+        yield "inside", c.inside[0].path
+    for network in c.inside:
+        if network.twins:
+            yield "the same", f"{', '.join(network.twins)}, value by value"
+    foreign = [group for group in c.left if group.kind == OTHER]
+    by_itself = [group for group in c.left if group.kind not in (OTHER, COUNTER)]
+    if foreign:
+        yield "no ResNet", f"{_groups(foreign)}; --leave-out says that they may be left"
+    if by_itself:
+        yield "left out", _groups(by_itself)
+    if any("normali" in group.path for group in foreign):
+        yield "", "it normalises its images itself: the ResNet alone wants them normalised"
+    for doubt in c.doubts:
+        yield "doubt", doubt
+    if c.assumes:
+        yield "assumed", c.assumes
     if c.ignored:
         counters = "counters (num_batches_tracked), which no output depends on"
         yield "left out", f"{len(c.ignored)} {counters}"
@@ -75,6 +99,12 @@ def _lines(
         sizes = {"num_classes": spec.num_classes, "in_channels": spec.in_channels}
         departures = differences(spec, get_spec(nearest.preset, **sizes)) if fits else []
         yield "nearest", "; ".join([str(nearest), *departures])
+
+
+def _groups(groups: Sequence[Group]) -> str:
+    """Tensors that belong to no network, by where they are."""
+    counts = [f"{len(group.names)} in {group.path}" for group in groups[:8]]
+    return ", ".join([*counts, *(["…"] if len(groups) > 8 else [])])
 
 
 def _fields(fields: Mapping[str, Any]) -> str:

@@ -20,11 +20,13 @@ from shared.cli.options import (
     Images,
     ImageSize,
     Json,
+    LeaveOut,
     Mini,
     Precision,
     Preset,
     Seed,
     Settings,
+    Take,
     TrainingSettings,
     Weights,
     canonical_weights,
@@ -58,6 +60,8 @@ def verify(
     framework: Frameworks = None,
     dtype: Precision = DType.float64,
     settings: Settings = None,
+    take: Take = None,
+    leave_out: LeaveOut = None,
     image_size: ImageSize = None,
     batch: Batch = None,
     seed: Seed = 0,
@@ -83,7 +87,11 @@ def verify(
         raise SpecError("--all verifies every preset; name presets or say --all, not both")
     if every and weights:
         raise SpecError("--weights and --image belong to one preset; name it")
-    checkpoint = open_weights(weights, presets, settings, mini) if weights and not every else None
+    checkpoint = (
+        open_weights(weights, presets, settings, mini, take, leave_out)
+        if weights and not every
+        else None
+    )
     if checkpoint:
         names, specs = [checkpoint.preset or checkpoint.scheme.convention], [checkpoint.spec]
     else:
@@ -161,6 +169,8 @@ def trace(
     ] = "torch",
     dtype: Precision = DType.float64,
     settings: Settings = None,
+    take: Take = None,
+    leave_out: LeaveOut = None,
     image_size: ImageSize = None,
     batch: Batch = None,
     seed: Seed = 0,
@@ -178,7 +188,9 @@ def trace(
     from shared.frameworks.verify import take_trace
     from shared.verification.trace import Trace
 
-    checkpoint = open_weights(weights, [preset], settings, mini) if weights else None
+    checkpoint = (
+        open_weights(weights, [preset], settings, mini, take, leave_out) if weights else None
+    )
     spec = checkpoint.spec if checkpoint else spec_of(preset, settings, mini)
     chosen = get_framework(framework).name
     check_outputs(None, output)

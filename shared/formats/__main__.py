@@ -14,11 +14,11 @@ from shared.architecture.presets import get_spec, list_presets
 from shared.formats.containers.archive import MAX_DIMENSIONS, MAX_ELEMENTS
 from shared.formats.containers.registry import CONTAINERS
 from shared.formats.convert import USUAL
-from shared.formats.naming.infer import MAX_BLOCKS, NOT_INFERABLE, not_inferable
-from shared.formats.naming.names import foreign_names
-from shared.formats.naming.schemes import FORMATS, Format, Scheme
 from shared.formats.readings import MAX_NAME, MAX_NAMES
 from shared.formats.render import COUNTED, expressing
+from shared.naming.infer import MAX_BLOCKS, NOT_INFERABLE, not_inferable
+from shared.naming.names import foreign_names
+from shared.naming.schemes import FORMATS, Format, Scheme
 
 # Where the names are defined.
 PROJECTS = {

@@ -15,17 +15,12 @@ from shared.errors import CheckpointError, RosettaError, SpecError, with_hints
 from shared.formats.configuration.statements import Statements
 from shared.formats.configuration.told import Told, sets
 from shared.formats.containers.archive import Archive, Entry
-from shared.formats.naming.infer import (
-    candidates,
-    find_preset,
-    infer_spec,
-    is_preset,
-    not_inferable,
-)
-from shared.formats.naming.names import foreign_names, plan_of, to_canonical
-from shared.formats.naming.nearest_preset import by_names
-from shared.formats.naming.schemes import Scheme
+from shared.formats.layouts import to_canonical
 from shared.formats.readings import Reading, near_text
+from shared.naming.infer import candidates, find_preset, infer_spec, is_preset, not_inferable
+from shared.naming.names import foreign_names, plan_of
+from shared.naming.nearest_preset import by_names
+from shared.naming.schemes import Scheme
 from shared.weights.canonical import is_float, raise_problems
 
 MAX_SAID = 1000  # characters of an error that quotes the file
@@ -41,6 +36,9 @@ class Wanted:
         default_factory=dict
     )  # of the spec, as `ResNetSpec.replace` takes them
     spec: ResNetSpec | None = None  # all of it
+    take: str | None = None  # the path of the network that is meant, where a file holds several
+    leave_out: tuple[str, ...] = ()  # globs of tensors that belong to none and may be left
+    look: bool = False  # just to be told what there is: several networks, or more, are no error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ No model is built to read one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,31 @@ import numpy as np
 from shared.architecture.preprocessing import PREPROCESSING
 from shared.architecture.presets import get_preset
 from shared.architecture.spec import ResNetSpec
-from shared.errors import RosettaError, SpecError, nearest
+from shared.errors import CheckpointError, RosettaError, SpecError, nearest
 from shared.formats.attempt import Identified, Wanted, attempt
 from shared.formats.configuration.statements import Statements, with_layer_names
 from shared.formats.containers.archive import Archive
 from shared.formats.containers.registry import read_archive
-from shared.formats.naming.infer import candidates
-from shared.formats.naming.names import COUNTER, plan_of
-from shared.formats.naming.nearest_preset import Nearest, by_names
-from shared.formats.naming.schemes import FORMATS, Format
-from shared.formats.readings import Reading, no_resnet, occurs_in, readings, weight_names
+from shared.formats.contents import (
+    Inside,
+    canonical_archive,
+    inside,
+    left_out,
+    narrowed,
+    pick,
+    reading_of,
+    summary,
+)
+from shared.formats.readings import Reading, near_text, no_resnet, occurs_in, readings, weight_names
 from shared.formats.sources import FetchedFile, fetch
 from shared.formats.values import ValueCheck
+from shared.naming.infer import NOT_INFERABLE, candidates
+from shared.naming.names import COUNTER, plan_of
+from shared.naming.nearest_preset import Nearest, by_names, by_shapes
+from shared.naming.schemes import FORMATS, Format
+from shared.recognition.find import Survey
+from shared.recognition.find import survey as survey_of
+from shared.recognition.leftovers import OTHER, Group
 from shared.weights.canonical import Weights
 
 MANY = 1 << 30
@@ -44,6 +57,12 @@ class Checkpoint(Identified):
     ignored: tuple[str, ...]  # tensors that are no weights: PyTorch's batch counters
     # pixels of the shorter side before the crop, where released weights want another than usual
     resize: int | None = None
+    inside: tuple[Inside, ...] = ()  # every network of the file
+    taken_by: str = "the only one"  # the rule by which this one is opened
+    left: tuple[Group, ...] = ()  # what belongs to none
+    left_out: tuple[str, ...] = ()  # tensors of those that the caller says may be left
+    doubts: tuple[str, ...] = ()  # of how tensors were told apart
+    assumes: str = ""  # of the code behind names that no format has
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -104,6 +123,9 @@ def open_checkpoint(
     preset: str | None = None,
     changes: Mapping[str, Any] | None = None,
     spec: ResNetSpec | None = None,
+    take: str | None = None,
+    leave_out: Sequence[str] = (),
+    look: bool = False,
 ) -> Checkpoint:
     """Read a checkpoint's header and account for every tensor in it.
 
@@ -120,13 +142,27 @@ def open_checkpoint(
             another size, or none, is taken as it is.
         changes: fields of the spec that are known better, as `ResNetSpec.replace` takes them.
         spec: the whole spec, where it is known.
+        take: the path of the network that is meant, where the file holds several; a part of it
+            that no other path has will do.
+        leave_out: globs of names of tensors that belong to no ResNet and may be left out; `*` is
+            all. Optimizers, counters and other numbers are left without being asked.
+        look: open the file only to see what is in it: of several networks the first, whatever is
+            left.
 
     Raises `CheckpointError` listing every tensor that is missing, unexpected or mis-shaped, with
     the nearest expected name, or saying what the file is when it holds no network of ours;
     `SpecError` for a format, a preset or released weights that do not exist.
     """
     file = fetch(source, preset) if isinstance(source, str) else FetchedFile(source)
-    wanted = Wanted(format or file.format, file.preset or preset, changes or {}, spec)
+    wanted = Wanted(
+        format or file.format,
+        file.preset or preset,
+        changes or {},
+        spec,
+        take,
+        tuple(leave_out),
+        look,
+    )
     checkpoint = identify(file.path, read_archive(file.path), wanted)
     return dataclasses.replace(checkpoint, resize=file.resize)
 
@@ -155,24 +191,49 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
         raise type(refusal)(f"{path}: {refusal}") from None
     names = weight_names(path, archive)
     read = [reading for reading in readings(formats, names) if reading.known]
-    best = max((reading.known for reading in read), default=0)
+    best, word = max((reading.known for reading in read), default=0), None
+    if best < len(names):
+        survey = survey_of(archive.entries, _untold(wanted.changes))
+        if survey.networks and (found := _opened(path, archive, wanted, statements, survey)):
+            return found
+        word = survey.word
+        if not survey.networks and survey.word_is_known:
+            raise _stranger(path, archive, names, word)
+        aside = {n for group in survey.left if group.kind != OTHER for n in group.names}
+        archive = narrowed(archive, [name for name in names if name not in aside] or names)
+        names = weight_names(path, archive)
+        read = [reading for reading in readings(formats, names) if reading.known]
+        best = max((reading.known for reading in read), default=0)
     if best < WHOLE * len(names):
+        if word is not None:
+            raise _stranger(path, archive, names, word)
         nearest_formats = [max(read, key=lambda r: r.known).format] if read else formats
         raise no_resnet(path, archive, names, nearest_formats)
+    return _read_whole(path, archive, wanted, statements, [r for r in read if r.known == best])
+
+
+def _stranger(path: Path, archive: Archive, names: Sequence[str], word: str | None) -> RosettaError:
+    """The error of a file that is something else, or nearly a network; and the nearest preset."""
+    near = by_shapes({name: archive.entries[name].shape for name in names})
+    return CheckpointError(f"{path}: no ResNet that is known: {word}{near_text(near)}")
+
+
+def _read_whole(
+    path: Path, archive: Archive, wanted: Wanted, statements: Statements, read: Sequence[Reading]
+) -> Checkpoint:
+    """The checkpoint as the best of these readings has it."""
     whole: list[Checkpoint] = []
     failures: list[tuple[RosettaError, Reading]] = []
     for reading in read:
-        found = (
-            attempt(path, archive, reading, wanted, statements) if reading.known == best else None
-        )
+        found = attempt(path, archive, reading, wanted, statements)
         if isinstance(found, RosettaError):
             failures.append((found, reading))
-        elif found is not None:
-            checkpoint = _checkpoint(path, archive, reading.format, found)
-            family = (found.preset or "").partition("/")[0]
-            if found.identified_by == "metadata" or family in found.scheme.families:
-                return checkpoint  # formats and their conventions stand in the order of preference
-            whole.append(checkpoint)
+            continue
+        checkpoint = _checkpoint(path, archive, reading.format, found)
+        family = (found.preset or "").partition("/")[0]
+        if found.identified_by == "metadata" or family in found.scheme.families:
+            return checkpoint  # formats and their conventions stand in the order of preference
+        whole.append(checkpoint)
     if whole:
         return next((checkpoint for checkpoint in whole if checkpoint.preset), whole[0])
     error, reading = min(
@@ -182,6 +243,51 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
     raise again if isinstance(again, RosettaError) else error
 
 
+def _untold(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the caller's changes that no tensor tells."""
+    return {name: value for name, value in changes.items() if name in NOT_INFERABLE}
+
+
+def _opened(
+    path: Path, archive: Archive, wanted: Wanted, statements: Statements, survey: Survey
+) -> Checkpoint | None:
+    """The network of a survey that is meant; None where it is not of the format that is asked
+    for.
+
+    Raises `CheckpointError` where several could be meant, or where tensors are left that nobody
+    said may be.
+    """
+    network = pick(path, survey, wanted.take, anyone=wanted.look)
+    reading = reading_of(network)
+    if wanted.format not in (None, reading.format.name):
+        return None
+    left = left_out(path, survey.left, ("*",) if wanted.look else wanted.leave_out)
+    turned = canonical_archive(archive, network)
+    found = attempt(path, turned, reading, wanted, statements, hints=True)
+    if isinstance(found, RosettaError):
+        raise found
+    checkpoint = _checkpoint(
+        path,
+        dataclasses.replace(archive, stripped_prefixes=turned.stripped_prefixes),
+        reading.format,
+        found,
+    )
+    decided = wanted.take is not None or survey.taken is not None
+    return dataclasses.replace(
+        checkpoint,
+        inside=inside(survey, network if decided else None),
+        left=tuple(survey.left),
+        left_out=tuple(left),
+        doubts=(*survey.doubts, *network.doubts),
+        assumes=network.assumes,
+        taken_by="--take" if wanted.take is not None else survey.why,
+    )
+
+
 def _checkpoint(path: Path, archive: Archive, form: Format, found: Identified) -> Checkpoint:
     ignored = tuple(name for name in archive.entries if name.endswith(f".{COUNTER}"))
-    return Checkpoint(**vars(found), path=path, format=form, archive=archive, ignored=ignored)
+    classifier = bool(found.spec.num_classes)
+    only = Inside("", summary(found.spec), found.preset, len(found.entries), classifier, True)
+    return Checkpoint(
+        **vars(found), path=path, format=form, archive=archive, ignored=ignored, inside=(only,)
+    )

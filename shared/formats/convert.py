@@ -24,11 +24,11 @@ from shared.formats.containers.archive import Archive, Entry
 from shared.formats.containers.prefetch import map_prefetched
 from shared.formats.containers.registry import CONTAINERS, Container, by_suffix
 from shared.formats.folding import fit
-from shared.formats.naming.infer import same_function
-from shared.formats.naming.names import foreign_names, plan_of
-from shared.formats.naming.schemes import Format
 from shared.formats.pipeline import Pipeline, choose_dtypes
 from shared.formats.render import render
+from shared.naming.infer import same_function
+from shared.naming.names import foreign_names, plan_of
+from shared.naming.schemes import Format
 from shared.weights.canonical import FORMAT, float_dtype
 from shared.weights.digests import sha256_of
 from shared.weights.files import creating_folder, replacing
@@ -90,6 +90,7 @@ class Conversion:
             "sha256": self.sha256,
             "verified": True,  # a conversion that does not read back raises instead
             "notes": list(self.notes),
+            "left_out": list(self.source.left_out),
         }
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from shared.architecture.presets import get_spec
 from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError
-from shared.formats.naming.names import place_of, plan_of
-from shared.formats.naming.schemes import Format, Scheme
 from shared.formats.render import choose_scheme, expressing
+from shared.naming.names import place_of, plan_of
+from shared.naming.schemes import Format, Scheme
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from shared.formats.checkpoint import Checkpoint
 from shared.formats.containers.archive import Entry
 from shared.formats.containers.registry import Container
 from shared.formats.folding import Fitted
-from shared.formats.naming.names import from_canonical, plan_of
+from shared.formats.layouts import from_canonical
+from shared.naming.names import plan_of
 from shared.weights.canonical import float_dtype
 from shared.weights.digests import sha256_of
 

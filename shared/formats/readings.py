@@ -11,9 +11,10 @@ from pathlib import Path
 from shared.errors import CheckpointError
 from shared.formats.containers.archive import Archive
 from shared.formats.containers.spans import shown
-from shared.formats.naming.names import COUNTER, canonical_names, stem_name, to_canonical
-from shared.formats.naming.nearest_preset import Nearest, by_names, by_shapes, first
-from shared.formats.naming.schemes import Format, Scheme
+from shared.formats.layouts import to_canonical
+from shared.naming.names import COUNTER, canonical_names, stem_name
+from shared.naming.nearest_preset import Nearest, by_names, by_shapes, first
+from shared.naming.schemes import Format, Scheme
 
 MAX_NAMES = 1 << 14  # ResNet-1202 has 8,000 with its counters
 MAX_NAME = 512  # characters

@@ -14,11 +14,11 @@ from shared.architecture.presets import get_spec
 from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, SpecError
 from shared.formats.containers.archive import Archive, Entry
-from shared.formats.naming.infer import differences, field_of, same_function
-from shared.formats.naming.keras_applications import model_config
-from shared.formats.naming.keras_order import layer_order
-from shared.formats.naming.names import COUNTER, foreign_names, plan_of
-from shared.formats.naming.schemes import Format, Scheme
+from shared.naming.infer import differences, field_of, same_function
+from shared.naming.keras_applications import model_config
+from shared.naming.keras_order import layer_order
+from shared.naming.names import COUNTER, foreign_names, plan_of
+from shared.naming.schemes import Format, Scheme
 
 # PyTorch modules count batches in their norms; these projects' files have the counts.
 COUNTED = (

@@ -14,8 +14,8 @@ from shared.architecture.plan import make_plan
 from shared.architecture.presets import get_spec
 from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, SpecError
-from shared.formats.naming.infer import find_preset, infer_spec
-from shared.formats.naming.schemes import FORMATS
+from shared.naming.infer import find_preset, infer_spec
+from shared.naming.schemes import FORMATS
 
 SAME: Mapping[str, Any] = {
     "stem.padding": "same",
@@ -83,11 +83,7 @@ class Resolved:
     spec: ResNetSpec
     preset: str | None
     convention: str
-    dialect: Dialect | None
-
-    @property
-    def says(self) -> str:
-        return self.dialect.says if self.dialect else ""
+    changes: Mapping[str, Any]  # of it
 
 
 def dialect_of(names: Iterable[str], *, last: bool) -> Dialect | None:
@@ -112,7 +108,7 @@ def resolve(
     """
     whole: list[Resolved] = []
     why = "no plan has just these tensors"
-    for name, spec in _specs(shapes, changes, pre, dialect):
+    for name, spec, made in _specs(shapes, changes, pre, dialect):
         try:
             inferred = infer_spec(shapes, spec)
             expected = make_plan(inferred).tensors
@@ -124,7 +120,7 @@ def resolve(
             continue
         family = name.partition("/")[0]
         preset = find_preset(inferred, (family,))
-        found = Resolved(_called(inferred, preset), preset, name, dialect)
+        found = Resolved(_called(inferred, preset), preset, name, made)
         if preset and preset.startswith(f"{family}/"):
             return found
         whole.append(found)
@@ -140,7 +136,8 @@ def _called(spec: ResNetSpec, preset: str | None) -> ResNetSpec:
 
 def _specs(
     shapes: Mapping[str, Shape], changes: Mapping[str, Any], pre: bool, dialect: Dialect | None
-) -> Iterator[tuple[str, ResNetSpec]]:
+) -> Iterator[tuple[str, ResNetSpec, Mapping[str, Any]]]:
+    """Names of conventions, their specs, and how these differ from them."""
     names = list(dict.fromkeys(scheme.convention for scheme in FORMATS["canonical"].schemes))
     if "stem.conv2.weight" not in shapes and shapes["stem.conv1.weight"][2] == 3:
         names = list(dict.fromkeys((*_SMALL_STEM, *names)))
@@ -154,7 +151,7 @@ def _specs(
         if len(spec.depths) != len(own.get("strides", spec.depths)):
             own.pop("strides", None)
         try:
-            yield name, spec.replace(**{**own, **changes})
+            yield name, spec.replace(**{**own, **changes}), {**own, **changes}
         except SpecError:
             continue
 

@@ -15,7 +15,13 @@ from shared.recognition.layers import Tensor, layout_of, read_layers
 from shared.recognition.leftovers import Group, groups, kind_of
 from shared.recognition.named import find_named
 from shared.recognition.names import Words, parts_of
-from shared.recognition.network import Network, from_names, from_structure, with_classifiers
+from shared.recognition.network import (
+    Network,
+    Refusal,
+    from_names,
+    from_structure,
+    with_classifiers,
+)
 from shared.recognition.strangers import explain
 from shared.recognition.structure import Misfit, find_structures
 from shared.recognition.tree import make_tree
@@ -27,11 +33,18 @@ class Survey:
 
     networks: Sequence[Network]
     left: Sequence[Group]  # what belongs to none
-    refused: Sequence[tuple[str, str]] = ()  # path of what is nearly a network, and why it is none
+    refused: Sequence[Refusal] = ()  # what is nearly a network
     taken: Network | None = None
     why: str = ""  # the rule by which it is, or that there is none
     word: str | None = None  # what the file is, where there is no network in it
     doubts: Sequence[str] = ()
+
+    @property
+    def word_is_known(self) -> bool:
+        """Whether the word names what the file is, and not only where a network fails."""
+        return self.word is not None and all(
+            refusal.known for refusal in self.refused if refusal.why == self.word
+        )
 
     def at(self, path: str) -> list[Network]:
         """The networks that a path means: that of just this path, or else all whose paths have its
@@ -57,26 +70,26 @@ def survey(tensors: Mapping[str, Tensor], changes: Mapping[str, Any] | None = No
     rest = {name: tensor for name, tensor in tensors.items() if name not in aside}
     layers = read_layers(rest)
     networks: list[Network] = []
-    refused: list[tuple[str, str]] = []
+    refused: list[Refusal] = []
     for named in find_named({name: tensor.shape for name, tensor in rest.items()}, changes):
         found = from_names(named, rest)
         if isinstance(found, Network):
             networks.append(found)
         else:
-            refused.append(("", found))
+            refused.append(found)
     used = {name for network in networks for name in network.names.values()}
     free = [layer for layer in layers if used.isdisjoint(layer.names.values())]
     layout, doubt = layout_of(free)
     for structure in find_structures(make_tree(free), layout):
         found = (
-            structure.why
+            Refusal(".".join(structure.scope), structure.why)
             if isinstance(structure, Misfit)
             else from_structure(structure, free, rest, changes)
         )
         if isinstance(found, Network):
             networks.append(found)
         else:
-            refused.append((".".join(structure.scope), found))
+            refused.append(found)
     place = {name: i for i, name in enumerate(tensors)}
     networks = with_classifiers(networks, layers)
     networks.sort(key=lambda network: min(place[name] for name in network.names.values()))
@@ -88,9 +101,14 @@ def survey(tensors: Mapping[str, Tensor], changes: Mapping[str, Any] | None = No
         refused,
         chosen,
         why,
-        None if networks else explain(tensors, aside, refused),
+        None if networks else explain(tensors, aside, _whys(refused)),
         (doubt,) if doubt and any(network.format is None for network in networks) else (),
     )
+
+
+def _whys(refused: Sequence[Refusal]) -> list[str]:
+    """Those with a name first."""
+    return [refusal.why for refusal in sorted(refused, key=lambda refusal: not refusal.known)]
 
 
 def _left(

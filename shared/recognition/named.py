@@ -15,9 +15,9 @@ from shared.architecture.plan import make_plan
 from shared.architecture.presets import get_spec
 from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, SpecError
-from shared.formats.naming.infer import find_preset, infer_spec
-from shared.formats.naming.names import canonical_names, stem_name
-from shared.formats.naming.schemes import FORMATS, Format, Scheme, Table
+from shared.naming.infer import find_preset, infer_spec
+from shared.naming.names import canonical_names, stem_name
+from shared.naming.schemes import FORMATS, Format, Scheme, Table
 from shared.recognition.names import Words, common, parts_of, words_of
 
 MIN_TENSORS = 10  # of a network: a stem and two blocks have more

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from shared.architecture.ops import Shape
 from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
-from shared.formats.naming.schemes import Format, Scheme
+from shared.naming.schemes import Format, Scheme
 from shared.recognition.conventions import dialect_of, resolve
 from shared.recognition.heads import find_head
 from shared.recognition.layers import LAYOUTS, WEIGHT, Layer, Tensor, layout_of, oriented
@@ -44,6 +44,7 @@ class Network:
     convention: str  # the preset that says what no tensor tells
     format: Format | None = None  # None: by structure
     scheme: Scheme | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)  # of the convention
     assumes: str = ""  # of the code behind its names
     doubts: tuple[str, ...] = ()
     twins: tuple[str, ...] = ()  # paths of the same tensors, value by value
@@ -64,14 +65,23 @@ class Network:
         return self.format.name if self.format else "structure"
 
 
-def from_names(named: Named, tensors: Mapping[str, Tensor]) -> Network | str:
+class Refusal(NamedTuple):
+    """Why something is no network of ours, though much of it is."""
+
+    path: str
+    why: str
+    known: bool = False  # what it has more has a name
+
+
+def from_names(named: Named, tensors: Mapping[str, Tensor]) -> Network | Refusal:
     """The network in a scheme's names, or why it is none: something else inside its blocks."""
     shapes = {name: tensors[name].shape for name in (*named.names.values(), *named.left)}
-    within = inside(named.left, blocks_of(named.names))
-    if word := word_for(within, shapes) or word_for(named.left, shapes, surrounding=True):
-        return word
+    path, within = path_of(named.names), inside(named.left, blocks_of(named.names))
+    word = word_for(within, shapes) or word_for(named.left, shapes, surrounding=True)
+    if word or (word := not_floats(named.names, tensors)):
+        return Refusal(path, word, True)
     if within:
-        return f"{within[0]} is inside a block"
+        return Refusal(path, f"{within[0]} is inside a block")
     canonical = {
         own: canonical_shape(named.scheme, own, shapes[name]) for own, name in named.names.items()
     }
@@ -81,8 +91,8 @@ def from_names(named: Named, tensors: Mapping[str, Tensor]) -> Network | str:
         own: turned.get(len(shapes[name]), tuple(range(len(shapes[name]))))
         for own, name in named.names.items()
     }
-    return not_floats(named.names, tensors) or Network(
-        path=path_of(named.names),
+    return Network(
+        path=path,
         scope=common([parts_of(name) for own, name in named.names.items() if own not in HEAD]),
         spec=named.spec,
         preset=named.preset,
@@ -100,7 +110,7 @@ def from_structure(
     layers: Sequence[Layer],
     tensors: Mapping[str, Tensor],
     changes: Mapping[str, Any],
-) -> Network | str:
+) -> Network | Refusal:
     """The network of a structure, or why it is none.
 
     `layers`: all in the file that are no known network's.
@@ -110,19 +120,19 @@ def from_structure(
     near = [la for la in layers if la not in own and la.parts[: len(scope)] == scope]
     around = [*names.values(), *(name for la in near for name in la.names.values())]
     within = [name for la in _intruders(structure, near) for name in la.names.values()]
-    if word := word_for(within, shapes) or word_for(around, shapes, surrounding=True):
-        return word
+    path = path_of(names)
+    word = word_for(within, shapes) or word_for(around, shapes, surrounding=True)
+    if word or (word := not_floats(names, tensors)):
+        return Refusal(path, word, True)
     if within:
-        return f"{within[0]} is inside its stages, and part of no block"
-    if word := not_floats(names, tensors):
-        return word
+        return Refusal(path, f"{within[0]} is inside its stem or stages, and part of no block")
     dialect = dialect_of(names.values(), last=structure.layout.name == "HWIO")
     canonical = structure.shapes()
     resolved = resolve(canonical, changes, pre=structure.pre, dialect=dialect)
     if isinstance(resolved, str):
-        return resolved
+        return Refusal(path, resolved)
     return Network(
-        path=path_of(names),
+        path=path,
         scope=scope,
         spec=resolved.spec,
         preset=resolved.preset,
@@ -130,15 +140,18 @@ def from_structure(
         shapes=canonical,
         axes={key: structure.axes(shapes[name]) for key, name in names.items()},
         convention=resolved.convention,
+        changes=resolved.changes,
         assumes=dialect.says if dialect else "",
         doubts=tuple(structure.doubts),
     )
 
 
 def _intruders(structure: Structure, near: Sequence[Layer]) -> list[Layer]:
-    """Layers inside blocks; and those among them: in a part that is called like one with blocks,
-    and has several convolutions.
+    """Layers inside blocks or beside the stem's; and those among blocks: in a part that is called
+    like one with blocks, and has several convolutions.
     """
+    stem = {la.parts[:-1] for own, la in structure.layers.items() if own.startswith("stem.conv")}
+    stem = {parts for parts in stem if len(parts) > len(structure.scope)}
     depth = len(words_of(structure.scope))
     blocks = set(structure.blocks)
     stages = {pattern_of(path[depth : depth + 1]) for path in blocks if len(path) > depth}
@@ -150,6 +163,7 @@ def _intruders(structure: Structure, near: Sequence[Layer]) -> list[Layer]:
         la
         for la in near
         if any(la.words[:length] in blocks for length in range(1, len(la.words) + 1))
+        or any(la.parts[: len(parts)] == parts for parts in stem)
         or (pattern_of(la.words[depth : depth + 1]) in stages and convs[la.words[: depth + 1]] > 1)
     ]
 

@@ -182,11 +182,11 @@ def _small(names: Sequence[str], shapes: Mapping[str, Shape]) -> list[str]:
 
 
 def explain(
-    tensors: Mapping[str, Tensor], aside: Container[str], refused: Sequence[tuple[str, str]] = ()
+    tensors: Mapping[str, Tensor], aside: Container[str], refused: Sequence[str] = ()
 ) -> str | None:
     """Why there is no ResNet, in words for what there is; None where nothing tells.
 
-    `aside`: names that belong to no network. `refused`: path and reason of what is nearly one.
+    `aside`: names that belong to no network. `refused`: why what is nearly one is none.
     """
     names = list(tensors)
     if word := _first((QUANTISED,), names):
@@ -204,7 +204,7 @@ def explain(
         return f"it is {network}, by names as {example}"
     if word := _depthwise(layers) or _first(INSIDE, names) or _first(AROUND, names):
         return f"it has {word}"
-    return refused[0][1] if refused and not _without_norms(layers) else _by_shapes(layers)
+    return refused[0] if refused and not _without_norms(layers) else _by_shapes(layers)
 
 
 def _depthwise(layers: Sequence[Layer]) -> str | None:

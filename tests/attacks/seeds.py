@@ -22,8 +22,9 @@ from shared.architecture.spec import ResNetSpec
 from shared.formats.checkpoint import open_checkpoint
 from shared.formats.containers.archive import Entry
 from shared.formats.convert import convert
-from shared.formats.naming.names import foreign_names, from_canonical
-from shared.formats.naming.schemes import FORMATS
+from shared.formats.layouts import from_canonical
+from shared.naming.names import foreign_names
+from shared.naming.schemes import FORMATS
 from shared.weights.canonical import FORMAT
 from shared.weights.files import write_tensors
 

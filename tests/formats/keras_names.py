@@ -11,7 +11,7 @@ import numpy as np
 from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.formats.containers.archive import Archive, Entry
-from shared.formats.naming.keras_order import layer_order
+from shared.naming.keras_order import layer_order
 from shared.weights.canonical import to_channels_last
 
 # (dimensions are more than one, canonical leaf) -> Keras' leaf; a bias of one dimension may be a

@@ -25,7 +25,7 @@ from shared.formats.checkpoint import Checkpoint, open_checkpoint
 from shared.formats.containers.archive import Archive, Entry
 from shared.formats.containers.registry import CONTAINERS
 from shared.formats.convert import Options, convert
-from shared.formats.naming.schemes import FORMATS
+from shared.naming.schemes import FORMATS
 from shared.weights.tensor_writer import rewrite_metadata
 
 SPEC = get_spec("torchvision/resnet18", depths=(1, 1, 1, 1), num_classes=3)

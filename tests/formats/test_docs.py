@@ -11,7 +11,7 @@ from shared.formats.__main__ import PROJECTS, SPEC_KEPT, main
 from shared.formats.checkpoint import open_checkpoint
 from shared.formats.containers.registry import CONTAINERS
 from shared.formats.convert import convert
-from shared.formats.naming.schemes import FORMATS
+from shared.naming.schemes import FORMATS
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
 SPEC = get_spec(

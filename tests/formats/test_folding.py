@@ -11,8 +11,8 @@ from shared import CheckpointError, get_spec, make_plan, probe_weights, save_wei
 from shared.architecture.spec import ResNetSpec
 from shared.formats.checkpoint import Checkpoint, open_checkpoint
 from shared.formats.folding import Fitted, fit, fold_bias, fold_eps
-from shared.formats.naming.schemes import FORMATS
 from shared.formats.pipeline import Pipeline
+from shared.naming.schemes import FORMATS
 
 NARROW = {"depths": (1, 1), "widths": (4, 8), "stem.convs": ((7, 2, 4),), "num_classes": 3}
 FLOAT64 = np.dtype(np.float64)

@@ -19,7 +19,7 @@ from resnet_torch import ResNet
 from shared import get_spec, make_plan
 from shared.formats.checkpoint import Checkpoint, open_checkpoint
 from shared.formats.convert import convert
-from shared.formats.naming.infer import same_function
+from shared.naming.infer import same_function
 from tests.formats.oracles import PEER_LIMIT, peer_images, probe_tensor
 from tests.peers import import_timm, import_torchvision
 from tests.probes import relative_error

@@ -18,7 +18,7 @@ from shared.errors import RosettaError
 from shared.formats.checkpoint import Checkpoint, open_checkpoint
 from shared.formats.containers.registry import CONTAINERS
 from shared.formats.convert import convert
-from shared.formats.naming.schemes import FORMATS
+from shared.naming.schemes import FORMATS
 from tests.formats.oracles import FRAMEWORKS, outputs_in
 from tests.probes import same_weights
 

@@ -13,7 +13,7 @@ from shared import make_plan
 from shared.architecture.ops import Shape
 from shared.architecture.spec import ResNetSpec
 from shared.formats.containers.archive import Entry
-from shared.formats.naming.names import TensorPosition, leaf_kind, place_of
+from shared.naming.names import TensorPosition, leaf_kind, place_of
 
 FLOAT32 = np.dtype(np.float32)
 

@@ -13,8 +13,8 @@ import pytest
 from shared import get_spec, make_plan, probe_weights
 from shared.architecture.presets import miniature
 from shared.formats.containers.archive import Entry
-from shared.formats.naming.schemes import FORMATS
 from shared.formats.render import choose_scheme, render
+from shared.naming.schemes import FORMATS
 from shared.recognition.find import Survey, survey
 from shared.recognition.layers import layout_of, read_layers
 from shared.recognition.leftovers import CONFIGURATION, COUNTER, NUMBER, OPTIMIZER, OTHER
@@ -225,7 +225,7 @@ def test_a_stage_that_is_no_part_of_the_network_is_not_cut_off_in_silence() -> N
     entries |= {f"stage3.0.c{k}.weight": entry(32, 16, 5, 5) for k in (1, 2)}
     found = survey(entries)
     assert not found.networks
-    assert "part of no block" in found.refused[0][1]
+    assert "part of no block" in found.refused[0].why
 
 
 # Classifiers.

@@ -103,7 +103,7 @@ def test_something_more_inside_a_block(inside: str, shape: tuple[int, ...], word
     other, _ = renamed(spec, DIALECTS["short"])
     found = survey(other | {f"stage1.0.{inside}": entry(*shape)})
     assert not found.networks
-    assert any(word in why for _, why in found.refused) or word in str(found.word)
+    assert any(word in refused.why for refused in found.refused) or word in str(found.word)
 
 
 def test_small_layers_without_a_name_are_told_by_their_shapes() -> None:

@@ -33,7 +33,7 @@ from shared.errors import CheckpointError, RosettaError
 from shared.formats.configuration.keras_layers import Layer, shown_kind, shown_value
 from shared.formats.configuration.keras_values import SAME, SYMMETRIC, ZERO, Facts, Network, grid
 from shared.formats.containers.spans import shown
-from shared.formats.naming.names import plan_of
+from shared.naming.names import plan_of
 
 Make = Callable[[Mapping[str, Any]], ResNetSpec]  # the spec of a file's tensors with fields changed
 

@@ -24,8 +24,8 @@ from shared.formats.configuration.keras_values import Network
 from shared.formats.configuration.told import Told, all_fields
 from shared.formats.containers.archive import Archive
 from shared.formats.containers.spans import shown
-from shared.formats.naming.infer import check_blocks
-from shared.formats.naming.names import plan_of
+from shared.naming.infer import check_blocks
+from shared.naming.names import plan_of
 
 MAX_SPEC = 1 << 14  # characters of a spec in a file
 _OURS = "ResNet"  # the class of `resnet_keras`, whose configuration is its spec

@@ -14,7 +14,7 @@ from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, nearest
 from shared.formats.configuration.keras_layers import shown_value
 from shared.formats.configuration.told import Told, all_fields
-from shared.formats.naming.names import plan_of
+from shared.naming.names import plan_of
 
 # Architectures of other sizes by the code of a preset, which says what no tensor tells.
 LIKE = {"resnext101_32x16d": "timm/resnext101_32x8d", "resnext101_32x32d": "timm/resnext101_32x8d"}

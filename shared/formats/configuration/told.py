@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.architecture.spec import ResNetSpec
 from shared.formats.configuration.keras_layers import shown_value
-from shared.formats.naming.infer import NOT_INFERABLE, field_of, not_inferable, same_function
+from shared.naming.infer import NOT_INFERABLE, field_of, not_inferable, same_function
 
 # Fields beside those of `NOT_INFERABLE`, of which tensors tell a part or training alone depends on.
 _SHOWN = ("stem.convs", "norm.momentum")

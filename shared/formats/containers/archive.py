@@ -2,7 +2,7 @@
 asked for, and metadata.
 
 A container (a file format such as HDF5) reads and writes archives and knows nothing about networks;
-a scheme (`shared.formats.naming.schemes`) knows the names and nothing about files.
+a scheme (`shared.naming.schemes`) knows the names and nothing about files.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -28,22 +28,9 @@ from shared.formats.containers.zip_members import DEFLATED, Member, read_members
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _SLACK = 1 << 20  # bytes that views may add to four times the file
-_MAX_UNWRAPPED = 3
-_MAX_PREFIXES = 8
+_MAX_DEPTH = 16  # of dicts in dicts
+_MAX_LOOKED = 1 << 18  # values, of all paths
 _MAX_EXTRAS = 64
-# In the order of preference. Averaged weights are not what the plain name means: they come last.
-_KEYS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "module",
-    "params",
-    "weights",
-    "model_ema",
-    "state_dict_ema",
-)
-_PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "net.")
 
 
 class _Place(NamedTuple):
@@ -199,11 +186,9 @@ def _nbytes(storage: Storage) -> int:
 
 
 def _make_archive(path: Path, size: int, value: Any, places: Mapping[str, _Place]) -> Archive:
-    state, stripped_prefixes = _unwrap(value)
-    tensors = dict(_named_tensors(state))
-    if len(tensors) > MAX_TENSORS:
-        raise PickleRefused(f"it has {len(tensors):,} tensors, more than any network")
-    tensors, prefixes = _without_prefixes(tensors)
+    tensors = _named_tensors(value)
+    if not tensors:
+        raise PickleRefused(f"it holds no state dict: {_describe(value)}; save model.state_dict()")
     entries, total = {}, 0
     for name, tensor in tensors.items():
         entries[name] = _make_entry(path, name, tensor, places[tensor.storage.key])
@@ -212,34 +197,7 @@ def _make_archive(path: Path, size: int, value: Any, places: Mapping[str, _Place
         raise PickleRefused(
             f"its tensors are views that unfold to {total:,} bytes, the file has {size:,}"
         )
-    return Archive("torch", entries, _extras(value), (*stripped_prefixes, *prefixes))
-
-
-def _unwrap(value: Any) -> tuple[dict, list[str]]:
-    """The dict with the tensors, and the keys that led to it."""
-    stripped_prefixes, scans = [], {}  # type: list[str], dict[int, bool]
-
-    def holds_tensors(candidate: Any, levels: int) -> bool:
-        if not isinstance(candidate, dict):
-            return False
-        if id(candidate) not in scans:  # the same dict may be reached by hundreds of paths
-            scans[id(candidate)] = any(type(item) is TensorReference for item in candidate.values())
-        return scans[id(candidate)] or any(
-            levels and holds_tensors(candidate.get(key), levels - 1) for key in _KEYS
-        )
-
-    for level in reversed(range(_MAX_UNWRAPPED)):
-        found = [
-            key for key in _KEYS if isinstance(value, dict) and holds_tensors(value.get(key), level)
-        ]
-        if not found:
-            break
-        value = value[found[0]]
-        stripped_prefixes.append(f"key {found[0]!r}")
-        stripped_prefixes.extend(f"also holds {key!r}" for key in found[1:])
-    if not holds_tensors(value, 0):
-        raise PickleRefused(f"it holds no state dict: {_describe(value)}; save model.state_dict()")
-    return value, stripped_prefixes
+    return Archive("torch", entries, _extras(value))
 
 
 def _describe(value: Any) -> str:
@@ -253,37 +211,85 @@ def _describe(value: Any) -> str:
     return f"its keys are {', '.join(keys)}" if keys else "it is a dict without names"
 
 
-def _named_tensors(state: dict) -> Iterator[tuple[str, TensorReference]]:
-    for name, item in state.items():
-        if type(item) is TensorReference:
-            if type(name) is not str:
-                raise PickleRefused(
-                    f"a tensor has a key that is a {type(name).__name__}, expected a name"
-                )
-            yield name, item
+Inner = dict[int, list[tuple[Any, Any]]]  # id of a dict or list -> what may lead to tensors
 
 
-def _without_prefixes(
-    tensors: dict[str, TensorReference],
-) -> tuple[dict[str, TensorReference], list[str]]:
-    """The tensors without the prefixes that all of them share, as wrappers of a model add them."""
-    start, prefixes = 0, []  # type: int, list[str]
-    while len(prefixes) < _MAX_PREFIXES:
-        for prefix in _PREFIXES:
-            end = start + len(prefix)
-            if all(len(name) > end and name.startswith(prefix, start) for name in tensors):
-                start = end
-                prefixes.append(f"prefix {prefix!r}")
-                break
-        else:
-            break
-    return {name[start:]: tensor for name, tensor in tensors.items()}, prefixes
+def _named_tensors(value: Any) -> dict[str, TensorReference]:
+    """Every tensor in dicts and lists, by the keys that lead to it, with slashes between.
+
+    The same dict may be reached by many paths, and hold itself: each is searched once, none inside
+    itself, and what is looked at is bounded.
+    """
+    inner = _with_tensors(value)
+    found: dict[str, TensorReference] = {}
+    pending: list[tuple[str | None, Any, tuple[int, ...]]] = [(None, value, ())]
+    for _ in range(_MAX_LOOKED):
+        if len(found) > MAX_TENSORS:
+            raise PickleRefused(f"it has more than {MAX_TENSORS:,} tensors, as no network has")
+        if not pending:
+            return found
+        path, item, above = pending.pop()
+        if type(item) is TensorReference and path is not None:
+            if path in found:
+                raise PickleRefused(f"two of its tensors are called {shown(path)}")
+            found[path] = item
+        elif id(item) in inner and id(item) not in above and len(above) < _MAX_DEPTH:
+            for key, part in reversed(inner[id(item)]):
+                name = _key(key, part)
+                whole = name if path is None else f"{path}/{name}"
+                pending.append((whole, part, (*above, id(item))))
+    raise PickleRefused(f"it has more than {_MAX_LOOKED:,} values, more than any network")
+
+
+def _with_tensors(value: Any) -> Inner:
+    """The dicts and lists that hold tensors, at whatever depth, each with what leads to them."""
+    inner: Inner = {}
+    holders: dict[int, list[int]] = {}  # what holds a dict or list
+    pending = [value]
+    holding: list[int] = []
+    while pending:
+        item = pending.pop()
+        if not isinstance(item, (dict, list)) or id(item) in inner:
+            continue
+        pairs = item.items() if isinstance(item, dict) else enumerate(item)
+        parts = [pair for pair in pairs if _leads_on(pair[1])]
+        inner[id(item)] = parts
+        for _, part in parts:
+            holders.setdefault(id(part), []).append(id(item))
+        pending += [part for _, part in parts]
+        holding += [id(item)] * any(type(part) is TensorReference for _, part in parts)
+    kept: set[int] = set()
+    while holding:
+        found = holding.pop()
+        if found not in kept:
+            kept.add(found)
+            holding += holders.get(found, [])
+    return {
+        key: [
+            pair
+            for pair in inner[key]
+            if not isinstance(pair[1], (dict, list)) or id(pair[1]) in kept
+        ]
+        for key in kept
+    }
+
+
+def _leads_on(value: Any) -> bool:
+    return type(value) is TensorReference or (isinstance(value, (dict, list)) and bool(value))
+
+
+def _key(key: Any, value: Any) -> str:
+    if type(key) not in (str, int) and type(value) is TensorReference:
+        raise PickleRefused(
+            f"a tensor has a key that is a {type(key).__name__}, expected a name or a number"
+        )
+    return str(key)
 
 
 def _extras(value: Any) -> dict[str, str]:
     """The plain numbers and texts next to the weights: epoch, accuracy, architecture."""
     extras: dict[str, str] = {}
-    for name, item in value.items():
+    for name, item in value.items() if isinstance(value, dict) else ():
         plain = type(item) in (bool, float) or (type(item) is int and item.bit_length() < 64)
         text = str(item) if plain else item if type(item) is str else ""
         named = type(name) is str and 0 < len(name) <= 80 and name.isprintable()

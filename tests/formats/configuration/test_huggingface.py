@@ -14,8 +14,8 @@ from shared.architecture.spec import ResNetSpec
 from shared.formats.attempt import Wanted
 from shared.formats.checkpoint import Checkpoint, identify
 from shared.formats.containers.archive import Archive, Configuration, Entry
-from shared.formats.naming.names import foreign_names
-from shared.formats.naming.schemes import FORMATS
+from shared.naming.names import foreign_names
+from shared.naming.schemes import FORMATS
 
 SPEC = get_spec(
     "torchvision/resnet50", depths=(1, 1), widths=(8, 16), strides=(1, 2), num_classes=3

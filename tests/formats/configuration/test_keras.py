@@ -20,7 +20,7 @@ from shared.formats.attempt import Wanted
 from shared.formats.checkpoint import identify
 from shared.formats.configuration.keras_layers import MAX_LAYERS
 from shared.formats.containers.archive import Archive, Configuration
-from shared.formats.naming.infer import differences
+from shared.naming.infer import differences
 from tests.formats.configuration.keras_models import (
     Config,
     Edit,

@@ -12,9 +12,9 @@ from shared import CheckpointError, get_spec, make_plan
 from shared.formats.attempt import Wanted
 from shared.formats.checkpoint import Checkpoint, identify
 from shared.formats.containers.archive import Archive, Configuration, Entry
-from shared.formats.naming.names import foreign_names
-from shared.formats.naming.schemes import FORMATS
 from shared.formats.render import choose_scheme
+from shared.naming.names import foreign_names
+from shared.naming.schemes import FORMATS
 from shared.weights.canonical import OIHW_TO_HWIO
 
 SPECS = {"bottleneck_block": "keras_hub/resnet_50", "bottleneck_block_vd": "keras_hub/resnet_vd_50"}

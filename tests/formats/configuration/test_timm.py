@@ -14,9 +14,9 @@ from shared.formats.attempt import Wanted
 from shared.formats.checkpoint import Checkpoint, identify
 from shared.formats.configuration.timm import LIKE
 from shared.formats.containers.archive import Archive, Configuration, Entry
-from shared.formats.naming.names import foreign_names
-from shared.formats.naming.schemes import FORMATS
 from shared.formats.render import choose_scheme
+from shared.naming.names import foreign_names
+from shared.naming.schemes import FORMATS
 from tests.peers import import_timm
 
 FLOAT32 = np.dtype(np.float32)

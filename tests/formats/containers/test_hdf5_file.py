@@ -15,7 +15,7 @@ from shared.architecture.presets import get_spec, miniature
 from shared.errors import CheckpointError
 from shared.formats.containers import hdf5_file
 from shared.formats.containers.archive import Archive
-from shared.formats.naming.keras_order import layer_order
+from shared.naming.keras_order import layer_order
 from shared.weights.probe import probe_weights
 from tests.formats.hdf5_files import (
     SHAPES,

@@ -344,9 +344,7 @@ def test_numbers_of_equal_hash_are_no_trap(craft):
 
 def test_a_million_prefixes(craft):
     name = "module." * 200_000 + "w"
-    archive = read(craft(one(name, tensor())))
-    assert archive.stripped_prefixes == ("prefix 'module.'",) * 8
-    assert list(archive.entries) == [name[8 * 7 :]]
+    assert list(read(craft(one(name, tensor()))).entries) == [name]
 
 
 def test_many_views_of_little_are_refused(craft):

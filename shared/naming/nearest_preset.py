@@ -14,8 +14,8 @@ from typing import NamedTuple
 from shared.architecture.ops import Shape
 from shared.architecture.plan import make_plan
 from shared.architecture.presets import get_spec, list_presets
-from shared.formats.naming.names import foreign_names
-from shared.formats.naming.schemes import FORMATS, Scheme
+from shared.naming.names import foreign_names
+from shared.naming.schemes import FORMATS, Scheme
 from shared.weights.canonical import HWIO_TO_OIHW
 
 ALIKE = 0.3  # of all the tensors of both sides; what has less in common is no near miss

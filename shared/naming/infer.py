@@ -17,7 +17,7 @@ from shared.architecture.plan import Plan, make_plan
 from shared.architecture.presets import get_spec, list_presets
 from shared.architecture.spec import InitSpec, ResNetSpec
 from shared.errors import CheckpointError, SpecError
-from shared.formats.naming.names import place_of
+from shared.naming.names import place_of
 
 # What no tensor tells, as `inspect` says it.
 NOT_INFERABLE = (

@@ -11,16 +11,11 @@ from shared import CheckpointError, get_spec, list_presets, make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.formats.checkpoint import Wanted, identify
 from shared.formats.containers.archive import Archive, Entry
-from shared.formats.naming.infer import (
-    candidates,
-    differences,
-    infer_spec,
-    not_inferable,
-    same_function,
-)
-from shared.formats.naming.names import canonical_names, foreign_names, from_canonical
-from shared.formats.naming.schemes import FORMATS
+from shared.formats.layouts import from_canonical
 from shared.formats.render import choose_scheme, expressing, obstacles, render
+from shared.naming.infer import candidates, differences, infer_spec, not_inferable, same_function
+from shared.naming.names import canonical_names, foreign_names
+from shared.naming.schemes import FORMATS
 
 FLOAT32 = np.dtype(np.float32)
 # blocks; deeper presets repeat the same ones, and a few stand for their numbers of two digits
