@@ -104,7 +104,7 @@ def inspect(
             "told_by": [told.source for told in checkpoint.told],
             "given": dict(checkpoint.given),
             "assumed": checkpoint.assumed,
-            "surroundings": [what for told in checkpoint.told for what in told.surroundings],
+            "surroundings": list(checkpoint.surroundings),
             "metadata": dict(checkpoint.archive.metadata),
             "evidence": gathered.to_json() if gathered else None,
             "inside": [network.to_dict() for network in checkpoint.inside],
@@ -315,6 +315,7 @@ def predict(
     write_json(json_file, [prediction.to_dict() for prediction in found])
     console = make_console(json_file)
     console.print(report.prediction_setting(checkpoint, how, pixels), soft_wrap=True)
+    report.print_remarks(console, checkpoint)
     for path in dict.fromkeys(images):
         console.print()
         console.print(

@@ -13,15 +13,17 @@ from rich.text import Text
 from shared.architecture.presets import get_spec
 from shared.cli.tables import Column, Table, printable, shape
 from shared.formats.containers.registry import CONTAINERS
+from shared.formats.contents import groups_text
 from shared.naming.infer import differences
 from shared.recognition.leftovers import COUNTER, OTHER
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from shared.formats.checkpoint import Checkpoint
     from shared.formats.convert import Conversion
     from shared.frameworks.predict import Prediction
     from shared.naming.nearest_preset import Nearest
-    from shared.recognition.leftovers import Group
 
 _SAID_BY = {
     "metadata": "the file's metadata says so",
@@ -70,9 +72,9 @@ def _lines(
     foreign = [group for group in c.left if group.kind == OTHER]
     by_itself = [group for group in c.left if group.kind not in (OTHER, COUNTER)]
     if foreign:
-        yield "no ResNet", f"{_groups(foreign)}; --leave-out says that they may be left"
+        yield "no ResNet", f"{groups_text(foreign)}; --leave-out says that they may be left"
     if by_itself:
-        yield "left out", _groups(by_itself)
+        yield "left out", groups_text(by_itself)
     if any("normali" in group.path for group in foreign):
         yield "", "it normalises its images itself: the ResNet alone wants them normalised"
     for doubt in c.doubts:
@@ -99,12 +101,6 @@ def _lines(
         sizes = {"num_classes": spec.num_classes, "in_channels": spec.in_channels}
         departures = differences(spec, get_spec(nearest.preset, **sizes)) if fits else []
         yield "nearest", "; ".join([str(nearest), *departures])
-
-
-def _groups(groups: Sequence[Group]) -> str:
-    """Tensors that belong to no network, by where they are."""
-    counts = [f"{len(group.names)} in {group.path}" for group in groups[:8]]
-    return ", ".join([*counts, *(["…"] if len(groups) > 8 else [])])
 
 
 def _fields(fields: Mapping[str, Any]) -> str:
@@ -148,6 +144,12 @@ def prediction_setting(checkpoint: Checkpoint, preprocessing: str, images: np.nd
         ),
         style="not bold",
     )
+
+
+def print_remarks(console: Console, checkpoint: Checkpoint | None) -> None:
+    """What was left of the file that is used, and what is in doubt, a line each."""
+    for remark in checkpoint.remarks if checkpoint else ():
+        console.print(Text(f"  {printable(remark)}", style="yellow"), soft_wrap=True)
 
 
 def prediction_table(path: Path, predictions: Sequence[Prediction]) -> Table:

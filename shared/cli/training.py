@@ -15,6 +15,8 @@ from shared.cli.options import (
     DType,
     Frameworks,
     Json,
+    LeaveOut,
+    Take,
     Workers,
     check_outputs,
     choose_frameworks,
@@ -204,6 +206,8 @@ def evaluate(
         str | None,
         typer.Option(help="The network, where the file does not say it.", metavar="PRESET"),
     ] = None,
+    take: Take = None,
+    leave_out: LeaveOut = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -224,13 +228,17 @@ def evaluate(
     differ by more than chance.
     """
     from shared.cli import report_training as report
+    from shared.cli.report_checkpoints import print_remarks
     from shared.training.significance import paired_comparisons, short_names
 
     check_outputs(json_file)
     if dtype not in (DType.float32, DType.float64):
         raise SpecError(f"--dtype {dtype.value}: evaluation is in float32 or float64")
     frameworks = choose_frameworks(framework, reference=False)
-    chosen = [_evaluation_of(one, dataset, preset, settings) for one in dict.fromkeys(weights)]
+    chosen = [
+        _evaluation_of(one, dataset, preset, settings, take, leave_out)
+        for one in dict.fromkeys(weights)
+    ]
     if len({one.dataset for one in chosen}) > 1:
         raise SpecError("these weights were trained on different datasets; say --dataset")
     job = {
@@ -249,6 +257,8 @@ def evaluate(
     networks = ", ".join(dict.fromkeys(one.checkpoint.spec.name for one in chosen))
     title = f"{networks} on the {split} split of {chosen[0].dataset}"
     console.print(report.accuracy_table(results, title, short), soft_wrap=True)
+    for one in chosen:
+        print_remarks(console, one.checkpoint)
     if len(chosen) > 1:
         first = [result for result in results if result["framework"] == frameworks[0]]
         wrong = {short[result["weights"]]: result["wrong"] for result in first}
@@ -320,11 +330,16 @@ class _Evaluation(NamedTuple):
 
 
 def _evaluation_of(
-    weights: str, dataset: str | None, preset: str | None, settings: list[str] | None
+    weights: str,
+    dataset: str | None,
+    preset: str | None,
+    settings: list[str] | None,
+    take: str | None,
+    leave_out: list[str] | None,
 ) -> _Evaluation:
     from shared.formats.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(weights, None, preset)
+    checkpoint = open_checkpoint(weights, None, preset, take=take, leave_out=leave_out or ())
     trained = _recipe_of(checkpoint)
     name = dataset or (trained.dataset if trained else None)
     if name is None:

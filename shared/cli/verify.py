@@ -79,6 +79,7 @@ def verify(
     layer and step.
     """
     from shared.cli import report_verify as report
+    from shared.cli.report_checkpoints import print_remarks
     from shared.frameworks.registry import installed
     from shared.frameworks.verify import DEFAULT_PRESETS, count_networks, iter_verdicts
 
@@ -137,6 +138,7 @@ def verify(
     )
     if len(verdicts) == 1:
         console.print(report.setting(verdicts[0], inputs), soft_wrap=True)
+        print_remarks(console, checkpoint)
         console.print()
         console.print(report.comparison_table(comparisons), soft_wrap=True)
         report.print_failures(console, comparisons)
@@ -184,6 +186,7 @@ def trace(
     compare`.
     """
     from shared.cli import report_verify as report
+    from shared.cli.report_checkpoints import print_remarks
     from shared.frameworks.registry import get_framework
     from shared.frameworks.verify import take_trace
     from shared.verification.trace import Trace
@@ -203,6 +206,7 @@ def trace(
         step = take_trace(spec, chosen, inputs, output)
         progress.step(step)
     found = Trace.load(output)
+    print_remarks(make_console(), checkpoint)
     report.print_line(
         make_console(),
         f"{output}: {len(found.names)} tensors of {spec.name} in {found.framework}, {found.dtype} "

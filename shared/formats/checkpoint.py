@@ -24,6 +24,7 @@ from shared.formats.containers.registry import read_archive
 from shared.formats.contents import (
     Inside,
     canonical_archive,
+    groups_text,
     inside,
     left_out,
     narrowed,
@@ -40,7 +41,9 @@ from shared.naming.nearest_preset import Nearest, by_names, by_shapes
 from shared.naming.schemes import FORMATS, Format
 from shared.recognition.find import Survey
 from shared.recognition.find import survey as survey_of
+from shared.recognition.leftovers import COUNTER as COUNTERS
 from shared.recognition.leftovers import OTHER, Group
+from shared.recognition.strangers import Word
 from shared.weights.canonical import Weights
 
 MANY = 1 << 30
@@ -83,6 +86,26 @@ class Checkpoint(Identified):
             return stated
         told = next((told.preprocessing for told in self.told if told.preprocessing), None)
         return told or get_preset(self.preset or self.scheme.convention).preprocessing
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the rest of the file was, and what is in doubt."""
+        taken = [network.path for network in self.inside if network.taken]
+        said = []
+        if len(self.inside) > 1 and taken:
+            said.append(f"of {len(self.inside)} networks the one at {taken[0]}: {self.taken_by}")
+        foreign = [group for group in self.left if group.kind == OTHER]
+        by_itself = [group for group in self.left if group.kind not in (OTHER, COUNTERS)]
+        if foreign:
+            said.append(f"left out, as they belong to no ResNet: {groups_text(foreign)}")
+        if by_itself:
+            said.append(f"left out, as no output depends on them: {groups_text(by_itself)}")
+        return (*said, *self.doubts, *([self.assumes] if self.assumes else []))
+
+    @property
+    def surroundings(self) -> tuple[str, ...]:
+        """What the file says of layers without tensors around the network."""
+        return tuple(what for told in self.told for what in told.surroundings)
 
     def candidates(self) -> list[str]:
         """Every preset with the same tensors."""
@@ -191,14 +214,15 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
         raise type(refusal)(f"{path}: {refusal}") from None
     names = weight_names(path, archive)
     read = [reading for reading in readings(formats, names) if reading.known]
-    best, word = max((reading.known for reading in read), default=0), None
+    best = max((reading.known for reading in read), default=0)
+    word: Word | None = None
     if best < len(names):
         survey = survey_of(archive.entries, _untold(wanted.changes))
         if survey.networks and (found := _opened(path, archive, wanted, statements, survey)):
             return found
         word = survey.word
-        if not survey.networks and survey.word_is_known:
-            raise _stranger(path, archive, names, word)
+        if word is not None and word.known:
+            raise _stranger(path, archive, names, word.text)
         aside = {n for group in survey.left if group.kind != OTHER for n in group.names}
         archive = narrowed(archive, [name for name in names if name not in aside] or names)
         names = weight_names(path, archive)
@@ -206,13 +230,13 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
         best = max((reading.known for reading in read), default=0)
     if best < WHOLE * len(names):
         if word is not None:
-            raise _stranger(path, archive, names, word)
+            raise _stranger(path, archive, names, word.text)
         nearest_formats = [max(read, key=lambda r: r.known).format] if read else formats
         raise no_resnet(path, archive, names, nearest_formats)
     return _read_whole(path, archive, wanted, statements, [r for r in read if r.known == best])
 
 
-def _stranger(path: Path, archive: Archive, names: Sequence[str], word: str | None) -> RosettaError:
+def _stranger(path: Path, archive: Archive, names: Sequence[str], word: str) -> RosettaError:
     """The error of a file that is something else, or nearly a network; and the nearest preset."""
     near = by_shapes({name: archive.entries[name].shape for name in names})
     return CheckpointError(f"{path}: no ResNet that is known: {word}{near_text(near)}")

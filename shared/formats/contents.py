@@ -20,10 +20,11 @@ from shared.formats.readings import Reading
 from shared.naming.nearest_preset import first
 from shared.naming.schemes import FORMATS, Format, Scheme
 from shared.recognition.find import Survey
-from shared.recognition.leftovers import OTHER, Group
+from shared.recognition.leftovers import COUNTER, NUMBER, OTHER, Group
 from shared.recognition.names import parts_of
 from shared.recognition.network import Network
 
+SHOWN = 8  # networks or groups of tensors of a file, in a line
 STRUCTURE = Format("structure", "names of no known project, read by their structure", (), ())
 
 
@@ -62,7 +63,7 @@ def pick(path: Path, found: Survey, take: str | None, *, anyone: bool) -> Networ
 
     Raises `CheckpointError` where nothing says which, with the option that does.
     """
-    places = ", ".join(repr(shown(n.path)) for n in found.networks[:8])
+    places = _listed([n.path for n in found.networks])
     if take is not None:
         meant = found.at(take)
         if len(meant) == 1:
@@ -78,6 +79,10 @@ def pick(path: Path, found: Survey, take: str | None, *, anyone: bool) -> Networ
         f"{path}: holds {len(found.networks)} networks, and {found.why}; say --take with one of "
         f"{places}"
     )
+
+
+def _listed(paths: Sequence[str]) -> str:
+    return ", ".join(map(shown, paths[:SHOWN])) + (", …" if len(paths) > SHOWN else "")
 
 
 def left_out(path: Path, groups: Sequence[Group], globs: Sequence[str]) -> list[str]:
@@ -102,6 +107,17 @@ def left_out(path: Path, groups: Sequence[Group], globs: Sequence[str]) -> list[
             sorted(name for group in kept for name in group.names),
         )
     return named
+
+
+def groups_text(groups: Sequence[Group]) -> str:
+    """Tensors that belong to no network, by where they are."""
+    counts = [
+        f"{len(group.names)} {group.kind}"
+        if group.kind in (COUNTER, NUMBER)
+        else f"{len(group.names)} in {group.path}"
+        for group in groups[:SHOWN]
+    ]
+    return ", ".join(counts) + (", …" if len(groups) > SHOWN else "")
 
 
 def _matches(names: tuple[str, ...], globs: Sequence[str]) -> bool:

@@ -138,12 +138,24 @@ def convert(
             archive = _with_digests(archive, pipeline.digests)
             rewrite_metadata(temporary, archive.entries, archive.metadata)
         back, told, sha256 = _read_back(archive, pipeline, target, temporary, output)
-    notes = [*casting, *fitted.notes]
+    notes = [*casting, *fitted.notes, *source.remarks]
+    if around := _not_carried(source, archive):
+        notes.append(f"no tensor has them, so they are not carried: {', '.join(around)}")
     if not told:
         notes.append(
             f"the file does not say that it is {fitted.spec.name}; name the preset when it is read"
         )
     return Conversion(source, back, sha256, tuple(notes))
+
+
+def _not_carried(source: Checkpoint, archive: Archive) -> list[str]:
+    """Layers without tensors that the source says of itself, and the target does not."""
+    written = archive.metadata.get("keras_config", "")
+    return [
+        what
+        for what in source.surroundings
+        if not (what.startswith("softmax") and '"softmax"' in written)
+    ]
 
 
 def _with_digests(archive: Archive, digests: Mapping[str, str]) -> Archive:

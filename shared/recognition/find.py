@@ -22,7 +22,7 @@ from shared.recognition.network import (
     from_structure,
     with_classifiers,
 )
-from shared.recognition.strangers import explain
+from shared.recognition.strangers import Word, explain
 from shared.recognition.structure import Misfit, find_structures
 from shared.recognition.tree import make_tree
 
@@ -36,15 +36,8 @@ class Survey:
     refused: Sequence[Refusal] = ()  # what is nearly a network
     taken: Network | None = None
     why: str = ""  # the rule by which it is, or that there is none
-    word: str | None = None  # what the file is, where there is no network in it
+    word: Word | None = None  # what the file is, where there is no network in it
     doubts: Sequence[str] = ()
-
-    @property
-    def word_is_known(self) -> bool:
-        """Whether the word names what the file is, and not only where a network fails."""
-        return self.word is not None and all(
-            refusal.known for refusal in self.refused if refusal.why == self.word
-        )
 
     def at(self, path: str) -> list[Network]:
         """The networks that a path means: that of just this path, or else all whose paths have its
@@ -101,14 +94,11 @@ def survey(tensors: Mapping[str, Tensor], changes: Mapping[str, Any] | None = No
         refused,
         chosen,
         why,
-        None if networks else explain(tensors, aside, _whys(refused)),
+        None
+        if networks
+        else explain(tensors, aside, [Word(refusal.why, refusal.known) for refusal in refused]),
         (doubt,) if doubt and any(network.format is None for network in networks) else (),
     )
-
-
-def _whys(refused: Sequence[Refusal]) -> list[str]:
-    """Those with a name first."""
-    return [refusal.why for refusal in sorted(refused, key=lambda refusal: not refusal.known)]
 
 
 def _left(

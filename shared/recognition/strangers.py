@@ -181,21 +181,48 @@ def _small(names: Sequence[str], shapes: Mapping[str, Shape]) -> list[str]:
     ]
 
 
+class Word(NamedTuple):
+    """Why there is no ResNet. `known`: it says what there is, whatever a naming scheme says."""
+
+    text: str
+    known: bool
+
+
 def explain(
-    tensors: Mapping[str, Tensor], aside: Container[str], refused: Sequence[str] = ()
-) -> str | None:
+    tensors: Mapping[str, Tensor], aside: Container[str], refused: Sequence[Word] = ()
+) -> Word | None:
     """Why there is no ResNet, in words for what there is; None where nothing tells.
 
     `aside`: names that belong to no network. `refused`: why what is nearly one is none.
     """
+    rest = {name: tensor for name, tensor in tensors.items() if name not in aside}
+    layers = read_layers(rest)
+    if word := _marked(tensors, rest, layers):
+        return Word(word, True)
+    if found := next((word for word in refused if word.known), None):
+        return found
+    if all(layer.kind != "conv" for layer in layers):
+        return Word("it has no convolutions", True)
+    if _without_norms(layers):
+        return Word(
+            "it has no norms, but a bias at every convolution: plain convolutions (as VGG), or "
+            "batch norms that were folded into them, which cannot be undone",
+            True,
+        )
+    word = refused[0].text if refused else _by_shapes(layers)
+    return Word(word, False) if word else None
+
+
+def _marked(
+    tensors: Mapping[str, Tensor], rest: Mapping[str, Tensor], layers: Sequence[Layer]
+) -> str | None:
+    """What the names tell."""
     names = list(tensors)
     if word := _first((QUANTISED,), names):
         return f"it has {word}"
     if ints := [n for n, t in tensors.items() if len(t.shape) == 4 and t.dtype.kind in "iu"]:
         return f"it has quantised tensors: {ints[0]} is {tensors[ints[0]].dtype}"
-    rest = {name: tensor for name, tensor in tensors.items() if name not in aside}
     shapes = {name: tensor.shape for name, tensor in rest.items()}
-    layers = read_layers(rest)
     pooled = _first(AROUND[:1], names)
     if word := pooled or _of_odd_kernels(shapes, shapes):
         return f"it has {word}"
@@ -204,7 +231,7 @@ def explain(
         return f"it is {network}, by names as {example}"
     if word := _depthwise(layers) or _first(INSIDE, names) or _first(AROUND, names):
         return f"it has {word}"
-    return refused[0] if refused and not _without_norms(layers) else _by_shapes(layers)
+    return None
 
 
 def _depthwise(layers: Sequence[Layer]) -> str | None:
@@ -229,18 +256,11 @@ def _without_norms(layers: Sequence[Layer]) -> bool:
 
 def _by_shapes(layers: Sequence[Layer]) -> str | None:
     convs = [layer for layer in layers if layer.kind == "conv"]
-    if not convs:
-        return "it has no convolutions"
     layout, _ = layout_of(layers)
     turned = {layer: oriented(layer.shapes[WEIGHT], layout.kernel_axes) for layer in convs}
     oblong = [la for la, (_, _, height, width) in turned.items() if height != width]
     if oblong:
         return f"it has kernels that are not square, as Inception: {oblong[0].names[WEIGHT]}"
-    if _without_norms(layers):
-        return (
-            "it has no norms, but a bias at every convolution: plain convolutions (as VGG), or "
-            "batch norms that were folded into them, which cannot be undone"
-        )
     if sum(height == 1 for _, _, height, _ in turned.values()) <= 1:
         return (
             "it has nothing but 3 x 3 convolutions in a row: VGG, or blocks whose shortcuts have "

@@ -63,8 +63,8 @@ def test_other_networks_of_timm(model: str) -> None:
     found = survey(shapes_of(model))
     assert not found.networks
     assert found.word is not None
-    assert TIMM[model] in found.word
-    assert "\n" not in found.word
+    assert TIMM[model] in found.word.text
+    assert "\n" not in found.word.text
 
 
 @pytest.mark.parametrize(
