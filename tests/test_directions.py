@@ -23,7 +23,7 @@ FLOORS = (
     ("training",),
     ("verification",),
     RENDERINGS,
-    ("images", "datasets"),
+    ("images", "datasets", "reports"),
     ("frameworks",),
     ("cli",),
 )

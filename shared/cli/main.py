@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,10 +29,12 @@ from shared.cli.options import (
     Preset,
     Settings,
     check_outputs,
+    json_text,
     make_console,
     parse_size,
     spec_of,
     write_json,
+    write_text,
 )
 from shared.errors import RosettaError
 
@@ -126,12 +129,27 @@ def list_command(json_file: Json = None) -> None:
 
 @app.command(rich_help_panel="Networks")
 def show(
-    preset: Preset, settings: Settings = None, image_size: ImageSize = None, json_file: Json = None
+    preset: Preset,
+    settings: Settings = None,
+    image_size: ImageSize = None,
+    json_file: Json = None,
+    model_explorer: Annotated[
+        Path | None,
+        typer.Option(
+            "--model-explorer",
+            help="Also write the network's graph for Google's Model Explorer.",
+            metavar="FILE",
+        ),
+    ] = None,
 ) -> None:
     """Show the plan of a network: every layer with its shape, parameters and multiply-adds."""
     spec = spec_of(preset, settings)
     plan = make_plan(spec, parse_size(image_size))
-    check_outputs(json_file)
+    check_outputs(json_file, model_explorer)
+    if model_explorer is not None:
+        from shared.reports.model_explorer import graph
+
+        write_text(model_explorer, json_text(graph(plan)))
     write_json(
         json_file,
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,9 @@ from shared.errors import FrameworkError, SpecError
 if TYPE_CHECKING:
     from shared.formats.checkpoint import Checkpoint
     from shared.frameworks.inputs import Inputs
+    from shared.reports.page import Page
     from shared.training.config import Training
+    from shared.verification.comparison import Comparison
 
 NO_TERMINAL_WIDTH = 1000  # of a file or pipe: enough for every table to be whole
 
@@ -55,6 +58,24 @@ ImageSize = Annotated[
 Json = Annotated[
     str | None,
     typer.Option("--json", help="Also write JSON; - is standard output.", metavar="FILE"),
+]
+HtmlFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", help="Also write one page for a browser, which needs no network.", metavar="FILE"
+    ),
+]
+MarkdownFile = Annotated[
+    Path | None, typer.Option("--markdown", help="Also write Markdown.", metavar="FILE")
+]
+ModelExplorer = Annotated[
+    Path | None,
+    typer.Option(
+        "--model-explorer",
+        help="Also write node data for Google's Model Explorer: the errors, by layer, on the graph "
+        "that `rosetta show PRESET --model-explorer FILE` writes.",
+        metavar="FILE",
+    ),
 ]
 Precision = Annotated[
     DType,
@@ -311,11 +332,39 @@ def check_outputs(*paths: str | Path | None) -> None:
 def write_json(path: str | None, data: Mapping[str, Any] | Sequence[Any]) -> None:
     if path is None:
         return
-    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
     if path == "-":
-        sys.stdout.write(text)
+        sys.stdout.write(json_text(data))
     else:
-        write_text(Path(path), text)
+        write_text(Path(path), json_text(data))
+
+
+def write_node_data(path: Path | None, comparisons: Sequence[Comparison]) -> None:
+    """Errors for Model Explorer, where a file is given for them."""
+    if path is not None:
+        from shared.reports.model_explorer import node_data
+
+        write_text(path, json_text(node_data(comparisons)))
+
+
+def json_text(data: Mapping[str, Any] | Sequence[Any]) -> str:
+    return json.dumps(data, indent=1, allow_nan=False) + "\n"
+
+
+def write_pages(page: Page, html: Path | None, markdown: Path | None = None) -> None:
+    """Write the page in each form that a file is given for."""
+    if html is not None:
+        from shared.reports.html import html_page
+
+        write_text(html, html_page(page))
+    if markdown is not None:
+        from shared.reports.markdown import markdown_page
+
+        write_text(markdown, markdown_page(page))
+
+
+def command_line() -> str:
+    """What the user typed, as a shell would read it again."""
+    return shlex.join(["rosetta", *sys.argv[1:]])
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +21,7 @@ from rich.text import Text
 from shared.cli.tables import Column, Table, printable, shape
 from shared.frameworks.inputs import Inputs
 from shared.frameworks.verify import TraceTaken, Verdict
+from shared.reports.page import Tone
 from shared.verification.comparison import Comparison
 from shared.verification.recording import EVAL, TRAIN
 from shared.verification.tolerances import CHANNEL_FLOAT64
@@ -152,41 +154,6 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     return table
 
 
-def markdown_page(verdicts: Sequence[Verdict], inputs: Inputs, command: str) -> str:
-    """The verdicts as a page that can be committed."""
-    run = [verdict for verdict in verdicts if not verdict.same_as]
-    versions = {name: version for verdict in verdicts for name, version in verdict.versions.items()}
-    columns = [*VERDICT_COLUMNS, Column("verdict")]
-    lines = [
-        f"# {len(verdicts)} presets, {len(run)} networks",
-        "",
-        f"Written by `{command}`: {inputs.dtype}, probe weights and {inputs.batch} random images "
-        "of seed "
-        f"{inputs.seed}, {', '.join(inputs.checks)} of every pair of "
-        f"{', '.join(dict.fromkeys(step.framework for verdict in run for step in verdict.steps))}. "
-        "A preset that differs from another in its initialisation alone is the same network, and "
-        "is marked with `=`.",
-        "",
-        "Versions: "
-        + ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-        + ".",
-        "",
-        f"{sum(c.tensors for v in run for c in v.comparisons):,} tensors compared; "
-        f"{sum(not v.passed for v in verdicts)} presets differ or were not run; "
-        "the largest error is "
-        f"{max((c.worst.error for v in run for c in v.comparisons if c.worst), default=0):.1e}.",
-        "",
-        "| " + " | ".join(column.title for column in columns) + " |",
-        "|" + "|".join(" ---: " if column.right else " --- " for column in columns) + "|",
-    ]
-    for verdict in verdicts:
-        good = "same" if verdict.judged else "measured"
-        said = good if verdict.passed else "**not run**" if verdict.failure else "**differs**"
-        cells = [*verdict_row(verdict), said]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
 def setting(verdict: Verdict, inputs: Inputs) -> Text:
     """What was compared, in a line."""
     batch, what = inputs.batch, "random images"
@@ -240,47 +207,56 @@ def print_line(console: Console, text: str, style: str = "") -> None:
     console.print(Text(printable(text), style=style), soft_wrap=True)
 
 
-def conclusion(verdicts: Sequence[Verdict], seconds: float) -> Text:
-    """The one line that a person reads."""
+class Conclusion(NamedTuple):
+    """What `verify` says in the end."""
+
+    tone: Tone
+    said: str
+    details: tuple[str, ...] = ()
+
+
+def conclude(verdicts: Sequence[Verdict]) -> Conclusion:
+    """The one line that a person reads, and what stands under it."""
     comparisons = [c for v in verdicts for c in v.comparisons if not v.same_as]
     frameworks = list(dict.fromkeys(step.framework for v in verdicts for step in v.steps))
     who = ", ".join(frameworks[:-1]) + " and " + frameworks[-1] if frameworks else "the frameworks"
-    tensors = sum(c.tensors for c in comparisons)
     networks = f"{len(verdicts)} presets" if len(verdicts) > 1 else verdicts[0].spec.name
     failed = [v for v in verdicts if not v.passed]
     if failed:
         not_run = sum(v.failure is not None for v in failed)
         gave_up = f", {not_run} of which did not run" if not_run else ""
-        return Text(
-            f"✗ {len(failed)} of {networks} differ between {who}{gave_up}"
-            if len(verdicts) > 1
-            else f"✗ {networks} is not the same function in {who}",
-            style="bold red",
-        )
+        several = f"✗ {len(failed)} of {networks} differ between {who}{gave_up}"
+        one = f"✗ {networks} is not the same function in {who}"
+        return Conclusion(Tone.bad, several if len(verdicts) > 1 else one)
     judged = [c for c in comparisons if c.judged]
     worst = _worst(judged).worst if judged else None
-    peak = max(step.peak_bytes for v in verdicts for step in v.steps)
     count = _pairs(comparisons)
     pairs = f"{count} pairs" if count > 1 else "one pair"
-    be, train = ("are", "train") if len(verdicts) > 1 else ("is", "trains")
-    alike = f" and {train} alike" if any(c.check != EVAL for c in judged) else ""
-    said = f"✓ {networks} {be} the same function{alike} in {who}"
-    text = (
-        Text(said, style="bold green")
-        if judged
-        else Text(f"{networks}: measured in {who}", style="bold yellow")
-    )
     error = ""
     if worst is not None and worst.limit is not None:
         error = f"; worst error {worst.error:.1e}, limit {worst.limit:.1e}"
-    details = [f"{tensors:,} tensors compared in {pairs}{error}"]
+    details = [f"{sum(c.tensors for c in comparisons):,} tensors compared in {pairs}{error}"]
     if len(judged) < len(comparisons):
         details.append(
             "training below float64 is measured, not judged: a ReLU at zero within rounding makes "
             "its gradient jump"
         )
-    details.append(f"{seconds:.0f} s, at most {peak / 2**30:.1f} GiB a process")
-    return text.append("".join(f"\n  {line}" for line in details), style="not bold default")
+    if not judged:
+        return Conclusion(Tone.measured, f"{networks}: measured in {who}", tuple(details))
+    be, train = ("are", "train") if len(verdicts) > 1 else ("is", "trains")
+    alike = f" and {train} alike" if any(c.check != EVAL for c in judged) else ""
+    said = f"✓ {networks} {be} the same function{alike} in {who}"
+    return Conclusion(Tone.good, said, tuple(details))
+
+
+def conclusion(verdicts: Sequence[Verdict], seconds: float) -> Text:
+    """`conclude` for the terminal, with what the run took."""
+    tone, said, details = conclude(verdicts)
+    style = {Tone.good: "bold green", Tone.bad: "bold red"}.get(tone, "bold yellow")
+    if tone is not Tone.bad:
+        peak = max(step.peak_bytes for v in verdicts for step in v.steps)
+        details += (f"{seconds:.0f} s, at most {peak / 2**30:.1f} GiB a process",)
+    return Text(said, style).append("".join(f"\n  {d}" for d in details), "not bold default")
 
 
 class VerifyProgress(AbstractContextManager):

@@ -15,6 +15,8 @@ from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 from shared.architecture.plan import Plan
+from shared.reports.page import Cell, Tone
+from shared.reports.page import Table as PageTable
 
 GAP = "  "
 MIN_CUT = 10  # cells that the column which may be cut keeps in any case
@@ -46,6 +48,17 @@ class Table:
     def section(self, title: str = "") -> None:
         """An empty line, and a title if there is one."""
         self._rows.append(title)
+
+    def for_page(self) -> PageTable:
+        """The same table for a page, where every column has its place."""
+        rows = [
+            [Cell(cell.plain, _tone(cell)) for cell in row]
+            for row in self._rows
+            if not isinstance(row, str)
+        ]
+        titles = [column.title for column in self._columns]
+        right = frozenset(column.title for column in self._columns if column.right)
+        return PageTable(titles, rows, right, self._title)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         widths = self._fit(options.max_width)
@@ -93,6 +106,13 @@ class Table:
         line = Text(GAP).join(parts)
         line.rstrip()
         return line
+
+
+def _tone(cell: Text) -> Tone:
+    """What the colour of a verdict says."""
+    colours = {"green": Tone.good, "red": Tone.bad, "yellow": Tone.measured}
+    words = str(cell.style).split()
+    return next((tone for colour, tone in colours.items() if colour in words), Tone.plain)
 
 
 def printable(text: str) -> str:

@@ -14,15 +14,19 @@ import typer
 from shared.cli.options import (
     DType,
     Frameworks,
+    HtmlFile,
     Json,
     LeaveOut,
+    MarkdownFile,
     Take,
     Workers,
     check_outputs,
     choose_frameworks,
+    command_line,
     make_console,
     parse_settings,
     write_json,
+    write_pages,
 )
 from shared.errors import CheckpointError, SpecError
 
@@ -303,17 +307,23 @@ def curves(
         typer.Option("--output", "-o", help="The plot, a .png, .svg or .pdf file.", metavar="FILE"),
     ] = Path("curves.png"),
     json_file: Json = None,
+    html: HtmlFile = None,
+    markdown: MarkdownFile = None,
 ) -> None:
     """Plot loss and accuracy of training runs, and find the step where they diverge."""
     from shared.cli import report_training as report
     from shared.training.curves import divergences, draw
     from shared.training.runs import read_run
 
-    check_outputs(json_file, output)
+    check_outputs(json_file, output, html, markdown)
     found = [read_run(folder) for folder in runs]
     pairs = divergences(found)
     draw(found, output)
     write_json(json_file, [dataclasses.asdict(divergence) for divergence in pairs])
+    if html or markdown:
+        from shared.cli.pages import curves_page
+
+        write_pages(curves_page(found, pairs, command_line()), html, markdown)
     console = make_console(json_file)
     if pairs:
         console.print(report.divergence_table(pairs), soft_wrap=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,11 +15,14 @@ from shared.cli.options import (
     Checks,
     DType,
     Frameworks,
+    HtmlFile,
     Images,
     ImageSize,
     Json,
     LeaveOut,
+    MarkdownFile,
     Mini,
+    ModelExplorer,
     Precision,
     Preset,
     Seed,
@@ -32,11 +33,14 @@ from shared.cli.options import (
     canonical_weights,
     check_outputs,
     choose_frameworks,
+    command_line,
     make_console,
     make_inputs,
     open_weights,
     spec_of,
     write_json,
+    write_node_data,
+    write_pages,
     write_text,
 )
 from shared.errors import SpecError
@@ -71,13 +75,14 @@ def verify(
     check: Checks = None,
     training: TrainingSettings = None,
     json_file: Json = None,
-    markdown: Annotated[
-        Path | None, typer.Option(help="Also write the table as Markdown.", metavar="FILE")
-    ] = None,
+    markdown: MarkdownFile = None,
+    html: HtmlFile = None,
+    model_explorer: ModelExplorer = None,
 ) -> None:
     """Build a network in every framework with the same weights, run and train it, and compare every
     layer and step.
     """
+    from shared.cli import pages
     from shared.cli import report_verify as report
     from shared.cli.report_checkpoints import print_remarks
     from shared.frameworks.registry import installed
@@ -99,7 +104,7 @@ def verify(
         names = list_presets() if every else presets or list(DEFAULT_PRESETS)
         specs = [spec_of(name, settings, mini) for name in names]
     chosen = choose_frameworks(framework, reference=True)
-    check_outputs(json_file, markdown)
+    check_outputs(json_file, markdown, html, model_explorer)
     canonical = canonical_weights(context, checkpoint) if checkpoint else None
     inputs = make_inputs(
         specs, names, dtype, seed, batch, image_size, canonical, image, weights, check, training
@@ -110,10 +115,9 @@ def verify(
         for verdict in iter_verdicts(specs, chosen, inputs, progress.step):
             verdicts.append(verdict)
             if markdown:  # after every network: a long run that is interrupted keeps what it found
-                write_text(
-                    markdown,
-                    report.markdown_page(verdicts, inputs, shlex.join(["rosetta", *sys.argv[1:]])),
-                )
+                write_text(markdown, pages.verify_markdown(verdicts, inputs, command_line()))
+            if html:
+                write_pages(pages.verify_page(verdicts, inputs, command_line()), html)
             if len(specs) > 1 and not verdict.passed:
                 report.print_failure(errors, verdict)
     comparisons = [c for verdict in verdicts for c in verdict.comparisons]
@@ -136,6 +140,7 @@ def verify(
             "failures": {v.spec.name: v.failure for v in verdicts if v.failure},
         },
     )
+    write_node_data(model_explorer, comparisons)
     if len(verdicts) == 1:
         console.print(report.setting(verdicts[0], inputs), soft_wrap=True)
         print_remarks(console, checkpoint)
@@ -219,6 +224,9 @@ def compare(
     files: Annotated[list[Path], typer.Argument(help="Two traces or more.", metavar="FILE...")],
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer.", metavar="")] = False,
     json_file: Json = None,
+    html: HtmlFile = None,
+    markdown: MarkdownFile = None,
+    model_explorer: ModelExplorer = None,
 ) -> None:
     """Compare traces, each with every other one."""
     from shared.cli import report_verify as report
@@ -227,7 +235,7 @@ def compare(
 
     if len(files) < 2:
         raise SpecError("a comparison needs two traces; `rosetta trace` writes them")
-    check_outputs(json_file)
+    check_outputs(json_file, html, markdown, model_explorer)
     traces = [Trace.load(file) for file in files]
     frameworks = [trace.framework for trace in traces]
     for trace, file in zip(traces, files, strict=True):
@@ -248,6 +256,11 @@ def compare(
             "comparisons": [c.to_dict() for c in comparisons],
         },
     )
+    if html or markdown:
+        from shared.cli.pages import compare_page
+
+        write_pages(compare_page(comparisons, environment, command_line()), html, markdown)
+    write_node_data(model_explorer, comparisons)
     console = make_console(json_file)
     if layers:
         for comparison in comparisons:

@@ -12,6 +12,7 @@ import numpy as np
 
 from shared.errors import CheckpointError, FrameworkError, SpecError
 from shared.training.runs import Run
+from shared.training.significance import short_names
 from shared.weights.files import replacing
 
 # Relative differences of the loss above which two runs have diverged: at all, in the tenth digit,
@@ -38,11 +39,12 @@ def divergences(runs: Sequence[Run]) -> list[Divergence]:
     for run in runs:
         if not run.steps:
             raise CheckpointError(f"{run.folder}: no step has been logged yet")
-    return [_divergence(a, b) for a, b in itertools.combinations(runs, 2)]
+    named = zip(runs, labels(runs), strict=True)
+    return [_divergence(*a, *b) for a, b in itertools.combinations(named, 2)]
 
 
-def _divergence(a: Run, b: Run) -> Divergence:
-    difference = _relative_difference(a, b)
+def _divergence(a: Run, name: str, b: Run, other: str) -> Divergence:
+    difference = relative_difference(a, b)
     first = tuple(
         int(a.steps[int(np.argmax(difference > limit))]["step"])
         if (difference > limit).any()
@@ -51,10 +53,10 @@ def _divergence(a: Run, b: Run) -> Divergence:
     )
     last = [run.evaluations[-1]["accuracy"] if run.evaluations else None for run in (a, b)]
     largest = float(difference.max())
-    return Divergence(label(a), label(b), len(difference), first, largest, (last[0], last[1]))
+    return Divergence(name, other, len(difference), first, largest, (last[0], last[1]))
 
 
-def _relative_difference(a: Run, b: Run) -> np.ndarray:
+def relative_difference(a: Run, b: Run) -> np.ndarray:
     """Of the losses at each step that both have, over the smaller one; over the larger one where
     the smaller is 0. Always finite.
     """
@@ -70,6 +72,15 @@ def label(run: Run) -> str:
     """What a run is called in a legend."""
     seed = f", seed {run.recipe.seed}" if run.recipe.seed else ""
     return f"{run.recipe.name} {run.framework}{seed}"
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """What each is called: with what tells its folder from the others' where two have one label."""
+    names = [label(run) for run in runs]
+    if len(set(names)) == len(names):
+        return names
+    folders = short_names([str(run.folder) for run in runs])
+    return [f"{name} ({folder})" for name, folder in zip(names, folders, strict=True)]
 
 
 def draw(runs: Sequence[Run], output: Path) -> None:
@@ -91,13 +102,14 @@ def draw(runs: Sequence[Run], output: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2)
     (loss, accuracy), (apart, test) = axes
-    for i, run in enumerate(runs):
+    names = labels(runs)
+    for i, (run, name) in enumerate(zip(runs, names, strict=True)):
         color = f"C{i}"
         width = 1.4 + 2 * (
             len(runs) - 1 - i
         )  # what lies below shows at the edges of what lies on it
-        _curve(loss, run, "loss", color, width)
-        _curve(accuracy, run, "accuracy", color, width)
+        _curve(loss, run, name, "loss", color, width)
+        _curve(accuracy, run, name, "accuracy", color, width)
         if run.evaluations:
             test.plot(
                 [row["step"] for row in run.evaluations],
@@ -105,14 +117,14 @@ def draw(runs: Sequence[Run], output: Path) -> None:
                 "o-",
                 color=color,
                 markersize=4,
-                label=label(run),
+                label=name,
             )
     _differences(apart, runs)
     positive = any(row["loss"] > 0 for run in runs for row in run.steps)
     loss.set(title="training loss (mean of 20 steps)", yscale="log" if positive else "linear")
     accuracy.set(title="training accuracy (mean of 20 steps)")
     test.set(title="test accuracy, %", xlabel="step")
-    apart.set(title=f"loss against {label(runs[0])}, relative", xlabel="step", yscale="log")
+    apart.set(title=f"loss against {names[0]}, relative", xlabel="step", yscale="log")
     for ax in axes.flat:
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
@@ -132,20 +144,22 @@ def _say(ax: Any, why: str) -> None:
     ax.set(xticks=[], yticks=[])
 
 
-def _curve(ax: Any, run: Run, column: str, color: str, width: float, window: int = 20) -> None:
-    steps, values = (np.array([row[name] for row in run.steps]) for name in ("step", column))
+def _curve(
+    ax: Any, run: Run, name: str, column: str, color: str, width: float, window: int = 20
+) -> None:
+    steps, values = (np.array([row[key] for row in run.steps]) for key in ("step", column))
     ax.plot(steps, values, color=color, alpha=0.15, linewidth=0.7)
     if len(values) >= window:
         smooth = np.convolve(values, np.ones(window) / window, "valid")
         middle = steps[window // 2 : window // 2 + len(smooth)]
-        ax.plot(middle, smooth, color=color, linewidth=width, label=label(run))
+        ax.plot(middle, smooth, color=color, linewidth=width, label=name)
     else:
-        ax.plot(steps, values, color=color, linewidth=width, label=label(run))
+        ax.plot(steps, values, color=color, linewidth=width, label=name)
 
 
 def _differences(ax: Any, runs: Sequence[Run]) -> None:
     for i, run in enumerate(runs[1:], start=1):
-        difference = _relative_difference(runs[0], run)
+        difference = relative_difference(runs[0], run)
         steps = np.array([row["step"] for row in run.steps[: len(difference)]])
         shown = difference > 0
         if shown.any():

@@ -232,7 +232,9 @@ def test_verify_for_a_program(rosetta: Rosetta, tmp_path: Path) -> None:
     assert comparison["worst"]["error"] <= comparison["worst"]["limit"]
     page = (tmp_path / "table.md").read_text()
     assert page.startswith("# 1 presets, 1 networks\n")
-    table = [line for line in page.splitlines() if line.startswith("|")]
+    networks, pairs = page.split("\n## Pairs\n")
+    assert pairs.count("| ✓ same |") == len(result.json["comparisons"])
+    table = [line for line in networks.splitlines() if line.startswith("|")]
     assert len(table) == 3
     assert len({line.count("|") for line in table}) == 1
     assert "| same |" in table[2]

@@ -212,8 +212,16 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "show --json": ("show", "resnet18", "--json"),
     "verify --json": ("verify", PRESET, "--json"),
     "verify --markdown": ("verify", PRESET, "--markdown"),
+    "verify --html": ("verify", PRESET, "--html"),
+    "verify --model-explorer": ("verify", PRESET, "--model-explorer"),
+    "show --model-explorer": ("show", PRESET, "--model-explorer"),
     "trace -o": ("trace", PRESET, "--framework", "reference", "-o"),
     "compare --json": ("compare", "none", "none", "--json"),
+    "compare --html": ("compare", "none", "none", "--html"),
+    "compare --markdown": ("compare", "none", "none", "--markdown"),
+    "compare --model-explorer": ("compare", "none", "none", "--model-explorer"),
+    "curves --html": ("curves", "none", "--html"),
+    "curves --markdown": ("curves", "none", "--markdown"),
 }
 
 

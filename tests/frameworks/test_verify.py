@@ -26,6 +26,7 @@ from shared import (
 from shared import save_weights as save
 from shared.architecture.plan import make_plan
 from shared.cli import report_verify as report
+from shared.cli.pages import verify_markdown
 from shared.frameworks import pool as pool_module
 from shared.frameworks import reference
 from shared.frameworks import verify as verify_module
@@ -359,7 +360,7 @@ def test_what_is_only_measured_is_not_called_the_same() -> None:
     shown = io.StringIO()
     console = Console(file=shown, width=200)
     console.print(report.verdict_table(verdicts))
-    page = report.markdown_page(verdicts, inputs, "rosetta verify")
+    page = verify_markdown(verdicts, inputs, "rosetta verify")
     for said in (shown.getvalue(), page, report.conclusion(verdicts, 1.0).plain):
         assert "measured" in said
         assert "✓" not in said
@@ -383,7 +384,7 @@ def test_a_network_that_a_framework_gives_up_on_does_not_end_the_others(
     assert not failed.passed
     assert "out of memory" in (failed.failure or "")
     assert passed.passed
-    page = report.markdown_page([failed, passed], Inputs(), "rosetta verify")
+    page = verify_markdown([failed, passed], Inputs(), "rosetta verify")
     assert "1 presets differ or were not run" in page
     assert "**not run**" in page
     assert "1 of which did not run" in report.conclusion([failed, passed], 1.0).plain
