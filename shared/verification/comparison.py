@@ -145,13 +145,14 @@ class Comparison:
         }
 
 
-def relative_error(a: np.ndarray, b: np.ndarray) -> float:
+def relative_error(a: np.ndarray, b: np.ndarray, group: float = 0.0) -> float:
     """Largest absolute difference over the largest absolute value; infinite if that cannot be said.
 
     A tensor with a value that is not finite never passes, nor does one that is zero everywhere on
-    one side: nothing can be seen through a dead layer.
+    one side: nothing can be seen through a dead layer. `group` is the largest value of the tensors
+    of its kind, where next to nothing beside those counts as zero.
     """
-    return _distance(a, b).error()
+    return _distance(a, b).error(group)
 
 
 class _Distance(NamedTuple):

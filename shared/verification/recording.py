@@ -16,7 +16,7 @@ All steps but the last keep random-sign projections of the larger tensors instea
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -251,11 +251,20 @@ def record_steps(trainer: Trainer, images: np.ndarray, labels: np.ndarray, plan:
     mode now and then.
     """
     arrays: Arrays = {}
+    for after in iter_steps(trainer, images, labels, plan):
+        arrays |= after
+    return arrays
+
+
+def iter_steps(
+    trainer: Trainer, images: np.ndarray, labels: np.ndarray, plan: Plan
+) -> Iterator[Arrays]:
+    """`record_steps`, one step after the other."""
     for step in range(1, STEPS + 1):
         batch = step_batch(images, labels, step, num_outputs(plan))
         size = make_plan(plan.spec, batch[0].shape[1:3])
         loss = trainer.step(*batch, learning_rate(step), dropout_masks(size, len(images), step))
-        arrays[f"step{step}/loss"] = np.asarray(loss)
+        arrays: Arrays = {f"step{step}/loss": np.asarray(loss)}
         weights, state = trainer.weights(), trainer.state()
         after = {name: weights[name] for name in plan.tensors} | {
             name: state[name] for name in sorted(state)
@@ -264,7 +273,7 @@ def record_steps(trainer: Trainer, images: np.ndarray, labels: np.ndarray, plan:
             arrays[f"step{step}/{name}"] = array if step == STEPS else projected(array, step)
         if step in EVALUATED:
             arrays[f"step{step}/{OUTPUT}"] = trainer.evaluate(images)
-    return arrays
+        yield arrays
 
 
 def projected(array: np.ndarray, step: int) -> np.ndarray:

@@ -58,9 +58,9 @@ def _images(mistake: Mistake):
 )
 def test_mistake_is_caught_and_located(mistake: Mistake, framework: str, truth):
     rendering = package(framework)
-    weights = probe_weights(mistake.spec, dtype="float64")
-    model = rendering.build(mistake.wrong_spec, dtype="float64")
-    rendering.load_weights(model, mistake.wrong_weights(weights))
+    port = mistake.wrong(probe_weights(mistake.spec, dtype="float64"))
+    model = rendering.build(port.spec, dtype="float64")
+    rendering.load_weights(model, port.weights)
     wrong = rendering.trace(model, _images(mistake))
     # The side that is wrong believes that it built the right network.
     comparison = compare(dataclasses.replace(wrong, spec=mistake.spec), truth(mistake))

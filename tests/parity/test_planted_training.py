@@ -68,23 +68,20 @@ def test_mistake_is_caught_and_located(
     mistake: Mistake, framework: str, truth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rendering = package(framework)
-    train, trace = (
-        importlib.import_module(f"{rendering.__name__}.{name}") for name in ("train", "trace")
-    )
-    if mistake.loss:
-        monkeypatch.setattr(train, "cross_entropy", mistake.loss(train.cross_entropy))
-    if mistake.trainer:
-        monkeypatch.setattr(trace, "Trainer", mistake.trainer(trace.Trainer, rendering))
-    if mistake.masks:
-        right = trace.dropout_masks
+    trace = importlib.import_module(f"{rendering.__name__}.trace")
+    weights = probe_weights(mistake.spec, dtype="float64")
+    images, labels = arguments(mistake)
+    port = mistake.wrong(weights, images)
+    for change in port.trainers:
+        monkeypatch.setattr(trace, "Trainer", change(trace.Trainer, rendering.load_weights))
+    if port.training_masks:
+        right, change_masks = trace.dropout_masks, port.training_masks
         monkeypatch.setattr(
-            trace, "dropout_masks", lambda *a: mistake.masks(right(*a), mistake.spec)
+            trace, "dropout_masks", lambda *a: change_masks(right(*a), mistake.spec)
         )
-    model = rendering.build(mistake.spec.replace(**mistake.changes), dtype="float64")
-    rendering.load_weights(model, probe_weights(mistake.spec, dtype="float64"))
-    wrong = rendering.trace(
-        model, *arguments(mistake), checks=(mistake.check,), training=mistake.wrong
-    )
+    model = rendering.build(port.training_spec or port.spec, dtype="float64")
+    rendering.load_weights(model, weights)
+    wrong = rendering.trace(model, images, labels, checks=(mistake.check,), training=port.training)
     # The side that is wrong believes that it trained the right network in the right way.
     about = {**wrong.about, "training": mistake.right.to_json()}
     comparison = compare(
@@ -100,9 +97,10 @@ def test_a_mistake_in_training_alone_passes_the_other_checks() -> None:
     """Whoever compares inference only, as others do, sees none of the statistics' mistakes."""
     mistake = next(m for m in MISTAKES if m.name == "running variance biased")
     found = []
-    for spec in (mistake.spec, mistake.spec.replace(**mistake.changes)):
+    weights = probe_weights(mistake.spec, dtype="float64")
+    for spec in (mistake.spec, mistake.wrong(weights, arguments(mistake)[0]).spec):
         model = reference.build(spec)
-        reference.load_weights(model, probe_weights(mistake.spec, dtype="float64"))
+        reference.load_weights(model, weights)
         trace = reference.trace(model, *arguments(mistake), checks=(EVAL, TRAIN), training=PROBE)
         found.append(dataclasses.replace(trace, spec=mistake.spec))
     assert compare(*found, check=EVAL).passed

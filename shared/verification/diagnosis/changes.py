@@ -1,0 +1,44 @@
+"""Which layers a change of a port is in."""
+
+from __future__ import annotations
+
+from shared.architecture.graph import INPUT
+from shared.verification.diagnosis.execution import Run, effective
+from shared.verification.hypotheses.hypothesis import Port
+
+
+def changed_layers(before: Port, after: Port) -> tuple[str, ...]:
+    """The layers whose operator or tensors are others, or that are new or gone; in the order of the
+    computation. For images, the first layer; for outputs, the last; for statistics, the norms.
+    """
+    a, b = Run(before), Run(after)
+    found = [
+        name
+        for name, node in a.nodes.items()
+        if node.row and (name not in b.nodes or _other(a, b, name))
+    ]
+    found += [name for name, node in b.nodes.items() if node.row and name not in a.nodes]
+    if not found:  # the same layers in other places
+        found = [
+            name
+            for name, node in a.nodes.items()
+            if name in b.nodes and node.inputs != b.nodes[name].inputs
+        ]
+    if before.images is not after.images:
+        found.insert(0, next(n for n, node in a.nodes.items() if INPUT in node.inputs))
+    if before.batch_statistics != after.batch_statistics:
+        found += [n for n, node in a.nodes.items() if node.op.kind == "batch_norm"]
+    if before.dropout != after.dropout:
+        found += [n for n, node in a.nodes.items() if node.op.kind == "dropout"]
+    if len(before.outputs) != len(after.outputs):
+        found.append(next(reversed(a.nodes)))
+    return tuple(dict.fromkeys(found))
+
+
+def _other(a: Run, b: Run, name: str) -> bool:
+    one, other = a.nodes[name], b.nodes[name]
+    if one.op != other.op and effective(one.op, a.size(one)) != effective(other.op, a.size(one)):
+        return True
+    if one.op.tensors().keys() != other.op.tensors().keys():
+        return True
+    return not b.same_tensors(a, other)

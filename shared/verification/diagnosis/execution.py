@@ -1,0 +1,222 @@
+"""The forward pass of a port by the reference's operators, with what a hypothesis leaves as it was
+taken from the pass without it.
+
+A hypothesis of a late layer then costs a late layer. Nothing is approximated: a node is taken over
+only where its operator, its tensors and all its inputs are the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from shared.architecture.graph import INPUT, Node
+from shared.architecture.ops import BatchNorm, Conv, GroupNorm, Linear, MaxPool, Op
+from shared.architecture.plan import Plan
+from shared.architecture.spec import ResNetSpec
+from shared.reference.forward import OPERATORS, batch_statistics
+from shared.reference.windows import pads_of
+from shared.training.config import dropout_masks
+from shared.verification.hypotheses.hypothesis import Array, Port
+from shared.verification.recording import OUTPUT
+from shared.weights.canonical import float_dtype
+
+TF32_BITS = 13  # of float32's 23, that the hardware drops in front of a product
+
+
+def rounded(x: Array, precision: str) -> Array:
+    """x as `precision` holds it, in x's own dtype."""
+    if precision == "TF32":
+        bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+        kept = (bits + np.uint32(1 << (TF32_BITS - 1))) & np.uint32(~((1 << TF32_BITS) - 1) % 2**32)
+        return kept.view(np.float32).astype(x.dtype)
+    return x.astype(float_dtype(precision)).astype(x.dtype)
+
+
+@dataclass(frozen=True)
+class ProbeMasks:
+    """What dropout keeps in the probe's step, and what a hypothesis makes of that."""
+
+    step: int = 0
+    change: Callable[[Mapping[str, Array], ResNetSpec], Mapping[str, Array]] | None = None
+
+    def __call__(self, plan: Plan, batch: int) -> Mapping[str, Array]:
+        masks = dropout_masks(plan, batch, self.step)
+        return self.change(masks, plan.spec) if self.change else masks
+
+
+def in_training(port: Port) -> Port:
+    """The port's training branch: the batch's statistics, and the masks of the probe."""
+    return dataclasses.replace(
+        port,
+        spec=port.training_spec or port.spec,
+        batch_statistics=not port.training.frozen_norms,
+        dropout=ProbeMasks(change=port.training_masks),
+    )
+
+
+def cast(port: Port, dtype: str) -> Port:
+    """The port with weights and images in `dtype`."""
+    return dataclasses.replace(
+        port,
+        weights={name: np.asarray(a).astype(dtype) for name, a in port.weights.items()},
+        images=np.asarray(port.images).astype(dtype),
+    )
+
+
+class Run:
+    """What a port computes, node by node, when asked for.
+
+    Args:
+        port: its weights and images are of one dtype, in which everything is computed.
+        base: a run of which nothing is computed again that is the same here.
+        fixed: values put in the place of what nodes compute, by name.
+    """
+
+    def __init__(
+        self, port: Port, base: Run | None = None, fixed: Mapping[str, Array] | None = None
+    ):
+        self.port = port
+        self.plan = port.plan
+        self.nodes = {node.name: node for node in self.plan.nodes()}
+        self.values: dict[str, Array] = {}
+        self.fixed = fixed or {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._masks = port.dropout(self.plan, len(port.images)) if port.dropout else {}
+        self.clean = self._taken_over(base) if base else frozenset()
+        self._last = next(reversed(self.nodes))
+
+    def _taken_over(self, base: Run) -> frozenset[str]:
+        """The nodes that are as in `base`; their values are known where it has them."""
+        a, b = self.port, base.port
+        same_mode = a.batch_statistics == b.batch_statistics and a.precision == b.precision
+        if a.images is not b.images or not same_mode or a.dropout != b.dropout:
+            return frozenset()
+        clean = {INPUT}
+        for name, node in self.nodes.items():
+            other = base.nodes.get(name)
+            if (
+                other is not None
+                and node.inputs == other.inputs
+                and clean.issuperset(node.inputs)
+                and (name in self.fixed) == (name in base.fixed)
+                and self.same_tensors(base, node)
+                and _same_op(node.op, other.op, base.known(node))
+            ):
+                clean.add(name)
+                if name in base.values:
+                    self.values[name] = base.values[name]
+        return frozenset(clean)
+
+    def known(self, node: Node) -> Array | None:
+        """The first input of a node, if it is computed already."""
+        source = node.inputs[0]
+        return self.port.images if source == INPUT else self.values.get(source)
+
+    def size(self, node: Node) -> Array:
+        """An empty tensor of the size of a node's first input."""
+        source = node.inputs[0]
+        if not self._shapes:
+            self._shapes = {INPUT: (*self.plan.image_size, self.plan.spec.in_channels)}
+            for other in self.nodes.values():
+                inputs = [self._shapes[name] for name in other.inputs]
+                self._shapes[other.name] = other.op.output(*inputs)
+        return np.empty((0, *self._shapes[source]))
+
+    def same_tensors(self, base: Run, node: Node) -> bool:
+        return all(
+            self.port.weights[f"{node.name}.{leaf}"] is base.port.weights[f"{node.name}.{leaf}"]
+            for leaf in node.op.tensors()
+        )
+
+    def node_of(self, layer: str) -> str:
+        return self._last if layer == OUTPUT else layer
+
+    def touches(self, layer: str) -> bool:
+        """Whether a layer's value, or the network's output, may be another than the base's."""
+        return self.node_of(layer) not in self.clean or (
+            layer == OUTPUT and bool(self.port.outputs)
+        )
+
+    def layer(self, layer: str) -> Array:
+        """What a named layer computes, or what the port returns."""
+        value = self.value(self.node_of(layer))
+        return self.port.returned(value) if layer == OUTPUT else value
+
+    def value(self, name: str) -> Array:
+        """The output of a node; whatever it needs is computed first."""
+        for needed in self._missing(name):
+            self.values[needed] = self._compute(self.nodes[needed])
+        return self.values[name] if name != INPUT else self._input()
+
+    def _missing(self, name: str) -> Iterable[str]:
+        """The nodes to compute for `name`, in order."""
+        needed, stack = set(), [name]
+        while stack:
+            node = stack.pop()
+            if node not in self.values and node not in needed and node != INPUT:
+                needed.add(node)
+                if node not in self.fixed:
+                    stack.extend(self.nodes[node].inputs)
+        return [node for node in self.nodes if node in needed]
+
+    def _input(self) -> Array:
+        port = self.port
+        return rounded(port.images, port.precision) if port.precision != "exact" else port.images
+
+    def inputs(self, node: Node) -> list[Array]:
+        return [self._input() if name == INPUT else self.value(name) for name in node.inputs]
+
+    def _compute(self, node: Node) -> Array:
+        if node.name in self.fixed:
+            return self.fixed[node.name]
+        return self.apply(node, self.inputs(node))
+
+    def apply(self, node: Node, inputs: list[Array]) -> Array:
+        """The node's operator on other inputs."""
+        port, precision = self.port, self.port.precision
+        tensors = self.tensors(node)
+        if port.batch_statistics and isinstance(node.op, BatchNorm):
+            tensors |= batch_statistics(node.op, tensors, *inputs)[0]
+        if node.name in self._masks:
+            tensors["mask"] = self._masks[node.name]
+        narrow = precision not in ("exact", "float32")
+        if narrow and (precision != "TF32" or isinstance(node.op, Conv | Linear)):
+            inputs = [rounded(x, precision) for x in inputs]
+            tensors = {leaf: rounded(a, precision) for leaf, a in tensors.items()}
+        with np.errstate(all="ignore"):  # what is not finite is no explanation, and no news
+            value = OPERATORS[type(node.op)](node.op, tensors, *inputs)
+        return rounded(value, precision) if narrow and precision != "TF32" else value
+
+    def tensors(self, node: Node) -> dict[str, Array]:
+        return {leaf: self.port.weights[f"{node.name}.{leaf}"] for leaf in node.op.tensors()}
+
+    def statistic(self, tensor: str) -> Array:
+        """A running statistic after this batch."""
+        name, _, leaf = tensor.rpartition(".")
+        node = self.nodes[name]
+        if not self.port.batch_statistics or not isinstance(node.op, BatchNorm):
+            return self.port.weights[tensor]
+        return batch_statistics(node.op, self.tensors(node), *self.inputs(node))[1][leaf]
+
+
+def effective(op: Op, x: Array | None) -> Op:
+    """An operator as evaluation sees it on images like x: without what training alone reads, and
+    with one name for paddings that are the same there.
+    """
+    if isinstance(op, BatchNorm):
+        return dataclasses.replace(op, momentum=0.0, unbiased=True, zero_init=False)
+    if isinstance(op, GroupNorm):
+        return dataclasses.replace(op, zero_init=False)
+    if x is not None and isinstance(op, Conv | MaxPool) and op.padding != "zero":
+        symmetric = dataclasses.replace(op, padding="symmetric")
+        return symmetric if pads_of(op, x) == pads_of(symmetric, x) else op
+    return op
+
+
+def _same_op(a: Op, b: Op, x: Array | None) -> bool:
+    """Whether two operators compute the same of images like x."""
+    return a == b or (type(a) is type(b) and effective(a, x) == effective(b, x))

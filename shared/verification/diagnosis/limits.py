@@ -1,0 +1,90 @@
+"""How far a port may be from the reference and still be the same: rounding, measured here.
+
+The outputs' values say in which precision they were stored. The reference is run in that precision,
+or, for float64, in float32: how far it is from its own float64 there is what rounding does to this
+network, with these weights and images.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from shared.verification.comparison import relative_error
+from shared.verification.diagnosis.execution import cast
+from shared.verification.diagnosis.observations import Observations
+from shared.verification.diagnosis.passes import Passes, check_of
+from shared.verification.hypotheses.hypothesis import Array, Port
+from shared.verification.recording import EVAL, TRAIN
+from shared.verification.tolerances import FLOAT64, ROUNDING_FACTOR, ULP
+
+FLOAT32_OVER_FLOAT64 = 2.0**-29  # of their units in the last place
+# No budget is larger: what differs more is no rounding in float32, whatever a network does with it.
+LARGEST = {"float32": 2e-3, "float16": 0.2, "bfloat16": 0.5}
+FLOOR_ULPS = 4.0
+
+
+class Limits:
+    """Limits and errors of every key, for one port in exact arithmetic and in a low precision."""
+
+    def __init__(self, observed: Observations, exact: Passes):
+        self.observed = observed
+        self.exact = exact
+        self.dtype = observed.dtype
+        self._low: Passes | None = None
+        self._known: dict[str, float] = {}
+        self._groups: dict[str, float] = {}
+        for key, array in observed.values.items():
+            group = _group(key)
+            if group and array.size:
+                largest = float(np.abs(array).max())
+                self._groups[group] = max(self._groups.get(group, 0.0), largest)
+
+    def error(self, key: str, computed: Array) -> float:
+        """How far what is computed under a key is from what was observed."""
+        seen = self.observed.values[key]
+        if np.shape(computed) != seen.shape:
+            return math.inf
+        return relative_error(computed, seen, self._groups.get(_group(key), 0.0))
+
+    def limit(self, key: str) -> float:
+        """What rounding alone explains at a key."""
+        if key not in self._known:
+            self._known[key] = self._limit(key)
+        return self._known[key]
+
+    def _limit(self, key: str) -> float:
+        check = check_of(key)
+        if self.dtype == "float64":
+            if check not in (EVAL, TRAIN):
+                return FLOAT64[check]
+            own = self.own(key) * FLOAT32_OVER_FLOAT64
+            return max(FLOAT64[check], ROUNDING_FACTOR * min(own, LARGEST["float32"]))
+        floor = FLOOR_ULPS * ULP[self.dtype]
+        return max(min(ROUNDING_FACTOR * self.own(key), LARGEST[self.dtype]), floor)
+
+    def own(self, key: str) -> float:
+        """How far the reference in the low precision is from its own float64."""
+        if self._low is None:
+            self._low = Passes(
+                low_precision(self.exact.port, self.dtype),
+                kit=self.exact.kit,
+                labels=self.exact.labels,
+            )
+        group = self._groups.get(_group(key), 0.0)
+        return relative_error(self._low.get(key), self.exact.get(key), group)
+
+
+def low_precision(port: Port, dtype: str) -> Port:
+    """The port in float32, and with every value rounded further where `dtype` says so."""
+    import dataclasses
+
+    low = cast(port, "float32")
+    half = dtype in ("float16", "bfloat16")
+    return dataclasses.replace(low, precision=dtype) if half else low
+
+
+def _group(key: str) -> str:
+    """Gradients and steps that are next to nothing in their kind count as zero."""
+    return key.rpartition("/")[0] if key.startswith(("grad/", "step")) else ""
