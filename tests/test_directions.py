@@ -17,7 +17,7 @@ RENDERINGS = ("resnet_torch", "resnet_keras", "resnet_flax")
 FLOORS = (
     ("errors", "processes", "machine"),
     ("architecture",),
-    ("weights",),
+    ("weights", "source"),
     ("naming",),
     ("reference", "recognition", "formats", "graphs"),
     ("training",),

@@ -1,0 +1,71 @@
+"""Files of `rosetta source`, run in a process that has nothing of ours, against the reference."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from shared import ResNetSpec, make_plan, probe_images, probe_weights
+from shared.frameworks import reference
+from shared.source.write import source
+from shared.training.config import OptimizerConfig, Training, probe_labels
+from shared.weights.files import write_tensors
+from tests.probes import SIZE, relative_error
+
+BATCH, RATE = 4, 0.1
+PLAIN = Training(optimizer=OptimizerConfig(momentum=0.0, weight_decay=0.0), label_smoothing=0.0)
+ENVIRONMENT = {"JAX_ENABLE_X64": "1", "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def errors(
+    framework: str,
+    specs: Sequence[ResNetSpec],
+    folder: Path,
+    write: Callable[[ResNetSpec, str], str] = source,
+) -> dict[str, float]:
+    """By network, the largest error of its output and of its tensors after a step."""
+    places = [folder / str(k) for k in range(len(specs))]
+    for spec, place in zip(specs, places, strict=True):
+        place.mkdir()
+        (place / "network.py").write_text(write(spec, framework), "utf-8")
+        write_tensors(place / "weights.safetensors", probe_weights(spec, dtype="float64"), {})
+        images, labels = batch(spec)
+        np.savez(place / "batch.npz", images=images, labels=labels, rate=RATE)
+    script = Path(__file__).with_name(f"bare_{framework}.py")
+    environment = {n: v for n, v in os.environ.items() if n != "PYTHONPATH"} | ENVIRONMENT
+    subprocess.run([sys.executable, "-P", script, *places], check=True, cwd=folder, env=environment)
+    return {
+        spec.name: error(spec, place / "found.npz")
+        for spec, place in zip(specs, places, strict=True)
+    }
+
+
+def batch(spec: ResNetSpec) -> tuple[np.ndarray, np.ndarray]:
+    classes = make_plan(spec, SIZE).output[-1]
+    images = probe_images((BATCH, *SIZE, spec.in_channels), dtype="float64")
+    return images, probe_labels(BATCH, classes, 0)
+
+
+def error(spec: ResNetSpec, path: Path) -> float:
+    found = dict(np.load(path))
+    expected = truth(spec.replace(name="any"))
+    counters = {name for name in found if name.endswith("num_batches_tracked")}
+    assert found.keys() - counters == expected.keys()
+    return max(relative_error(found[name], array) for name, array in expected.items())
+
+
+@functools.cache
+def truth(spec: ResNetSpec) -> dict[str, np.ndarray]:
+    """The output of the NumPy network, and its tensors after a step."""
+    images, labels = batch(spec)
+    model = reference.build(spec)
+    output = reference.trace(model, images)["eval/output"]
+    trainer = reference.Trainer(model, PLAIN)
+    trainer.step(images, labels, RATE)
+    return {"output": output, **reference.export_weights(model)}
