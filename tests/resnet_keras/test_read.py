@@ -1,0 +1,175 @@
+"""Models in Keras and TensorFlow as people write them, read as graphs: what the graph means is what
+they compute, by their layers and by what the backend traces.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras")
+
+from resnet_keras.read import is_model, read_graph
+from shared.errors import FrameworkError
+from tests.graphs import keras_models, reading
+from tests.graphs.keras_models import MODELS, varied
+
+BACKEND = keras.backend.backend()
+on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's own")
+can_trace = pytest.mark.skipif(BACKEND == "torch", reason="PyTorch's reader traces")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_names() -> None:
+    keras.utils.clear_session()
+
+
+@pytest.mark.parametrize("size", [32, 33])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "subclassed"])
+def test_layers_mean_what_the_model_computes(name: str, size: int) -> None:
+    model = varied(MODELS[name]())
+    graph = read_graph(model, size)
+    assert reading.unknown(graph) == []
+    assert all("/convolution" not in place for place in reading.places(graph))
+    if size == 32 or model.input_shape[1] is None:  # the model itself takes no other
+        reading.assert_faithful(graph, "float32")
+
+
+@can_trace
+@pytest.mark.parametrize("name", MODELS)
+def test_traces_mean_what_the_model_computes(name: str) -> None:
+    graph = read_graph(varied(MODELS[name]()), 32, traced=True)
+    reading.assert_faithful(graph, "float32")
+
+
+@can_trace
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "subclassed"])
+def test_both_ways_find_the_same_parameters(name: str) -> None:
+    model = varied(MODELS[name]())
+    layers, traced = read_graph(model, 32), read_graph(model, 32, traced=True)
+    weights = {variable.path for variable in model.weights if "seed" not in variable.path}
+    assert reading.names(layers) - {"normalization/mean", "normalization/variance"} == weights
+    assert weights <= reading.names(traced)
+
+
+def test_a_graph_that_means_something_else_is_seen() -> None:
+    graph = read_graph(varied(keras_models.functional()), 32)
+    norm = next(node for node in graph.nodes if node.prim == "bn")
+    norm.attrs["eps"] = 2e-3
+    assert reading.error(graph) > 10 * reading.LIMITS["float32"]
+
+
+def test_layers_keep_python_s_numbers() -> None:
+    graph = read_graph(keras_models.functional(), 32)
+    norms = [node.attrs for node in graph.nodes if node.prim == "bn"]
+    assert [norm["eps"] for norm in norms] == [1e-5, 1e-3] * 2
+    assert {norm["momentum"] for norm in norms} == {0.99}
+    assert [norm["slots"] for norm in norms[:2]] == [(True,) * 4, (False, True, True, True)]
+
+
+def test_a_nested_model_s_layers_stand_under_its_name() -> None:
+    graph = read_graph(keras_models.nested(), 32)
+    assert "backbone/conv2d" in reading.places(graph)
+
+
+@can_trace
+def test_a_subclassed_model_s_variables_have_their_paths() -> None:
+    graph = read_graph(keras_models.subclassed(), 32)
+    assert "subclassed/unit/conv2d/kernel" in reading.names(graph)
+    assert [said for said in graph.remarks if "logits" in said]
+
+
+@pytest.mark.parametrize(("size", "expected"), [(48, 48), (None, 224)])
+def test_the_size_is_the_models_own(size: int | None, expected: int) -> None:
+    assert read_graph(keras_models.functional(size)).image_size == expected
+
+
+def test_a_model_for_small_images_is_read_at_32() -> None:
+    images = keras.Input((None, None, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(images))
+    assert read_graph(keras.Model(images, x)).image_size == 32
+
+
+def test_an_activation_of_the_users_own_is_opaque() -> None:
+    images = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(4, 3, activation="hard_shrink")(images)
+    graph = read_graph(keras.Model(images, keras.layers.GlobalAveragePooling2D()(x)))
+    assert reading.unknown(graph) == ["hard_shrink"]
+
+
+@can_trace
+def test_a_layer_that_overrides_another_is_traced() -> None:
+    class Twice(keras.layers.Conv2D):
+        def call(self, x: Any) -> Any:
+            return 2 * super().call(x)
+
+    images = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(Twice(4, 3)(images))
+    reading.assert_faithful(read_graph(varied(keras.Model(images, x))), "float32")
+
+
+@can_trace
+def test_what_nobody_knows_is_opaque() -> None:
+    class Sorted(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            return keras.ops.sort(x, axis=1)
+
+    images = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(Sorted()(images))
+    assert reading.unknown(read_graph(keras.Model(images, x)))
+
+
+def test_what_is_no_model_is_refused_in_one_line() -> None:
+    with pytest.raises(FrameworkError) as caught:
+        read_graph(3)
+    assert str(caught.value).startswith("expected a keras.Model, a tf.Module or a tf.function")
+    assert not is_model(3)
+
+
+def _tensorflow_module() -> Any:
+    import tensorflow as tf
+
+    class Net(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            random = np.random.default_rng(0)
+            self.kernel = tf.Variable(random.normal(size=(3, 3, 3, 8)), name="w", dtype="float32")
+            self.shift = tf.Variable(random.normal(size=8), name="b", dtype="float32")
+            self.head = tf.Variable(random.normal(size=(8, 4)), name="head", dtype="float32")
+
+        def __call__(self, x: Any, training: bool = True) -> Any:
+            assert not training
+            x = tf.nn.conv2d(tf.pad(x[..., ::-1], [[0, 0], [2, 3], [2, 3], [0, 0]]), self.kernel,
+                             2, [[0, 0], [1, 0], [1, 0], [0, 0]])  # fmt: skip
+            x = tf.nn.bias_add(x, self.shift)
+            ones, zeros = tf.ones(8), tf.zeros(8)
+            x, _, _ = tf.compat.v1.nn.fused_batch_norm(
+                x, ones, zeros, self.shift, ones, epsilon=1e-3, is_training=False
+            )
+            left, right = tf.split(tf.nn.relu6(x), 2, axis=-1)
+            x = tf.concat([left, tf.maximum(left, right)], -1)
+            x = tf.nn.avg_pool2d(x, 3, 2, "SAME")
+            x = tf.reshape(x, [tf.shape(x)[0], -1, tf.shape(x)[3]])
+            return tf.linalg.matmul(tf.reduce_mean(x, 1), self.head)
+
+    return Net()
+
+
+@on_tensorflow
+@pytest.mark.parametrize("size", [32, 33])
+@pytest.mark.parametrize("kind", ["module", "function", "concrete"])
+def test_tensorflow_s_own_modules_and_functions(kind: str, size: int) -> None:
+    import tensorflow as tf
+
+    net = module = _tensorflow_module()
+    if kind != "module":
+        model = tf.function(lambda images: net(images, training=False))
+        if kind == "concrete":
+            model = model.get_concrete_function(tf.TensorSpec([None, None, None, 3]))
+        module = model
+    assert is_model(module)
+    graph = read_graph(module, size)
+    reading.assert_faithful(graph, "float32")
+    assert reading.names(graph) == {"w", "b", "head"}
