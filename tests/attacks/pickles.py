@@ -161,6 +161,20 @@ def members(change: Callable[[dict[str, bytes]], None]) -> Make:
     return make
 
 
+def doing(place: Placement) -> bytes:
+    """An attribute that is a call."""
+    return text("forward") + called("os", "system")(place) + b"s"
+
+
+def script(place: Placement) -> Path:
+    """A TorchScript archive whose module has code for an attribute."""
+    made = b"\x80\x02c__torch__.net\nNet\n)\x81}" + doing(place) + b"b."
+    found = seeds.torch_members(made)
+    found["archive/code/__torch__/net.py"] = b"import os"
+    return place.write("net.pt", seeds.stored_zip(found))
+
+
+RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85N\x87R"
 RUNS = "nothing was run"
 
 TABLE: dict[str, tuple[Make, str]] = {
@@ -230,8 +244,8 @@ TABLE: dict[str, tuple[Make, str]] = {
     ),
     "runpy": (legacy(called("runpy", "run_path", lambda p: str(p.executed))), "runpy.run_path"),
     "getattr": (
-        zipped(of(b"cbuiltins\ngetattr\ncos\npath\n" + text("os") + b"\x86R")),
-        "builtins.getattr",
+        zipped(of(b"cbuiltins\ngetattr\n" + text("os") + text("system") + b"\x86R")),
+        f"builtins.getattr|{RUNS}",
     ),
     "attrgetter": (
         zipped(called("operator", "attrgetter", lambda p: "system")),
@@ -255,12 +269,12 @@ TABLE: dict[str, tuple[Make, str]] = {
         "numpy.fromfile",
     ),
     "numpy-reconstruct": (
-        zipped(of(b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR")),
-        "_reconstruct|only dense",
+        zipped(of(RECONSTRUCT + b"(K\x01" + numbers(1 << 30, 1 << 30) + b"NNNtb")),
+        "impossible dtype, shape or data",
     ),
     "a-whole-model": (
-        legacy(of(b"ctorchvision.models.resnet\nResNet\n)\x81}b")),
-        "whole model|model.state_dict()",
+        legacy(lambda p: b"ctorchvision.models.resnet\nResNet\n)\x81}" + doing(p) + b"b"),
+        f"os.system|{RUNS}",
     ),
     "in-state-dict": (
         zipped(called("os", "system"), 2, in_wrapper("state_dict")),
@@ -273,7 +287,7 @@ TABLE: dict[str, tuple[Make, str]] = {
     "in-the-optimizer": (raw(beside), f"posix.system|{RUNS}"),
     "popped-value": (zipped(popped), "os.system"),
     "second-pickle": (raw(followed), "follows its pickle"),
-    "script": (members(lambda m: m.update({"archive/code/__torch__.py": b"evil"})), "TorchScript"),
+    "script": (script, f"os.system|{RUNS}"),
     "two-pickles": (members(lambda m: m.update({"other/data.pkl": b"\x80\x02}."})), "2 members"),
     "old-tar": (
         lambda p: p.write("net.pth", b"x".ljust(257, b"\0") + b"ustar\x00" + bytes(2000)),

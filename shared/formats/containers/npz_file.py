@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -116,6 +116,27 @@ def _parse_header(
     return layout, bytes(start[layout.length :])
 
 
+def parse_start(file: BinaryIO, name: str, fail: spans.Fail) -> tuple[Shape, str, int]:
+    """Of a `.npy` file: the shape, the kind of its dtype ("O": objects), and where its data are."""
+    start = file.read(12)
+    begin = 10 if start[6:8] == b"\1\0" else 12
+    if start[:6] != b"\x93NUMPY" or start[6:8] not in (b"\1\0", b"\2\0", b"\3\0"):
+        raise fail(f"{spans.shown(name)} is no {_SUFFIX} file of version 1 to 3")
+    length = int.from_bytes(start[8:begin], "little")
+    if length > _MAX_HEADER:
+        raise fail(
+            f"{spans.shown(name)} has a header of {length} bytes; {_MAX_HEADER} at most are read"
+        )
+    file.seek(begin)
+    header = file.read(length)
+    match = _HEADER.fullmatch(header.decode("latin-1"))
+    if len(header) != length or match is None:
+        raise fail(f"{spans.shown(name)} has a header that NumPy would not write")
+    found = match["descr"]
+    shape = _parse_shape(match["shape"], name, fail)
+    return shape, "O" if found.strip("'|") in ("O", "O4", "O8") else found, begin + length
+
+
 def _parse_layout(text: str, length: int, name: str, fail: spans.Fail) -> _Layout:
     match = _HEADER.fullmatch(text)
     if match is None:
@@ -137,19 +158,21 @@ def _parse_layout(text: str, length: int, name: str, fail: spans.Fail) -> _Layou
     dtype = float_dtype(
         "bfloat16" if descr["kind"] == "V" else f"{_NAMES[descr['kind']]}{8 * size}"
     )
-    sizes = [
-        part.strip().removesuffix("L") for part in match["shape"].split(",")
-    ]  # Python 2 wrote 3L
+    shape = _parse_shape(match["shape"], name, fail)
+    return _Layout(
+        dtype, descr["order"] == ">" and size > 1, match["fortran"] == "True", shape, length
+    )
+
+
+def _parse_shape(text: str, name: str, fail: spans.Fail) -> Shape:
+    sizes = [part.strip().removesuffix("L") for part in text.split(",")]  # Python 2 wrote 3L
     if sizes[-1] == "":  # (), (3,)
         sizes.pop()
     elif len(sizes) == 1:
         sizes = [""]  # (3) is no tuple
     if not all(part.isdigit() for part in sizes):
         raise fail(f"{spans.shown(name)} has a shape that NumPy would not write")
-    shape = spans.checked_shape(name, [int(part) for part in sizes], fail)
-    return _Layout(
-        dtype, descr["order"] == ">" and size > 1, match["fortran"] == "True", shape, length
-    )
+    return spans.checked_shape(name, [int(part) for part in sizes], fail)
 
 
 def _entry(path: Path, member: Member, layout: _Layout) -> Entry:

@@ -1,9 +1,10 @@
 """A machine for the pickles inside PyTorch checkpoints that can build nothing but inert values.
 
 Python's own unpickler imports and calls whatever a file names. This one knows the opcodes that
-`torch.save` writes (protocols 2 to 5) and the globals in `shared.formats.containers.pickle_values`.
+`torch.save` writes (protocols 2 to 5) and the globals of `pickle_values` and `pickle_arrays`; an
+object of any other program becomes one of `pickle_objects`, which keeps what a pickle says of it.
 What comes out is made of dict, list, tuple, str, bytes, int, float, bool, None and the classes of
-that module.
+those modules.
 
 A pickle may share values, so what it builds may be exponentially larger than the file, or cyclic.
 Nothing here walks, hashes, compares or prints a container, and no caller may.
@@ -15,6 +16,15 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from shared.formats.containers.pickle_arrays import ARRAY_GLOBALS, NumpyArray, set_state
+from shared.formats.containers.pickle_objects import (
+    InertClass,
+    InertFunction,
+    InertObject,
+    InertSet,
+    named,
+    why_not,
+)
 from shared.formats.containers.pickle_values import (
     GLOBALS,
     NAMESPACE,
@@ -23,11 +33,12 @@ from shared.formats.containers.pickle_values import (
     InertNamespace,
     InertOrderedDict,
     NumpyDtype,
+    Opaque,
     PickleRefused,
     Storage,
     StorageType,
+    make_object,
     put,
-    why_not,
 )
 from shared.formats.containers.spans import shown
 
@@ -50,7 +61,7 @@ class Machine:
     def __init__(self, data: bytes):
         self.position = 0
         self.storages: dict[str, Storage] = {}
-        self._data, self._end = data, len(data)
+        self._data, self._end, self._codes = data, len(data), BY_CODE
         self._operations = MAX_OPERATIONS
         self._budget = Budget(_MAX_COPIES)
         self._reset()
@@ -61,10 +72,14 @@ class Machine:
         self._floor = 0  # values below belong to containers that are still open
         self._memo: dict[int, Any] = {}
 
-    def load(self) -> Any:
-        self._reset()
+    def _begin(self) -> None:
         if self._byte() != 0x80 or not 2 <= self._byte() <= 5:
             raise PickleRefused("its pickle is not of protocol 2 to 5")
+
+    def load(self) -> Any:
+        self._reset()
+        self._begin()
+        codes = self._codes
         while (code := self._byte()) != _STOP:
             self._operations -= 1
             if self._operations < 0:
@@ -72,7 +87,7 @@ class Machine:
                     f"its pickle has more than {MAX_OPERATIONS:,} operations; no state dict needs "
                     "them"
                 )
-            operation = BY_CODE.get(code)
+            operation = codes.get(code)
             if operation is None:
                 name = _REFUSED_OPCODES.get(code, f"0x{code:02x}")
                 raise PickleRefused(
@@ -169,8 +184,18 @@ class Machine:
 
     def _append(self, items: list[Any]) -> None:
         target = self._top()
+        if type(target) is InertObject:
+            start = len(target)
+            target.update({start + number: item for number, item in enumerate(items)})
+            return
         if type(target) is not list:
             raise PickleRefused("its pickle appends to something that is not a list")
+        target.extend(items)
+
+    def _add_items(self) -> None:
+        items, target = self._since_mark(), self._top()
+        if type(target) is not InertSet:
+            raise PickleRefused("its pickle adds to something that is not a set")
         target.extend(items)
 
     def _set_items(self, items: list[Any]) -> None:
@@ -199,22 +224,34 @@ class Machine:
     def _global(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str:
             raise PickleRefused("its pickle names a global by something that is not a text")
-        if (module, name) not in GLOBALS:
+        found = ARRAY_GLOBALS.get((module, name)) or GLOBALS.get((module, name))
+        found = found or named(module, name)
+        if found is None:
             raise PickleRefused(why_not(module, name))
-        self._push(GLOBALS[module, name])
+        self._push(found)
 
     def _stack_global(self) -> None:
         name, module = self._pop(), self._pop()
         self._global(module, name)
 
     def _call(self) -> None:
-        arguments, constructor = self._pop(), self._pop()
-        if type(constructor) is not Constructor or type(arguments) is not tuple:
-            raise PickleRefused("its pickle calls something that cannot be called; nothing was run")
-        self._push(constructor.make(self._budget, arguments))
+        arguments, function = self._pop(), self._pop()
+        if type(arguments) is tuple:
+            if type(function) is Constructor:
+                self._push(function.make(self._budget, arguments))
+                return
+            if type(function) is InertClass:
+                self._push(make_object(self._budget, function, arguments))
+                return
+            if type(function) is InertFunction:
+                raise PickleRefused(why_not(*function))
+        raise PickleRefused("its pickle calls something that cannot be called; nothing was run")
 
     def _new(self) -> None:
         arguments, constructor = self._pop(), self._pop()
+        if type(constructor) is InertClass and type(arguments) is tuple:
+            self._push(make_object(self._budget, constructor, arguments))
+            return
         if constructor is not NAMESPACE or type(arguments) is not tuple or arguments:
             raise PickleRefused(
                 "its pickle makes an object of a class that no state dict needs; nothing was run"
@@ -226,9 +263,20 @@ class Machine:
         kind = type(target)
         if kind is InertOrderedDict and isinstance(state, dict):
             return  # the `_metadata` of a state dict: versions of its modules
-        if kind is InertNamespace and isinstance(state, dict):
+        if kind is Opaque:
+            return
+        if kind is NumpyArray and type(state) is tuple:
+            set_state(target, state)
+        elif kind is InertNamespace and isinstance(state, dict):
             self._budget.spend(len(state))
             target.update(state)
+        elif kind is InertObject:
+            # attributes and, of a class with slots, theirs; or what the class itself makes of it
+            pair = state if type(state) is tuple and len(state) == 2 else (state,)
+            plain = all(part is None or isinstance(part, dict) for part in pair)
+            for part in pair if plain else ({"state": state},):
+                self._budget.spend(len(part or ()))
+                target.update(part or ())
         elif (
             kind is NumpyDtype and type(state) is tuple and len(state) > 1 and type(state[1]) is str
         ):
@@ -240,6 +288,9 @@ class Machine:
 
     def _persistent(self) -> None:
         match self._pop():
+            case ("module", InertClass() as kind, str() | None, str() | None):
+                self._push(kind)  # with its source, which nothing reads
+                return
             case ("storage", StorageType() as kind, str() as key, str(), int() as numel, *view):
                 if not view or (len(view) == 1 and view[0] is None):
                     storage = Storage(key, kind.dtype, numel)
@@ -281,8 +332,6 @@ _REFUSED_OPCODES = {
     0x82: "EXT1",
     0x83: "EXT2",
     0x84: "EXT4",
-    0x8F: "EMPTY_SET",
-    0x91: "FROZENSET",
     0x92: "NEWOBJ_EX",
     0x96: "BYTEARRAY8",
     0x97: "NEXT_BUFFER",
@@ -316,6 +365,9 @@ _OPERATIONS: dict[bytes, Callable[[Machine], None]] = {
     b"a": Machine._append_one,
     b"e": lambda m: m._append(m._since_mark()),
     b"}": lambda m: m._push({}),
+    b"\x8f": lambda m: m._push(InertSet()),
+    b"\x90": Machine._add_items,
+    b"\x91": lambda m: m._push(InertSet(m._since_mark())),
     b"s": Machine._set_item,
     b"u": lambda m: m._set_items(m._since_mark()),
     b"q": lambda m: m._memoize(m._byte()),

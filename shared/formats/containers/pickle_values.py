@@ -3,18 +3,24 @@ their place.
 
 Each global that `torch.save` writes into a state dict stands for a constructor of ours, never for
 what Python would import. A constructor takes the tuple of arguments of the pickle, which may be
-anything.
+anything. Classes of other programs are `shared.formats.containers.pickle_objects`.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from shared.formats.containers.archive import MAX_DIMENSIONS
+from shared.formats.containers.pickle_objects import (
+    InertClass,
+    InertFunction,
+    InertObject,
+    InertSet,
+    why_not,
+)
 
 _KEYS = {str, bytes, int, float, bool, type(None)}
 
@@ -155,6 +161,91 @@ def _parameter(budget: Budget, arguments: tuple) -> TensorReference:
     return arguments[0]
 
 
+def _parameter_with_state(budget: Budget, arguments: tuple) -> TensorReference:
+    return _parameter(budget, arguments[:3])
+
+
+def _subclass(budget: Budget, arguments: tuple) -> TensorReference:
+    """torch._tensor._rebuild_from_type_v2: function, class, its arguments, attributes."""
+    match arguments:
+        case (Constructor() as function, _, tuple() as inner, _) if function.make is _tensor:
+            return _tensor(budget, inner)
+    raise PickleRefused(why_not("torch._tensor", "_rebuild_from_type_v2"))
+
+
+def _tagged(budget: Budget, arguments: tuple) -> Any:
+    """torch.jit._pickle.build_intlist and the like, which only say what a list holds."""
+    if not arguments:
+        raise PickleRefused("its pickle tags nothing")
+    return arguments[0]
+
+
+def _set(budget: Budget, arguments: tuple) -> InertSet:
+    if len(arguments) > 1 or (arguments and type(arguments[0]) not in (list, tuple)):
+        raise PickleRefused("its pickle makes a set of something that is not a list")
+    items = arguments[0] if arguments else ()
+    budget.spend(len(items))
+    return InertSet(items)
+
+
+def _partial(budget: Budget, arguments: tuple) -> Opaque:
+    """functools.partial, of a class or a function of the program."""
+    if len(arguments) != 1 or type(arguments[0]) not in (InertClass, InertFunction, Opaque):
+        raise PickleRefused(why_not("functools", "partial"))
+    return Opaque("partial")
+
+
+def _attribute(budget: Budget, arguments: tuple) -> Opaque:
+    """getattr, by which a method of an object is pickled."""
+    owners = (InertClass, InertFunction, InertObject, Opaque)
+    if len(arguments) != 2 or type(arguments[0]) not in owners or type(arguments[1]) is not str:
+        raise PickleRefused(why_not("builtins", "getattr"))
+    return Opaque("attribute")
+
+
+def make_object(budget: Budget, kind: InertClass, arguments: tuple) -> InertObject:
+    """An object of a class, with its arguments: a single dict is what it holds."""
+    made = InertObject(kind)
+    if len(arguments) == 1 and isinstance(arguments[0], dict):
+        budget.spend(len(arguments[0]))
+        made.update(arguments[0])
+        return made
+    budget.spend(len(arguments))
+    for number, value in enumerate(arguments):
+        made[kind.fields[number] if number < len(kind.fields) else number] = value
+    return made
+
+
+def _reconstructor(budget: Budget, arguments: tuple) -> InertObject:
+    """copy_reg._reconstructor of protocols 0 and 1: class, base, what the base is made of."""
+    match arguments:
+        case (InertClass() as kind, InertClass(), None):
+            return make_object(budget, kind, ())
+        case (InertClass() as kind, InertClass(), dict() as held):
+            return make_object(budget, kind, (held,))
+        case (InertClass() as kind, InertClass(), list() | tuple() as held):
+            return make_object(budget, kind, tuple(held))
+        case (InertClass() as kind, InertClass(), _):
+            return make_object(budget, kind, ())
+    raise PickleRefused("its pickle makes an object of something that is not a class")
+
+
+def _new_object(budget: Budget, arguments: tuple) -> InertObject:
+    """copyreg.__newobj__"""
+    if not arguments or type(arguments[0]) is not InertClass:
+        raise PickleRefused("its pickle makes an object of something that is not a class")
+    return make_object(budget, arguments[0], arguments[1:])
+
+
+def _named_tuple(budget: Budget, arguments: tuple) -> InertClass:
+    """dill._dill._create_namedtuple: name, fields, module."""
+    match arguments:
+        case (str() as name, tuple() | list() as fields, str() as module, *_) if len(fields) < 256:
+            if all(type(field) is str for field in fields):
+                return InertClass(module, name, tuple(fields))
+    raise PickleRefused("its pickle makes a named tuple of something that is not names")
+
+
 def _size(budget: Budget, arguments: tuple) -> tuple:
     if len(arguments) != 1 or type(arguments[0]) is not tuple:
         raise PickleRefused("its pickle makes a torch.Size of something that is not a tuple")
@@ -171,6 +262,13 @@ def _encode(budget: Budget, arguments: tuple) -> bytes:
             except UnicodeEncodeError:
                 pass
     raise PickleRefused("its pickle has bytes that are not written as Latin-1")
+
+
+def _bytes(budget: Budget, arguments: tuple) -> bytes:
+    """bytes(), as protocols 0 to 2 write empty ones."""
+    if arguments:
+        raise PickleRefused(why_not("builtins", "bytes"))
+    return b""
 
 
 def _numpy_dtype(budget: Budget, arguments: tuple) -> NumpyDtype:
@@ -219,6 +317,23 @@ _CONSTRUCTORS: dict[tuple[str, str], Callable[[Budget, tuple], Any]] = {
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_tensor_v3"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _parameter_with_state,
+    ("torch._tensor", "_rebuild_from_type_v2"): _subclass,
+    **{
+        ("torch.jit._pickle", name): _tagged
+        for name in (
+            *("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist"),
+            "restore_type_tag",
+        )
+    },
+    ("torch.nn.backends.thnn", "_get_thnn_function_backend"): _opaque("backend"),
+    **{(b, name): _set for b in ("builtins", "__builtin__") for name in ("set", "frozenset")},
+    **{(builtins, "bytes"): _bytes for builtins in ("builtins", "__builtin__")},
+    **{(builtins, "getattr"): _attribute for builtins in ("builtins", "__builtin__")},
+    ("functools", "partial"): _partial,
+    **{(name, "_reconstructor"): _reconstructor for name in ("copy_reg", "copyreg")},
+    **{(name, "__newobj__"): _new_object for name in ("copy_reg", "copyreg")},
+    **{(name, "_create_namedtuple"): _named_tuple for name in ("dill._dill", "dill.dill")},
     ("torch", "Size"): _size,
     ("torch", "device"): _opaque("device"),
     ("_codecs", "encode"): _encode,
@@ -237,36 +352,3 @@ GLOBALS: dict[tuple[str, str], Any] = {
     ("torch", "UntypedStorage"): StorageType("uint8"),
     **{("torch", name): TorchDtype(name) for name in _DTYPES},
 }
-
-
-def why_not(module: str, name: str) -> str:
-    """Why a global is refused, and what to do."""
-    path, top = _printable(f"{module}.{name}"), module.partition(".")[0]
-    if top in ("torch", "numpy") and (
-        name.startswith(("_rebuild_", "_reconstruct")) or name.endswith("Storage")
-    ):
-        return (
-            f"{path} is not supported: only dense tensors of common number types are read; "
-            "nothing was run"
-        )
-    if module.startswith("torch.nn.") or (
-        name[:1].isupper() and top not in sys.stdlib_module_names
-    ):
-        return (
-            f"{path} is a class of the program that wrote the file: a whole model or some other "
-            "object was saved; "
-            "save model.state_dict() instead; nothing was run"
-        )
-    return (
-        f"{path} is not something a state dict needs; the file would run code when it is loaded "
-        "the usual way; "
-        "nothing was run"
-    )
-
-
-def _printable(text: str) -> str:
-    return (
-        text
-        if text.isprintable() and len(text) <= 80
-        else ascii(text[:60]) + ("…" if len(text) > 60 else "")
-    )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import CheckpointError
-from shared.formats.containers import spans
+from shared.formats.containers import pickle_file, spans
 from shared.formats.containers.archive import Archive
 from shared.formats.containers.tensorflow import checkpoint as tensorflow
 
@@ -96,6 +96,8 @@ CONTAINERS: dict[str, Container] = {
         ),
         Container("orbax", "Orbax checkpoint", "orbax_folder", (), folder=True),
         Container("huggingface", "Hugging Face folder", "huggingface_folder", (), folder=True),
+        _read_only("pickle", "pickle of arrays", "pickle_file", (".pkl", ".pickle", ".p")),
+        _read_only("npy", "NumPy npy", "pickle_file", (".npy",), reader="read_npy"),
         _read_only("tf-checkpoint", "TensorFlow checkpoint", "tensorflow.checkpoint", (".index",)),
         _read_only(
             "saved-model",
@@ -153,8 +155,10 @@ def _detect(path: Path) -> Container:
             f"{path}: not a checkpoint file that is known; expected one of {known}, or a folder of "
             "Hugging Face, Orbax, TensorFlow or TensorFlow.js"
         )
-    if named is None or {named.name, found} == {"hdf5", "keras-weights"}:
-        return named or CONTAINERS[found]
+    if named is None or {named.name, found} == {"torch", "pickle"}:  # whatever people call them
+        return CONTAINERS[found]
+    if {named.name, found} == {"hdf5", "keras-weights"}:
+        return named
     if named.name != found:
         raise CheckpointError(
             f"{path}: its name says {named.title}, its content {CONTAINERS[found].title}; rename "
@@ -200,12 +204,14 @@ def _by_content(path: Path, start: bytes) -> str | None:
         return _zip_kind(path)
     if tensorflow.is_table(path):
         return "tf-checkpoint"
-    if (
-        start[:2] == b"\x80\x02" and b"\x8a\x0a" in start[:4]
-    ):  # protocol 2, a long of ten bytes: torch's magic number
+    if start.startswith(b"\x93NUMPY"):
+        return "npy"
+    if start[:1] == b"\x80" and b"\x8a\x0a" in start:  # a long of ten bytes: torch's magic number
         return "torch"
     named = by_suffix(path)
-    if named is not None and named.name in ("torch", "safetensors", "msgpack"):
+    if pickle_file.is_pickle(start) and (named is None or named.name in ("torch", "pickle")):
+        return "pickle"
+    if named is not None and named.name in ("torch", "safetensors", "msgpack", "pickle"):
         return named.name  # no magic of their own that tells more than their readers do
     if len(start) > 8 and start[8:9] == b"{":
         return "safetensors"

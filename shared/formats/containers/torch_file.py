@@ -1,7 +1,9 @@
 """PyTorch checkpoints (.pth, .pt, .th, .bin), read without PyTorch and without running what they
 say.
 
-Both layouts of `torch.save` are read: the zip file (since 1.6) and the legacy stream of pickles.
+Both layouts of `torch.save` are read: the zip file (since 1.6) and the legacy stream of pickles;
+and TorchScript's zip file, whose code is left alone. Of whole models the names are those of their
+state dicts.
 The pickles go through `shared.formats.containers.pickle_machine`, which builds inert values;
 tensors are read from their place in the file. Checksums of members are not compared: PyTorch has a
 switch to leave them out.
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,17 +23,18 @@ import numpy as np
 
 from shared.errors import CheckpointError, FrameworkError
 from shared.formats.containers import spans
-from shared.formats.containers.archive import MAX_ELEMENTS, MAX_TENSORS, Archive, Entry
+from shared.formats.containers.archive import MAX_ELEMENTS, Archive, Entry
+from shared.formats.containers.pickle_file import array_entry
 from shared.formats.containers.pickle_machine import MAX_PICKLE, Machine
+from shared.formats.containers.pickle_objects import describe, is_script
+from shared.formats.containers.pickle_tree import extras, named_tensors
 from shared.formats.containers.pickle_values import PickleRefused, Storage, TensorReference
 from shared.formats.containers.spans import shown
 from shared.formats.containers.zip_members import DEFLATED, Member, read_members
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _SLACK = 1 << 20  # bytes that views may add to four times the file
-_MAX_DEPTH = 16  # of dicts in dicts
-_MAX_LOOKED = 1 << 18  # values, of all paths
-_MAX_EXTRAS = 64
+_CODE = re.compile(r"[^/]+/code/")  # of TorchScript, which is not looked at
 
 
 class _Place(NamedTuple):
@@ -41,14 +45,15 @@ class _Place(NamedTuple):
 
 
 def sniff_zip(names: Iterable[str]) -> bool:
-    """Whether the members of a zip file are those of a `torch.save` (or of TorchScript, which
-    `read` refuses).
-    """
+    """Whether the members of a zip file are those of a `torch.save` or of TorchScript."""
     return any(name.endswith("/data.pkl") and name.count("/") == 1 for name in names)
 
 
 def read(path: Path) -> Archive:
-    """The tensors of a state dict, wherever the checkpoint keeps it. Raises `CheckpointError`."""
+    """The tensors of state dicts and of whole models, wherever the checkpoint keeps them.
+
+    Raises `CheckpointError`.
+    """
 
     def fail(what: str) -> CheckpointError:
         return CheckpointError(f"{path}: cannot be read as a PyTorch checkpoint: {what}")
@@ -90,7 +95,7 @@ def _checked_name(member: Member, fail: spans.Fail) -> str:
         or ".." in name.split("/")
     ):
         raise fail(f"the name of a member is not acceptable: {shown(name)}")
-    if member.method == DEFLATED:
+    if member.method == DEFLATED and not _CODE.match(name):
         raise fail(f"its member {shown(name)} is compressed, which PyTorch does not do")
     return name
 
@@ -101,11 +106,6 @@ def _read_zip(file: BinaryIO, fail: spans.Fail) -> tuple[Any, dict[str, _Place]]
     if len(roots) != 1:
         raise fail(f"it has {len(roots)} members <name>/data.pkl, expected one")
     root = roots[0]
-    if any(name == f"{root}constants.pkl" or name.startswith(f"{root}code/") for name in members):
-        raise fail(
-            "it is a TorchScript program, which holds code; save its state_dict() with torch.save "
-            "instead"
-        )
     order = members.get(f"{root}byteorder")
     if order is not None and _pread(file, order.offset, min(order.size, 16)) != b"little":
         raise fail("its numbers are not little-endian")
@@ -186,116 +186,26 @@ def _nbytes(storage: Storage) -> int:
 
 
 def _make_archive(path: Path, size: int, value: Any, places: Mapping[str, _Place]) -> Archive:
-    tensors = _named_tensors(value)
+    tensors = named_tensors(value)
+    if not tensors and is_script(value):
+        raise PickleRefused(
+            "it is a TorchScript program without tensors: freezing made its weights constants of "
+            "its program; save the model before torch.jit.freeze"
+        )
     if not tensors:
-        raise PickleRefused(f"it holds no state dict: {_describe(value)}; save model.state_dict()")
-    entries, total = {}, 0
-    for name, tensor in tensors.items():
-        entries[name] = _make_entry(path, name, tensor, places[tensor.storage.key])
-        total += entries[name].nbytes
+        raise PickleRefused(f"it holds no state dict: {describe(value)}; save model.state_dict()")
+    entries = {
+        name: _make_entry(path, name, found, places[found.storage.key])
+        if type(found) is TensorReference
+        else array_entry(path, name, found)
+        for name, found in tensors.items()
+    }
+    total = sum(entry.nbytes for entry in entries.values())
     if total > 4 * size + _SLACK:
         raise PickleRefused(
             f"its tensors are views that unfold to {total:,} bytes, the file has {size:,}"
         )
-    return Archive("torch", entries, _extras(value))
-
-
-def _describe(value: Any) -> str:
-    if not isinstance(value, dict):
-        return (
-            "it is a single tensor"
-            if type(value) is TensorReference
-            else f"it is a {type(value).__name__}"
-        )
-    keys = [shown(key) for key in list(value)[:8] if isinstance(key, str)]
-    return f"its keys are {', '.join(keys)}" if keys else "it is a dict without names"
-
-
-Inner = dict[int, list[tuple[Any, Any]]]  # id of a dict or list -> what may lead to tensors
-
-
-def _named_tensors(value: Any) -> dict[str, TensorReference]:
-    """Every tensor in dicts and lists, by the keys that lead to it, with slashes between.
-
-    The same dict may be reached by many paths, and hold itself: each is searched once, none inside
-    itself, and what is looked at is bounded.
-    """
-    inner = _with_tensors(value)
-    found: dict[str, TensorReference] = {}
-    pending: list[tuple[str | None, Any, tuple[int, ...]]] = [(None, value, ())]
-    for _ in range(_MAX_LOOKED):
-        if len(found) > MAX_TENSORS:
-            raise PickleRefused(f"it has more than {MAX_TENSORS:,} tensors, as no network has")
-        if not pending:
-            return found
-        path, item, above = pending.pop()
-        if type(item) is TensorReference and path is not None:
-            if path in found:
-                raise PickleRefused(f"two of its tensors are called {shown(path)}")
-            found[path] = item
-        elif id(item) in inner and id(item) not in above and len(above) < _MAX_DEPTH:
-            for key, part in reversed(inner[id(item)]):
-                name = _key(key, part)
-                whole = name if path is None else f"{path}/{name}"
-                pending.append((whole, part, (*above, id(item))))
-    raise PickleRefused(f"it has more than {_MAX_LOOKED:,} values, more than any network")
-
-
-def _with_tensors(value: Any) -> Inner:
-    """The dicts and lists that hold tensors, at whatever depth, each with what leads to them."""
-    inner: Inner = {}
-    holders: dict[int, list[int]] = {}  # what holds a dict or list
-    pending = [value]
-    holding: list[int] = []
-    while pending:
-        item = pending.pop()
-        if not isinstance(item, (dict, list)) or id(item) in inner:
-            continue
-        pairs = item.items() if isinstance(item, dict) else enumerate(item)
-        parts = [pair for pair in pairs if _leads_on(pair[1])]
-        inner[id(item)] = parts
-        for _, part in parts:
-            holders.setdefault(id(part), []).append(id(item))
-        pending += [part for _, part in parts]
-        holding += [id(item)] * any(type(part) is TensorReference for _, part in parts)
-    kept: set[int] = set()
-    while holding:
-        found = holding.pop()
-        if found not in kept:
-            kept.add(found)
-            holding += holders.get(found, [])
-    return {
-        key: [
-            pair
-            for pair in inner[key]
-            if not isinstance(pair[1], (dict, list)) or id(pair[1]) in kept
-        ]
-        for key in kept
-    }
-
-
-def _leads_on(value: Any) -> bool:
-    return type(value) is TensorReference or (isinstance(value, (dict, list)) and bool(value))
-
-
-def _key(key: Any, value: Any) -> str:
-    if type(key) not in (str, int) and type(value) is TensorReference:
-        raise PickleRefused(
-            f"a tensor has a key that is a {type(key).__name__}, expected a name or a number"
-        )
-    return str(key)
-
-
-def _extras(value: Any) -> dict[str, str]:
-    """The plain numbers and texts next to the weights: epoch, accuracy, architecture."""
-    extras: dict[str, str] = {}
-    for name, item in value.items() if isinstance(value, dict) else ():
-        plain = type(item) in (bool, float) or (type(item) is int and item.bit_length() < 64)
-        text = str(item) if plain else item if type(item) is str else ""
-        named = type(name) is str and 0 < len(name) <= 80 and name.isprintable()
-        if named and 0 < len(text) <= 200 and text.isprintable() and len(extras) < _MAX_EXTRAS:
-            extras[name] = text
-    return extras
+    return Archive("torch", entries, extras(value))
 
 
 # Tensors.

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import os
+import pathlib
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from shared.formats.containers.torch_file import read, sniff_zip, write
 
 torch = pytest.importorskip("torch")
 
-from tests.formats.torch_files import one, refused, save, tensor, toy, write_legacy, write_zip
+from tests.formats.torch_files import refused, save, tensor, toy, write_legacy
 
 
 def as_numpy(tensor: Any) -> np.ndarray:
@@ -240,13 +243,67 @@ def test_no_state_dict(tmp_path, layout, value, words):
     refused(save(tmp_path / "a.pth", value, layout), words)
 
 
-def test_a_whole_model_is_refused_with_advice(tmp_path, layout):
-    for value in (torch.nn.Linear(2, 2), {"model": torch.nn.Linear(2, 2)}):
-        refused(
-            save(tmp_path / "a.pth", value, layout),
-            "torch.nn.modules.linear.Linear",
-            "save model.state_dict()",
+class Block(torch.nn.Module):
+    """A module with whatever else people's modules hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(2, 3, 1, bias=False)
+        self.norm = functools.partial(torch.nn.BatchNorm2d, eps=1e-3)(3)
+        self.make = functools.partial(torch.nn.BatchNorm2d, eps=1e-3)
+        self.act, self.function, self.method = torch.nn.ReLU, torch.relu, self.conv.forward
+        self.register_buffer("grid", torch.ones(2), persistent=False)
+        self.register_buffer("kept", torch.arange(3))
+        self.plain = torch.ones(5)  # is in no state dict
+        self.path, self.names = pathlib.Path("/x"), {"a", "b"}
+
+
+def net() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(Block(), torch.nn.Sequential(Block(), torch.nn.Linear(3, 2)))
+
+
+@pytest.mark.parametrize("wrap", [dict, list, argparse.Namespace, None], ids=str)
+def test_a_whole_model(tmp_path, layout, wrap):
+    """Under the names of its state dict, behind the keys that lead to it; nothing is imported."""
+    model = net()
+    value = {dict: {"model": model}, list: [model], argparse.Namespace: argparse.Namespace(m=model)}
+    prefix = {dict: "model/", list: "0/", argparse.Namespace: "m/", None: ""}[wrap]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of old layouts, that they are old
+        path = save(tmp_path / "a.pth", value.get(wrap, model), layout)
+    found = read(path)
+    expected = {f"{prefix}{name}": t.numpy() for name, t in model.state_dict().items()}
+    assert list(found.entries) == list(expected)
+    assert all((found.entries[n].load() == a).all() for n, a in expected.items())
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("make", ["script", "trace"])
+def test_torchscript(tmp_path, make):
+    model = torch.nn.Sequential(
+        collections.OrderedDict(
+            conv1=torch.nn.Conv2d(2, 3, 1), bn1=torch.nn.BatchNorm2d(3), seq=torch.nn.Sequential()
         )
+    ).eval()
+    image = torch.ones(1, 2, 4, 4)
+    program = torch.jit.script(model) if make == "script" else torch.jit.trace(model, image)
+    program.save(str(tmp_path / "a.pt"))
+    found = read(tmp_path / "a.pt")
+    assert found.entries.keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        assert (found.entries[name].load() == value.numpy()).all()
+    frozen = torch.jit.freeze(torch.jit.script(model))
+    frozen.save(str(tmp_path / "b.pt"))
+    refused(tmp_path / "b.pt", "TorchScript", "constants of its program")
+
+
+def test_arrays_beside_tensors(tmp_path, layout):
+    value = {"a": torch.ones(2), "mean": np.arange(3.0), "names": np.array(["x"]), "n": np.int64(3)}
+    found = read(save(tmp_path / "a.pth", value, layout))
+    assert list(found.entries) == ["a", "mean"]
+    assert found.entries["mean"].load().tolist() == [0, 1, 2]
+    assert found.metadata["n"] == "3"
 
 
 @pytest.mark.parametrize(
@@ -260,11 +317,6 @@ def test_a_whole_model_is_refused_with_advice(tmp_path, layout):
 )
 def test_other_kinds_of_tensors_are_refused_by_name(tmp_path, layout, make, words):
     refused(save(tmp_path / "a.pth", {"w": make()}, layout), words)
-
-
-def test_torchscript_is_refused_by_name(tmp_path):
-    path = write_zip(tmp_path / "a.pt", one("w", tensor()), code____torch__=b"", constants_pkl=b"")
-    refused(path, "TorchScript", "state_dict()")
 
 
 def test_sniff_zip():

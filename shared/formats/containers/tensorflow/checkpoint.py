@@ -1,5 +1,5 @@
-"""The two kinds of checkpoints: `model.ckpt.index` beside `model.ckpt.data-00000-of-00001` (2017 and
-later), and the single `model.ckpt` of before; alone, in a folder, or as a SavedModel's variables.
+"""The two kinds of checkpoints: `model.ckpt.index` beside `model.ckpt.data-00000-of-00001` (from
+2017 on), and the single `model.ckpt` of before; alone, in a folder, or as a SavedModel's variables.
 
 The index is a table of LevelDB from names to messages that say where in which data file a tensor
 is. TensorFlow's own reader, which is C++, would meet untrusted bytes; this one checks every place
