@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from shared.errors import CheckpointError, DatasetError, FrameworkError, RosettaError, SpecError
     from shared.formats.checkpoint import Checkpoint, open_checkpoint
     from shared.formats.convert import Conversion, convert
+    from shared.frameworks.diagnose import diagnose
     from shared.frameworks.inputs import Inputs
     from shared.frameworks.verify import Verdict, verify
     from shared.training.config import OptimizerConfig, Training
     from shared.training.recipes import Recipe, get_recipe
     from shared.verification.comparison import Comparison, compare
+    from shared.verification.diagnosis.diagnose import Diagnosis
     from shared.verification.trace import Trace
     from shared.weights.canonical import check_weights, read_weights, save_weights
     from shared.weights.initial import initial_weights
@@ -36,6 +38,7 @@ _MODULES = {
     "Comparison": "verification.comparison",
     "Conversion": "formats.convert",
     "DatasetError": "errors",
+    "Diagnosis": "verification.diagnosis.diagnose",
     "FrameworkError": "errors",
     "Inputs": "frameworks.inputs",
     "OptimizerConfig": "training.config",
@@ -50,6 +53,7 @@ _MODULES = {
     "check_weights": "weights.canonical",
     "compare": "verification.comparison",
     "convert": "formats.convert",
+    "diagnose": "frameworks.diagnose",
     "get_recipe": "training.recipes",
     "get_spec": "architecture.presets",
     "initial_weights": "weights.initial",

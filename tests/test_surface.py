@@ -17,7 +17,7 @@ from tests.cli_runner import run_python
 
 SOURCE = Path(shared.__file__).read_text("utf-8")
 # What a call makes, as opposed to what is called.
-MADE = {"Checkpoint", "Comparison", "Conversion", "Plan", "Recipe", "Verdict"}
+MADE = {"Checkpoint", "Comparison", "Conversion", "Diagnosis", "Plan", "Recipe", "Verdict"}
 CALLED = [name for name in shared.__all__ if name not in MADE and not name.endswith("Error")]
 
 

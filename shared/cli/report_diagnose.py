@@ -1,0 +1,99 @@
+"""What `diagnose` and `audit` show a person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.status import Status
+from rich.text import Text
+
+from shared.cli.tables import printable
+from shared.verification.diagnosis.diagnose import Cause, Diagnosis
+
+SHOWN = 3  # layers of a cause; JSON has all of them
+
+
+def print_diagnosis(console: Console, found: Diagnosis, seconds: float) -> None:
+    """The verdict in one line, then what was seen, the causes, and the figures."""
+    console.print(verdict(found), soft_wrap=True)
+    for line in details(found, seconds):
+        console.print(Text(printable(line)), soft_wrap=True)
+
+
+def verdict(found: Diagnosis) -> Text:
+    """One line."""
+    name = found.spec.name
+    if found.same and found.causes:
+        return Text(printable(f"✓ {name}: {found.causes[0].what}"), "bold green")
+    if found.same:
+        return Text(printable(f"✓ {name}: the port does the same"), "bold green")
+    if found.explained:
+        count = {1: "one change explains it", 2: "two changes explain it"}.get(
+            len(found.causes), f"{len(found.causes)} changes explain it"
+        )
+        return Text(printable(f"✗ {name}: the port differs, and {count}"), "bold red")
+    if found.causes:
+        return Text(printable(f"✗ {name}: the port differs, and a part is explained"), "bold red")
+    return Text(printable(f"✗ {name}: the port differs; not explained"), "bold red")
+
+
+def details(found: Diagnosis, seconds: float) -> list[str]:
+    lines = [f"  seen      {line}" for line in found.look[:1]]
+    lines += [f"            {line}" for line in found.look[1:]]
+    causes = [] if found.same else list(found.causes)
+    for i, cause in enumerate(causes):
+        lines += _cause("cause     " if not i else "and       ", cause)
+    if found.still is not None:
+        lines.append(
+            f"  left      {found.still} still differs, and nothing that is known explains it"
+        )
+        for near in found.nearest:
+            setting = f" (--set {near.set})" if near.set else ""
+            lines.append(f"  near      {near.what}{setting} would leave {near.error:.1e}")
+        if not found.nearest:
+            lines.append("  near      no single change that is known leaves less than there is")
+        lines.append("  help      layers beside the outputs, by their canonical names, say where")
+    where = f" at {found.key}" if found.key else ""
+    lines.append(
+        f"  error     {_figure(found.error_before)}{where}, {_figure(found.error_after)} with the "
+        f"change; rounding of {found.dtype} explains {found.limit:.1e}"
+        if causes
+        else f"  error     {_figure(found.error_before)}{where}; rounding of {found.dtype} explains "
+        f"{found.limit:.1e}"
+    )
+    lines += [f"  note      {note}" for note in found.notes]
+    tried = f"{found.tried} changes tried, " if found.tried else ""
+    what = "array" if found.keys == 1 else "arrays"
+    lines.append(f"  {tried}{found.keys} {what} compared, {seconds:.1f} s")
+    return lines
+
+
+def _cause(title: str, cause: Cause) -> list[str]:
+    lines = [f"  {title}{cause.what}"]
+    if cause.where:
+        more = f" and {len(cause.where) - SHOWN} more" if len(cause.where) > SHOWN else ""
+        lines.append(f"            in {', '.join(cause.where[:SHOWN])}{more}")
+    flags = [f"--set {part}" for part in (cause.set or "").split()]
+    flags += [f"--training {part}" for part in (cause.training or "").split()]
+    if flags:
+        lines.append(f"            {' '.join(flags)}")
+    return lines
+
+
+def _figure(value: float) -> str:
+    return f"{value:.1e}"
+
+
+def on_try(status: Status, what: str = "looking for the change") -> Callable[[int, str], None]:
+    """A callback that shows which hypothesis is being run."""
+
+    def show(tried: int, sentence: str) -> None:
+        status.update(f"{what}: {tried}, {printable(sentence)[:80]}")
+
+    return show
+
+
+def print_blindness(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(Text(printable(line)), soft_wrap=True)
