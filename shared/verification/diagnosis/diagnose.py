@@ -16,7 +16,7 @@ from shared.verification.diagnosis.execution import in_training
 from shared.verification.diagnosis.look import look
 from shared.verification.diagnosis.observations import OUTPUT_KEY, Observations
 from shared.verification.diagnosis.passes import TrainerKit, check_of
-from shared.verification.diagnosis.precision import as_rounding
+from shared.verification.diagnosis.precision import Rounding, as_rounding
 from shared.verification.diagnosis.search import Search, Tried, default_listing
 from shared.verification.hypotheses.hypothesis import Hypothesis, Port, setting
 from shared.verification.recording import EVAL
@@ -141,13 +141,10 @@ def diagnose(
             limit=limit, tried=0, notes=notes, **common,
         )  # fmt: skip
     before, limit = search.error(search.exact, key), search.limits.limit(key)
-    rounding = _rounding(search, patterned=True)
-    if rounding is not None:
-        return _rounded(search, key, rounding, notes, common)
     seen = look(search.exact, observed, key)
     causes, changed, still, nearest = search.explain()
     if still is not None and not causes:
-        rounding = _rounding(search, patterned=False)
+        rounding = search.rounding or _rounding(search)
         if rounding is not None:
             return _rounded(search, key, rounding, notes, common)
     after = search.error(search.proof(changed), key if still is None else still)
@@ -194,15 +191,15 @@ def _nearest_to_limit(search: Search) -> str:
     )
 
 
-def _rounding(search: Search, *, patterned: bool) -> Any:
-    """The precision that explains the network's output, or the last layer there is."""
+def _rounding(search: Search) -> Rounding | None:
+    """Whether the network's output, or the last layer there is, has been computed in float32."""
     keys = [key for key in search.keys if key.startswith(f"{EVAL}/")]
     key = OUTPUT_KEY if OUTPUT_KEY in keys else keys[-1] if keys else None
-    return as_rounding(search.exact, search.limits, key, patterned=patterned) if key else None
+    return as_rounding(search.exact, search.limits, key, patterned=False) if key else None
 
 
 def _rounded(
-    search: Search, key: str, rounding: Any, notes: tuple[str, ...], common: dict[str, Any]
+    search: Search, key: str, rounding: Rounding, notes: tuple[str, ...], common: dict[str, Any]
 ) -> Diagnosis:
     error = search.error(search.exact, key)
     cause = Cause("precision", rounding.what, None, None, (), rounding.error)

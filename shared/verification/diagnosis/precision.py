@@ -23,6 +23,7 @@ from shared.verification.recording import EVAL
 from shared.verification.tolerances import ROUNDING_FACTOR
 
 ALIKE = 0.4  # correlation of the observed difference with that of the rounded reference
+BY_CHANCE = 5.0  # over the root of the number of values: no chance makes such a correlation
 LARGER = 4.0  # times what the rounded reference differs by
 SMALLER = 0.2
 
@@ -41,8 +42,8 @@ def as_rounding(exact: Passes, limits: Limits, key: str, *, patterned: bool) -> 
 
     `patterned` asks for those whose pattern can be told; without it, float32 is asked for.
     """
-    if not key.startswith(f"{EVAL}/"):
-        return None
+    if not key.startswith(f"{EVAL}/") or (patterned and limits.dtype == "float64"):
+        return None  # values that float32 cannot hold were not computed in less
     seen, right = limits.observed.values[key], exact.get(key)
     if seen.shape != right.shape:
         return None
@@ -64,7 +65,8 @@ def as_rounding(exact: Passes, limits: Limits, key: str, *, patterned: bool) -> 
                 return Rounding(hypothesis.name, hypothesis.what, own, None)
             continue
         alike = _correlation(difference, (rounded - right).ravel())
-        if SMALLER * size <= largest <= LARGER * size and alike >= ALIKE:
+        enough = max(ALIKE, BY_CHANCE / math.sqrt(difference.size))
+        if SMALLER * size <= largest <= LARGER * size and alike >= enough:
             return Rounding(hypothesis.name, hypothesis.what, own, alike)
     return None
 

@@ -19,12 +19,14 @@ from shared.verification.diagnosis.execution import cast
 from shared.verification.diagnosis.limits import Limits
 from shared.verification.diagnosis.observations import Observations
 from shared.verification.diagnosis.passes import Passes, TrainerKit, check_of, one_image
+from shared.verification.diagnosis.precision import Rounding, as_rounding
 from shared.verification.hypotheses.hypothesis import Hypothesis, Port
 from shared.verification.hypotheses.listing import every
 from shared.verification.hypotheses.of_spec import parts_of
 from shared.verification.recording import EVAL, TRAIN
 
 MAX_CAUSES = 4
+LIKELY_RANK = 1  # hypotheses of the whole network, before single tensors
 BEAM = 3  # single hypotheses that a second one is looked for behind
 LEAST_GAIN = 0.97  # of the distance that is left, for a hypothesis worth going on with
 NEAREST = 3
@@ -60,6 +62,7 @@ class Search:
         self.listing = listing
         self.on_try = on_try
         self.tried = 0
+        self.rounding: Rounding | None = None
         self.keys = list(observed.values)
         self.exact = self._passes(cast(port, "float64"))
         self.limits = Limits(observed, self.exact)
@@ -103,7 +106,7 @@ class Search:
         key = self.first_difference(self.exact)
         while key is not None and len(causes) < MAX_CAUSES:
             found, nearest = self.at(port, key, MAX_CAUSES - len(causes))
-            if not found:
+            if not found or self.rounding:
                 break
             causes += found
             for hypothesis in found:
@@ -139,11 +142,11 @@ class Search:
     def at(self, port: Port, key: str, most: int) -> tuple[list[Hypothesis], list[Tried]]:
         """What explains a key, as one hypothesis or as several; and the nearest."""
         scan = _Scan(self, port, key)
-        found = scan.run(self.listing(port))
+        found = scan.run(self.listing(port), as_first=port is self.exact.port)
         if found:
             return [found], scan.nearest()
         nearest = scan.nearest()
-        if most > 1 and check_of(key) in (EVAL, TRAIN):
+        if most > 1 and not self.rounding and check_of(key) in (EVAL, TRAIN):
             for first in self._worth(scan, port):
                 behind = first.hypothesis(port)
                 if behind is None:
@@ -218,15 +221,26 @@ class _Scan:
             np.abs(difference).max()
         ) / scale
 
-    def run(self, hypotheses: Iterable[Hypothesis]) -> Hypothesis | None:
+    def run(self, hypotheses: Iterable[Hypothesis], as_first: bool = False) -> Hypothesis | None:
         """The hypothesis that explains the key, and of several the one that explains most behind
         it. At the last key, that is the first one.
+
+        `as_first` asks behind the likely ones whether it is the rounding of a low precision.
         """
+        asked = not as_first
         chosen = [h for h in hypotheses if self._concerns(h)]
         hits: list[tuple[int, int, Hypothesis]] = []
         skipped: list[Hypothesis] = []
         for strict, hypotheses in ((True, chosen), (False, skipped)):
             for hypothesis in hypotheses:
+                if not asked and hypothesis.rank > LIKELY_RANK and not hits:
+                    asked = True
+                    search = self.search
+                    search.rounding = as_rounding(
+                        search.exact, search.limits, self.key, patterned=True
+                    )
+                    if search.rounding:
+                        return None
                 tried = self._try(hypothesis, skipped if strict else None)
                 if tried is None:
                     continue
