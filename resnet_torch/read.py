@@ -1,0 +1,361 @@
+"""A PyTorch model as a raw graph: `nn.Module`, `ExportedProgram`, `.pt2` and TorchScript.
+
+The graph is that of `torch.export`: ATen operators with the user's module paths and source lines.
+What is decided about it is decided in `shared.graphs`.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from resnet_torch import aten_arithmetic, aten_layers
+from resnet_torch.aten import AtenReader, Value, is_view, shape_of, writes
+from shared.errors import FrameworkError
+from shared.graphs.primitives import BATCH, Array, RawGraph
+
+RULES = aten_layers.RULES | aten_arithmetic.RULES
+LOGITS = ("logits", "out", "output", "predictions")  # what the classifier's output is called
+
+
+def can_read(model: object) -> bool:
+    """Whether `read_graph` takes it."""
+    return isinstance(model, (nn.Module, ExportedProgram))
+
+
+def read_graph(model: Any, image_size: int | None = None) -> RawGraph:
+    """The graph of a module or an exported program for two images of `image_size` pixels, by
+    default the size that the model says, else 224, or 32 where the first convolution has no stride.
+
+    The module is left as it is: it is read in evaluation mode, in float64 where it runs in that.
+    Raises `FrameworkError` where it cannot be traced, with the reason and the line.
+    """
+    size = image_size or usual_size(model)
+    if isinstance(model, ExportedProgram):
+        return _read_program(model, size)
+    if isinstance(model, torch.jit.ScriptModule):
+        return _read_script(model, size)
+    names = _states(model)
+    problem: FrameworkError | None = None
+    for dtype in (torch.float64, None):
+        own = _copied(model, dtype)
+        example = _example(own, size)
+        try:
+            program = _export(own, example)
+        except FrameworkError as error:
+            problem = problem or error
+            continue
+        graph = _graph_of(program, size, names)
+        graph.run = _runner(own, example.dtype)
+        graph.dtype = str(example.dtype).removeprefix("torch.")
+        return graph
+    raise problem or FrameworkError("this model cannot be traced")
+
+
+def usual_size(model: Any) -> int:
+    """Pixels of the images that a model is meant for."""
+    for owner in (model, getattr(model, "config", None)):
+        for name in ("pretrained_cfg", "default_cfg"):
+            given = getattr(owner, name, None)
+            if isinstance(given, dict) and given.get("input_size"):
+                return int(given["input_size"][-1])
+    first = next((m for m in _modules(model) if isinstance(m, nn.Conv2d)), None)
+    return 32 if first is not None and tuple(first.stride) == (1, 1) else 224
+
+
+def _modules(model: Any) -> Iterator[nn.Module]:
+    return model.modules() if isinstance(model, nn.Module) else iter(())
+
+
+def _states(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, those too that are not saved."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _copied(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """In evaluation mode and another dtype; without one, or where it cannot be copied, the model
+    itself.
+    """
+    if dtype is not None:
+        try:
+            return copy.deepcopy(model).cpu().to(dtype)
+        except Exception:  # noqa: BLE001 - whatever a user's module has in it
+            return model
+    return model
+
+
+def _example(model: nn.Module, size: int) -> Tensor:
+    """Images of the model's dtype and channels."""
+    kernel = next((p for p in model.parameters() if p.dim() == 4), None)
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = first.in_channels if first is not None else 3
+    if first is None and kernel is not None:
+        channels = kernel.shape[1]
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return torch.zeros(BATCH, channels, size, size, dtype=dtype)
+
+
+def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
+    was = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, (example,), strict=False)
+    except Exception as error:  # noqa: BLE001 - a user's model may raise anything
+        raise FrameworkError(f"PyTorch cannot trace it: {_said(error)}") from None
+    finally:
+        for module, mode in was.items():
+            module.training = mode
+
+
+def _said(error: Exception) -> str:
+    """The first line of an error, with the user's own line where it has one."""
+    text = str(error).strip()
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    places = re.findall(r'File "([^"]+)", line (\d+)', text)
+    own = [f"{Path(file).name}:{line}" for file, line in places if _is_own(file)]
+    if not own:
+        own = list(_traceback_places(error))
+    at = f" at {own[-1]}" if own else ""
+    return f"{type(error).__name__}{at}: {first[:200]}"
+
+
+def _traceback_places(error: BaseException) -> Iterator[str]:
+    trace = error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if _is_own(file) and "resnet_torch" not in file:
+            yield f"{Path(file).name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+
+
+def _is_own(file: str) -> bool:
+    """Whether a frame is in neither PyTorch nor something generated."""
+    return "/torch/" not in file and not file.startswith("<")
+
+
+def _runner(model: nn.Module, dtype: torch.dtype) -> Any:
+    def run(images: Array) -> Array:
+        was = {module: module.training for module in model.modules()}
+        model.eval()
+        try:
+            with torch.no_grad():
+                nchw = np.ascontiguousarray(np.transpose(images, (0, 3, 1, 2)))
+                found = _first_output(model(torch.from_numpy(nchw).to(dtype)))
+        finally:
+            for module, mode in was.items():
+                module.training = mode
+        return _array(found)
+
+    return run
+
+
+def _first_output(found: Any) -> Tensor:
+    """The logits among the outputs of a model."""
+    if isinstance(found, Tensor):
+        return found
+    if isinstance(found, dict) or hasattr(found, "keys"):
+        name = next((name for name in LOGITS if name in found), next(iter(found)))
+        return _first_output(found[name])
+    return _first_output(_chosen(list(found)))
+
+
+def _chosen(outputs: list[Any]) -> Any:
+    """Of several tensors, the first that is [images, classes], else the first."""
+    flat = [x for x in outputs if isinstance(x, Tensor) and x.dim() == 2]
+    return (flat or outputs)[0]
+
+
+def _array(tensor: Tensor) -> Array:
+    """In its own dtype; half precision, which NumPy lacks, in float32."""
+    tensor = tensor.detach().cpu()
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        tensor = tensor.float()
+    return tensor.numpy()
+
+
+# Programs.
+
+
+def _read_program(program: ExportedProgram, size: int) -> RawGraph:
+    image = next(
+        node
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs
+    )
+    module = program.module()
+    if shape_of(image)[-1] != size:
+        example = torch.zeros(*shape_of(image)[:2], size, size, dtype=image.meta["val"].dtype)
+        program = _export_again(module, example)
+    graph = _graph_of(program, size, {})
+    graph.dtype = str(image.meta["val"].dtype).removeprefix("torch.")
+
+    def run(images: Array) -> Array:
+        nchw = np.ascontiguousarray(np.transpose(images, (0, 3, 1, 2)))
+        with torch.no_grad():
+            return _array(_first_output(module(torch.from_numpy(nchw).to(image.meta["val"].dtype))))
+
+    graph.run = run
+    return graph
+
+
+def _export_again(module: nn.Module, example: Tensor) -> ExportedProgram:
+    """An exported program for another size; refused where it was exported for one alone."""
+    try:
+        with torch.no_grad():
+            return torch.export.export(module, (example,), strict=False)
+    except Exception as error:  # noqa: BLE001 - guards raise what they like
+        side = example.shape[-1]
+        raise FrameworkError(
+            f"the program takes no images of {side} x {side} pixels: {_said(error)}"
+        ) from None
+
+
+def _read_script(model: torch.jit.ScriptModule, size: int) -> RawGraph:
+    from torch._export.converter import TS2EPConverter  # `torch.export` refuses TorchScript
+
+    example = _example(model, size)
+    model.eval()
+    try:
+        program = TS2EPConverter(model, (example,), {}).convert()
+    except Exception as error:  # noqa: BLE001 - as in `_export`
+        raise FrameworkError(f"PyTorch cannot convert it: {_said(error)}") from None
+    graph = _graph_of(program, size, _states(model))
+    graph.run = _runner(model, example.dtype)
+    graph.dtype = str(example.dtype).removeprefix("torch.")
+    return graph
+
+
+def load(path: str) -> Any:
+    """A `.pt2` or TorchScript file. Both can hold code: call this where that may run.
+
+    Raises `FrameworkError` for what is neither.
+    """
+    try:
+        if path.endswith(".pt2"):
+            return torch.export.load(path)
+        return torch.jit.load(path, map_location="cpu")
+    except Exception as error:  # noqa: BLE001 - as above
+        raise FrameworkError(f"{path}: PyTorch cannot load it: {_said(error)}") from None
+
+
+# The graph.
+
+
+def _graph_of(program: ExportedProgram, size: int, own: dict[str, Tensor]) -> RawGraph:
+    """`own` has the parameters in the model's own dtype, by name."""
+    program, remark = _functional(program)
+    graph = RawGraph("torch", size, "NCHW")
+    graph.remarks += [remark] if remark else []
+    reader = AtenReader(graph, RULES)
+    signature = program.graph_signature
+    names = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    state = {**program.state_dict, **program.constants}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            reader.values[node] = _placeholder(graph, node, names, state, own)
+        elif node.op == "get_attr":
+            tensor = program.graph_module
+            for part in str(node.target).split("."):
+                tensor = getattr(tensor, part)
+            reader.values[node] = graph.const(_array(tensor))
+        elif node.op == "output":
+            graph.outputs = _outputs(reader, node, signature, graph)
+        else:
+            reader.values[node] = _call(reader, node)
+    return graph
+
+
+def _placeholder(
+    graph: RawGraph,
+    node: Node,
+    names: dict[str, str],
+    state: dict[str, Any],
+    own: dict[str, Tensor],
+) -> int:
+    name = names.get(node.name)
+    if name is None:
+        value = node.meta.get("val")
+        return graph.input(shape_of(node) if isinstance(value, Tensor) else (), node.name)
+    tensor = own.get(name, state[name])
+    named = None if name.startswith("lifted_tensor") else name
+    return graph.const(_array(tensor), named, name.rpartition(".")[0])
+
+
+def _call(reader: AtenReader, node: Node) -> Value:
+    if str(node.target) == "<built-in function getitem>":
+        source, index = node.args
+        several = reader.values[source]  # type: ignore[index]
+        return several[index] if isinstance(several, list) else several  # type: ignore[index]
+    value = node.meta.get("val")
+    if not isinstance(value, (Tensor, list, tuple)):  # a size, or nothing
+        number: Any = getattr(getattr(value, "node", None), "hint", value)
+        return reader.graph.const(0 if number is None else number)
+    found = reader.read(node, _where(node), _line(node))
+    if writes(node) and isinstance(node.args[0], Node):
+        reader.values[node.args[0]] = found  # in place: who reads the input later reads this
+    return found
+
+
+def _outputs(reader: AtenReader, node: Node, signature: Any, graph: RawGraph) -> list[int]:
+    """What the model returns, the logits first."""
+    pairs = zip(node.args[0], signature.output_specs, strict=True)  # type: ignore[arg-type]
+    given = [x for x, spec in pairs if spec.kind.name == "USER_OUTPUT" and isinstance(x, Node)]
+    if len(given) > 1:
+        flat = [x for x in given if len(shape_of(x)) == 2]
+        first = (flat or given)[0]
+        graph.remarks.append(
+            f"the model returns {len(given)} tensors; the one of {list(shape_of(first))} is read"
+        )
+        given = [first, *(x for x in given if x is not first)]
+    return [reader.id_of(x) for x in given]
+
+
+def _where(node: Node) -> str:
+    """The path of the module that computes it; of the model itself, its class."""
+    stack = node.meta.get("nn_module_stack") or {}
+    if not stack:
+        return ""
+    path, kind = list(stack.values())[-1]
+    return path or str(getattr(kind, "__name__", kind)).rpartition(".")[2]
+
+
+def _line(node: Node) -> str:
+    """The user's own line, as file:line."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    own = [f"{Path(file).name}:{line}" for file, line in frames if _is_own(file)]
+    return own[-1] if own else ""
+
+
+def _functional(program: ExportedProgram) -> tuple[ExportedProgram, str]:
+    """Without writes into views, which the graph's order alone does not show; and a remark where
+    they remain.
+    """
+    if not _writes_into_views(program):
+        return program, ""
+    try:
+        return program.run_decompositions({}), ""
+    except Exception:  # noqa: BLE001 - PyTorch 2.13 asserts where a norm is in training mode
+        return program, "PyTorch could not take the writes in place out of the graph"
+
+
+def _writes_into_views(program: ExportedProgram) -> bool:
+    for node in program.graph.nodes:
+        if node.op == "call_function" and writes(node) and isinstance(node.args[0], Node):
+            target = node.args[0]
+            if is_view(target) or any(is_view(user) for user in target.users):
+                return True
+    return False

@@ -1,0 +1,356 @@
+"""What a model is, in one answer: the spec and its weights with the proof, or where it departs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from shared.architecture.plan import make_plan
+from shared.architecture.preprocessing import PREPROCESSING, preprocess
+from shared.architecture.presets import get_spec, list_presets
+from shared.architecture.spec import ResNetSpec
+from shared.errors import RosettaError, SpecError
+from shared.graphs.compare import COMPUTED, FOLDED, ZERO_BIAS, Note
+from shared.graphs.evidence import Evidence, compare_numbers, prepared
+from shared.graphs.match import Match, Trimmed, fits, flat_presets, match, trimmed_as
+from shared.graphs.net import Node
+from shared.graphs.normal import normalise
+from shared.graphs.overlay import SHARED, Departure, Overlay, overlay
+from shared.graphs.planned import planned
+from shared.graphs.primitives import RawGraph
+from shared.weights.canonical import Weights
+
+SAME_MODEL = "same model"
+SAME_FUNCTION = "same function"
+THIS_SIZE = "at this size only"
+DEPARTS = "departs"
+NO_RESNET = "no ResNet"
+SMALL = 97  # pixels of the images of the numbers, odd, where the model takes them
+
+Read = Callable[[int | None], RawGraph]
+
+
+@dataclass
+class Identified:
+    """The answer. `weights` are canonical, and `names` what the user calls each of them."""
+
+    verdict: str
+    spec: ResNetSpec | None = None
+    presets: list[str] = field(default_factory=list)
+    departures: list[Departure] = field(default_factory=list)
+    surroundings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
+    nearest: str | None = None  # preset
+    image_sizes: list[int] = field(default_factory=list)
+    evidence: Evidence | None = None
+    weights: Weights = field(default_factory=dict)
+    names: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def preset(self) -> str | None:
+        return self.presets[0] if self.presets else None
+
+    @property
+    def recognised(self) -> bool:
+        """The network is a spec, and the numbers say so too."""
+        proved = self.evidence is not None and self.evidence.passed
+        return self.verdict in (SAME_MODEL, SAME_FUNCTION, THIS_SIZE) and proved
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `rosetta identify --json` writes it."""
+        evidence = self.evidence
+        return {
+            "recognised": self.recognised,
+            "verdict": self.verdict,
+            "preset": self.preset,
+            "presets": self.presets,
+            "nearest": self.nearest,
+            "spec": self.spec.to_dict() if self.spec and self.verdict != NO_RESNET else None,
+            "departures": [
+                {
+                    "where": d.where,
+                    "what": d.what,
+                    "theirs": d.theirs,
+                    "ours": d.ours,
+                    "line": d.line or None,
+                    "layer": d.layer or None,
+                }
+                for d in self.departures
+            ],
+            "surroundings": self.surroundings,
+            "notes": self.notes,
+            "assumed": self.assumed,
+            "evidence": None
+            if evidence is None
+            else {
+                "images": evidence.images,
+                "dtype": evidence.dtype,
+                "error": evidence.error,
+                "limit": evidence.limit,
+                "passed": evidence.passed,
+            },
+            "image_sizes": self.image_sizes,
+            "tensors": len(self.weights),
+            "names": self.names,
+        }
+
+
+def identify_graph(
+    read: Read, image_size: int | None = None, against: ResNetSpec | None = None
+) -> Identified:
+    """Which network `read` reads: it is called for an image size and for the next one, because even
+    sizes hide padding. `against`: compare with this spec alone.
+
+    Raises what `read` raises at the first size.
+    """
+    graph = read(image_size)
+    found = match(normalise(graph), against)
+    answer = Identified(DEPARTS, image_sizes=[graph.image_size], notes=list(graph.remarks))
+    answer.surroundings = surroundings(found.trimmed)
+    if found.exact:
+        _decide(answer, found, graph, read, against)
+    elif found.nearest is None:
+        answer.verdict = NO_RESNET
+        answer.notes.append(found.reason)
+    else:
+        _depart(answer, found.nearest, against)
+    return answer
+
+
+def _depart(answer: Identified, nearest: Overlay, against: ResNetSpec | None) -> None:
+    answer.spec = nearest.spec
+    answer.departures = nearest.departures
+    answer.nearest = (against or nearest.spec).name if against else nearest_preset(nearest.spec)
+    if sum(d.what in ("extra", "missing", "operator", "wiring") for d in nearest.departures) > max(
+        8, len(nearest.ours.order) // 2
+    ):
+        answer.verdict, answer.spec = NO_RESNET, None
+        answer.notes.append("too little of it is a ResNet for a comparison")
+
+
+def _decide(
+    answer: Identified, found: Match, graph: RawGraph, read: Read, against: ResNetSpec | None
+) -> None:
+    """One spec lies flat at the first size; the second decides which, or whether any does."""
+    own = found.trimmed
+    flat = {} if against else flat_presets(found.exact[0].spec, own)
+    chosen = _preferred(flat, found.exact[0].spec, own)
+    options = [*(flat[name] for name in chosen), *found.exact]
+    try:
+        second = read(graph.image_size + 1)
+    except RosettaError as error:
+        best = options[0]
+        answer.notes.append(
+            f"it was read at {graph.image_size} x {graph.image_size} pixels alone, where even and "
+            f"odd sizes could not be told apart: {error}"
+        )
+        answer.verdict = THIS_SIZE
+    else:
+        answer.image_sizes.append(second.image_size)
+        other = trimmed_as(normalise(second), own)
+        kept = [o for o in options if _fits_again(o.spec, other)]
+        best = kept[0] if kept else options[0]
+        if kept:
+            chosen = [name for name in chosen if any(o is flat[name] for o in kept)]
+        else:
+            answer.verdict = THIS_SIZE
+            side = second.image_size
+            answer.departures = overlay(planned(best.spec, other.image), other.target).departures
+            answer.notes.append(f"the departures are those at {side} x {side} pixels")
+    answer.presets = chosen
+    answer.spec = _with_momentum(best.spec, own)
+    answer.weights, answer.names = best.weights, best.names
+    changes = _function_notes(best.notes, own)
+    answer.notes += changes
+    if answer.verdict != THIS_SIZE:
+        answer.verdict = SAME_FUNCTION if changes else SAME_MODEL
+    answer.assumed = _assumed(answer.spec, own)
+    for node in own.front:
+        if node.op == "BatchNorm":  # with statistics of its own: a layer, and no preparation
+            answer.verdict = DEPARTS
+            answer.departures.append(
+                Departure(node.where, "extra", str(node), "nothing", node.line, "stem.conv1")
+            )
+    if not chosen:
+        answer.nearest = against.name if against else nearest_preset(best.spec)
+    _prove(answer, graph, own)
+
+
+def _fits_again(spec: ResNetSpec, other: Trimmed) -> bool:
+    try:
+        return fits(planned(spec, other.image), other) is not None
+    except SpecError:
+        return False
+
+
+def _prove(answer: Identified, graph: RawGraph, own: Trimmed) -> None:
+    spec = answer.spec
+    if spec is None or set(answer.weights) != set(make_plan(spec).tensors):
+        answer.notes.append("not every tensor of the network was found")
+        return
+    sizes = [graph.image_size]
+    if answer.verdict != THIS_SIZE and graph.image_size > SMALL:
+        sizes.insert(0, SMALL)
+    for size in sizes:
+        try:
+            answer.evidence = compare_numbers(
+                graph, spec, answer.weights, own.front, own.back, size
+            )
+            return
+        except Exception as error:  # noqa: BLE001 - a user's model may raise anything
+            problem = f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+    answer.notes.append(f"the model could not be run ({problem})")
+
+
+# Presets.
+
+
+def _preferred(flat: dict[str, Overlay], spec: ResNetSpec, own: Trimmed) -> list[str]:
+    """Names of presets, those first whose momentum is the model's."""
+    seen = _momentum(own)
+    return sorted(flat, key=lambda name: seen is not None and get_spec(name).norm.momentum != seen)
+
+
+def _momentum(own: Trimmed) -> float | None:
+    """That of the norms, where the source shows it."""
+    momenta = [n.attrs["momentum"] for n in own.target.order if n.attrs.get("momentum") is not None]
+    return Counter(momenta).most_common(1)[0][0] if momenta else None
+
+
+def _with_momentum(spec: ResNetSpec, own: Trimmed) -> ResNetSpec:
+    momentum = _momentum(own)
+    if momentum is None or not 0 <= momentum < 1:
+        return spec
+    return spec.replace(**{"norm.momentum": momentum})
+
+
+UNSEEN = ("init", "name", "image_size", "num_classes", "in_channels")
+HEAVY = {
+    "block.kind": 20.0,
+    "depths": 10.0,
+    "widths": 10.0,
+    "block.order": 8.0,
+    "stem.convs": 4.0,
+    "norm.kind": 4.0,
+    "norm.momentum": 0.1,
+    "norm.running_var": 0.0,
+    "norm.groups": 0.0,
+    "shortcut.dropout": 0.0,
+}
+
+
+def fields_that_differ(a: ResNetSpec, b: ResNetSpec) -> dict[str, tuple[Any, Any]]:
+    """Fields of two specs that an inference graph can show, by name."""
+    left, right = _flat(a), _flat(b)
+    return {name: (left[name], right[name]) for name in left if left[name] != right[name]}
+
+
+def _flat(spec: ResNetSpec) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in spec.to_dict().items():
+        if name in UNSEEN:
+            continue
+        if isinstance(value, dict):
+            found |= {f"{name}.{inner}": v for inner, v in value.items()}
+        else:
+            found[name] = value
+    return found
+
+
+def nearest_preset(spec: ResNetSpec) -> str:
+    """The preset whose fields differ least."""
+
+    def distance(name: str) -> float:
+        differ = fields_that_differ(spec, get_spec(name))
+        return sum(HEAVY.get(field, 1.0) for field in differ)
+
+    return min(list_presets(), key=distance)
+
+
+# Sentences.
+
+
+def _function_notes(notes: Iterable[Note], own: Trimmed) -> list[str]:
+    """What makes the network the same function, and not the same model: training would differ."""
+    places: dict[str, list[str]] = {}
+    for note in notes:
+        places.setdefault(note.kind, []).append(note.where)
+    texts = {
+        FOLDED: "the scale and shift of a norm alone are left, without its statistics and eps",
+        ZERO_BIAS: "no bias; zeros stand for it",
+        COMPUTED: "the kernel is computed from other constants, and taken as it comes out",
+        SHARED: "one tensor is used in several layers, which training would tie",
+    }
+    found = [f"{text}: {listed(places[kind])}" for kind, text in texts.items() if kind in places]
+    if own.unfolded:
+        found.append(
+            f"{own.unfolded} norms are folded into the convolutions in front; identities stand for "
+            "them"
+        )
+    for node in own.target.order:
+        found += [f"{node.where}: {note}" for note in node.notes if "stand for" in note]
+    return found
+
+
+def listed(places: Iterable[str], most: int = 3) -> str:
+    """Some of many places, and how many more."""
+    unique = list(dict.fromkeys(places))
+    shown = ", ".join(unique[:most])
+    return shown + (f" and {len(unique) - most} more" if len(unique) > most else "")
+
+
+def _assumed(spec: ResNetSpec, own: Trimmed) -> list[str]:
+    """Fields that no inference graph shows."""
+    found = ["init", "norm.running_var"] if spec.norm.kind == "batch" else ["init"]
+    if spec.norm.kind == "batch" and _momentum(own) is None:
+        found.append("norm.momentum")
+    if any(n.op == "BatchNorm" and n.attrs["eps"] is None for n in own.target.order):
+        found.append("norm.eps")
+    return found
+
+
+def surroundings(own: Trimmed) -> list[str]:
+    """What stands before the stem and behind the head, each as a sentence."""
+    found = [f"before the stem: {_step(node)}" for node in own.front]
+    name = _preprocessing(own.front)
+    if name:
+        found.append(f"before the stem, together: the preprocessing {name}")
+    return [*found, *(f"behind the head: {node.label}" for node in own.back)]
+
+
+def _step(node: Node) -> str:
+    if node.op == "Scale":
+        return f"x * {node.attrs['scale']:.6g} + {node.attrs['shift']:.6g}"
+    if node.op == "Reverse":
+        return "channels in the opposite order" if node.attrs["axes"] == ("C",) else "a flip"
+    if node.op == "Affine":
+        scale, shift = (_numbers(node.tensors[leaf]) for leaf in ("scale", "shift"))
+        return f"x * [{scale}] + [{shift}], channel by channel"
+    at = f" at {node.where}" if node.where else ""
+    return f"{node} with running statistics{at}"
+
+
+def _numbers(values: Any) -> str:
+    return ", ".join(f"{value:.6g}" for value in values)
+
+
+def _preprocessing(front: list[Node]) -> str | None:
+    """The preprocessing of ours that the steps are together, and of which pixels."""
+    if not front or any(node.op == "BatchNorm" for node in front):
+        return None
+    pixels = np.random.default_rng(0).uniform(0, 255, (64, 1, 1, 3))
+    for name, how in PREPROCESSING.items():
+        want = preprocess(pixels, how)
+        for most in (255, 1):
+            try:
+                got = prepared(front, pixels * most / 255)
+            except ValueError:  # of other than three channels
+                return None
+            if np.allclose(got, want, rtol=1e-4, atol=1e-4):
+                return f"{name}, of pixels from 0 to {most}"
+    return None
