@@ -110,6 +110,7 @@ def inspect(
             "inside": [network.to_dict() for network in checkpoint.inside],
             "taken_by": checkpoint.taken_by,
             "left_out": [group.path for group in checkpoint.left if group.kind != COUNTER],
+            "refused": [{"path": one.path, "why": one.why} for one in checkpoint.refused],
             "doubts": [*checkpoint.doubts, *([checkpoint.assumes] if checkpoint.assumes else [])],
         },
     )

@@ -71,6 +71,8 @@ def _lines(
             yield "the same", f"{', '.join(network.twins)}, value by value"
     foreign = [group for group in c.left if group.kind == OTHER]
     by_itself = [group for group in c.left if group.kind not in (OTHER, COUNTER)]
+    for refusal in c.refused:
+        yield "nearly", f"{refusal.path}: {refusal.why}" if refusal.path else refusal.why
     if foreign:
         yield "no ResNet", f"{groups_text(foreign)}; --leave-out says that they may be left"
     if by_itself:

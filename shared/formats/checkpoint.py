@@ -43,6 +43,7 @@ from shared.recognition.find import Survey
 from shared.recognition.find import survey as survey_of
 from shared.recognition.leftovers import COUNTER as COUNTERS
 from shared.recognition.leftovers import OTHER, Group
+from shared.recognition.network import Refusal
 from shared.recognition.strangers import Word
 from shared.weights.canonical import Weights
 
@@ -64,6 +65,7 @@ class Checkpoint(Identified):
     taken_by: str = "the only one"  # the rule by which this one is opened
     left: tuple[Group, ...] = ()  # what belongs to none
     left_out: tuple[str, ...] = ()  # tensors of those that the caller says may be left
+    refused: tuple[Refusal, ...] = ()  # what is nearly a network
     doubts: tuple[str, ...] = ()  # of how tensors were told apart
     assumes: str = ""  # of the code behind names that no format has
 
@@ -233,7 +235,14 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
             raise _stranger(path, archive, names, word.text)
         nearest_formats = [max(read, key=lambda r: r.known).format] if read else formats
         raise no_resnet(path, archive, names, nearest_formats)
-    return _read_whole(path, archive, wanted, statements, [r for r in read if r.known == best])
+    try:
+        return _read_whole(path, archive, wanted, statements, [r for r in read if r.known == best])
+    except RosettaError as error:
+        if best == len(names) and not getattr(error, "problems", ()):
+            word = survey_of(archive.entries).word
+        if best == len(names) and word is not None and word.known:
+            raise _stranger(path, archive, names, word.text) from None
+        raise
 
 
 def _stranger(path: Path, archive: Archive, names: Sequence[str], word: str) -> RosettaError:
@@ -302,6 +311,7 @@ def _opened(
         inside=inside(survey, network if decided else None),
         left=tuple(survey.left),
         left_out=tuple(left),
+        refused=tuple(survey.refused),
         doubts=(*survey.doubts, *network.doubts),
         assumes=network.assumes,
         taken_by="--take" if wanted.take is not None else survey.why,

@@ -68,6 +68,12 @@ def pick(path: Path, found: Survey, take: str | None, *, anyone: bool) -> Networ
         meant = found.at(take)
         if len(meant) == 1:
             return meant[0]
+        for refusal in found.refused:
+            if refusal.path == take and not meant:
+                raise CheckpointError(
+                    f"{path}: at {shown(take)} is no ResNet that is known: {refusal.why}; networks "
+                    f"are at {places}"
+                )
         raise CheckpointError(
             f"{path}: --take {shown(take)} means {len(meant)} of its networks; they are at {places}"
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared.architecture.ops import Shape
 from shared.architecture.plan import make_plan
@@ -86,6 +86,15 @@ class Resolved:
     changes: Mapping[str, Any]  # of it
 
 
+class Mismatch(NamedTuple):
+    """Why no plan has just these tensors: the first in which the nearest one differs."""
+
+    why: str
+    tensor: str | None = None  # canonical
+    found: Shape | None = None
+    expected: Shape | None = None
+
+
 def dialect_of(names: Iterable[str], *, last: bool) -> Dialect | None:
     """Whose names these are; `last`: kernels have their channels last."""
     for name in names:
@@ -101,19 +110,19 @@ def resolve(
     *,
     pre: bool,
     dialect: Dialect | None = None,
-) -> Resolved | str:
+) -> Resolved | Mismatch:
     """The spec of canonical tensors, or why there is none.
 
     `changes` of the conventions; `pre`: its units are pre-activation ones.
     """
     whole: list[Resolved] = []
-    why = "no plan has just these tensors"
+    why = Mismatch("no plan has just these tensors")
     for name, spec, made in _specs(shapes, changes, pre, dialect):
         try:
             inferred = infer_spec(shapes, spec)
             expected = make_plan(inferred).tensors
         except (CheckpointError, SpecError) as error:
-            why = str(error)
+            why = Mismatch(str(error))
             continue
         if expected != dict(shapes):
             why = _difference(expected, shapes)
@@ -156,11 +165,7 @@ def _specs(
             continue
 
 
-def _difference(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> str:
+def _difference(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> Mismatch:
     """The first tensor in which a plan and a file differ."""
-    for name in (*expected, *found):
-        ours, theirs = expected.get(name), found.get(name)
-        if ours != theirs:
-            told = [str(list(s)) if s is not None else "none" for s in (theirs, ours)]
-            return f"{name} has shape {told[0]}, expected {told[1]}"
-    return ""
+    name = next(name for name in (*expected, *found) if expected.get(name) != found.get(name))
+    return Mismatch("another tensor", name, found.get(name), expected.get(name))

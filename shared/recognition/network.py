@@ -12,7 +12,7 @@ from shared.architecture.ops import Shape
 from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.naming.schemes import Format, Scheme
-from shared.recognition.conventions import dialect_of, resolve
+from shared.recognition.conventions import Mismatch, dialect_of, resolve
 from shared.recognition.heads import find_head
 from shared.recognition.layers import LAYOUTS, WEIGHT, Layer, Tensor, layout_of, oriented
 from shared.recognition.named import Named, blocks_of, canonical_shape, inside
@@ -119,18 +119,20 @@ def from_structure(
     scope, own, names = structure.scope, set(structure.layers.values()), structure.names()
     near = [la for la in layers if la not in own and la.parts[: len(scope)] == scope]
     around = [*names.values(), *(name for la in near for name in la.names.values())]
-    within = [name for la in _intruders(structure, near) for name in la.names.values()]
+    within = [name for la in _inside_blocks(structure, near) for name in la.names.values()]
+    among = [name for la in _among_blocks(structure, near) for name in la.names.values()]
     path = path_of(names)
-    word = word_for(within, shapes) or word_for(around, shapes, surrounding=True)
+    word = word_for(within, shapes) or word_for(among, shapes, by_names=True)
+    word = word or word_for(around, shapes, surrounding=True)
     if word or (word := not_floats(names, tensors)):
         return Refusal(path, word, True)
-    if within:
-        return Refusal(path, f"{within[0]} is inside its stem or stages, and part of no block")
+    if more := [*within, *among]:
+        return Refusal(path, f"{more[0]} is inside its stem or stages, and part of no block")
     dialect = dialect_of(names.values(), last=structure.layout.name == "HWIO")
     canonical = structure.shapes()
     resolved = resolve(canonical, changes, pre=structure.pre, dialect=dialect)
-    if isinstance(resolved, str):
-        return Refusal(path, resolved)
+    if isinstance(resolved, Mismatch):
+        return Refusal(path, _told(resolved, names))
     return Network(
         path=path,
         scope=scope,
@@ -146,12 +148,36 @@ def from_structure(
     )
 
 
-def _intruders(structure: Structure, near: Sequence[Layer]) -> list[Layer]:
-    """Layers inside blocks or beside the stem's; and those among blocks: in a part that is called
-    like one with blocks, and has several convolutions.
-    """
+def _told(mismatch: Mismatch, names: Mapping[str, str]) -> str:
+    """A tensor that no plan has, or has otherwise, in the file's own names."""
+    own, found, expected = mismatch.tensor, mismatch.found, mismatch.expected
+    if own is None:
+        return mismatch.why
+    if found is None:
+        block = own.rpartition(".")[0].rpartition(".")[0]
+        beside = next((name for key, name in names.items() if key.startswith(f"{block}.")), None)
+        where = f", beside {beside}" if beside else ""
+        return f"there is no {own} {list(expected or ())}{where}"
+    if expected is None:
+        return f"{names[own]}, by its place {own}, is more than any network here has"
+    return f"{names[own]} has shape {list(found)}, expected {list(expected)} for {own}"
+
+
+def _inside_blocks(structure: Structure, near: Sequence[Layer]) -> list[Layer]:
+    """Layers inside blocks, or beside the stem's."""
     stem = {la.parts[:-1] for own, la in structure.layers.items() if own.startswith("stem.conv")}
     stem = {parts for parts in stem if len(parts) > len(structure.scope)}
+    blocks = set(structure.blocks)
+    return [
+        la
+        for la in near
+        if any(la.words[:length] in blocks for length in range(1, len(la.words) + 1))
+        or any(la.parts[: len(parts)] == parts for parts in stem)
+    ]
+
+
+def _among_blocks(structure: Structure, near: Sequence[Layer]) -> list[Layer]:
+    """Layers in a part that is called like one with blocks, and has several convolutions."""
     depth = len(words_of(structure.scope))
     blocks = set(structure.blocks)
     stages = {pattern_of(path[depth : depth + 1]) for path in blocks if len(path) > depth}
@@ -162,9 +188,7 @@ def _intruders(structure: Structure, near: Sequence[Layer]) -> list[Layer]:
     return [
         la
         for la in near
-        if any(la.words[:length] in blocks for length in range(1, len(la.words) + 1))
-        or any(la.parts[: len(parts)] == parts for parts in stem)
-        or (pattern_of(la.words[depth : depth + 1]) in stages and convs[la.words[: depth + 1]] > 1)
+        if pattern_of(la.words[depth : depth + 1]) in stages and convs[la.words[: depth + 1]] > 1
     ]
 
 

@@ -121,18 +121,22 @@ OTHERS = (
 
 
 def word_for(
-    names: Iterable[str], shapes: Mapping[str, Shape], *, surrounding: bool = False
+    names: Iterable[str],
+    shapes: Mapping[str, Shape],
+    *,
+    surrounding: bool = False,
+    by_names: bool = False,
 ) -> str | None:
     """What the names are of, beside a ResNet's own; with the first of them.
 
-    `surrounding`: names around blocks, not inside.
+    `surrounding`: names around blocks, not inside. `by_names`: whatever the shapes are like.
     """
     names = list(names)
     if surrounding:
         return _first(AROUND, names)
     if found := _of_odd_kernels(names, shapes) or _first(INSIDE, names):
         return found
-    small = _small(names, shapes)
+    small = [] if by_names else _small(names, shapes)
     return f"squeeze-and-excitation or another attention, as {small[0]}" if small else None
 
 
@@ -203,14 +207,16 @@ def explain(
         return found
     if all(layer.kind != "conv" for layer in layers):
         return Word("it has no convolutions", True)
-    if _without_norms(layers):
+    if any(layer.kind == "norm" for layer in layers):
+        word = refused[0].text if refused else _by_shapes(layers)
+        return Word(word, False) if word else None
+    if _all_biased(layers):
         return Word(
             "it has no norms, but a bias at every convolution: plain convolutions (as VGG), or "
             "batch norms that were folded into them, which cannot be undone",
             True,
         )
-    word = refused[0].text if refused else _by_shapes(layers)
-    return Word(word, False) if word else None
+    return Word("it has no norms behind its convolutions, as every ResNet here has", True)
 
 
 def _marked(
@@ -248,10 +254,8 @@ def _depthwise(layers: Sequence[Layer]) -> str | None:
     return f"depthwise convolutions, which {word}, as {deep[0].names[WEIGHT]}"
 
 
-def _without_norms(layers: Sequence[Layer]) -> bool:
-    """Whether every convolution has a bias, and there is not one norm."""
-    biased = all(BIAS in layer.shapes for layer in layers if layer.kind == "conv")
-    return biased and not any(layer.kind == "norm" for layer in layers)
+def _all_biased(layers: Sequence[Layer]) -> bool:
+    return all(BIAS in layer.shapes for layer in layers if layer.kind == "conv")
 
 
 def _by_shapes(layers: Sequence[Layer]) -> str | None:
