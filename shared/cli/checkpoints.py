@@ -291,6 +291,11 @@ def predict(
     checkpoint = open_checkpoint(
         weights, None, preset, parse_settings(settings), take=take, leave_out=leave_out or ()
     )
+    if preprocessing is None and (itself := checkpoint.prepared):
+        raise SpecError(
+            f"{weights}: its model prepares the images itself, by {', '.join(itself)}; say "
+            f"--preprocessing: one of {', '.join(PREPROCESSING)}"
+        )
     how = preprocessing or checkpoint.preprocessing
     if how not in PREPROCESSING:
         raise SpecError(

@@ -15,6 +15,7 @@ from shared.cli.tables import Column, Table, printable, shape
 from shared.formats.containers.registry import CONTAINERS
 from shared.formats.contents import groups_text
 from shared.naming.infer import differences
+from shared.naming.nearest_preset import first
 from shared.recognition.leftovers import COUNTER, OTHER
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ def _lines(
         yield "no ResNet", f"{groups_text(foreign)}; --leave-out says that they may be left"
     if by_itself:
         yield "left out", groups_text(by_itself)
-    if any("normali" in group.path for group in foreign):
-        yield "", "it normalises its images itself: the ResNet alone wants them normalised"
+    if c.normalisers:
+        yield "", f"it normalises its images itself, with {first(c.normalisers)}"
+        yield "", "the ResNet alone wants them normalised"
     for doubt in c.doubts:
         yield "doubt", doubt
     if c.assumes:

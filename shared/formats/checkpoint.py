@@ -6,6 +6,7 @@ No model is built to read one.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ from shared.formats.sources import FetchedFile, fetch
 from shared.formats.values import ValueCheck
 from shared.naming.infer import NOT_INFERABLE, candidates
 from shared.naming.names import COUNTER, plan_of
-from shared.naming.nearest_preset import Nearest, by_names, by_shapes
+from shared.naming.nearest_preset import Nearest, by_names, by_shapes, first
 from shared.naming.schemes import FORMATS, Format
 from shared.recognition.find import Survey
 from shared.recognition.find import survey as survey_of
@@ -48,6 +49,8 @@ from shared.recognition.strangers import Word
 from shared.weights.canonical import Weights
 
 MANY = 1 << 30
+# `normalizer.new_mean`, `0.std`, `pixel_mean`, `mean_rgb`
+NORMALISER = re.compile(r"(^|[./_])(mean|std|stddev|var|variance)(_rgb)?(:0)?$")
 WHOLE = 0.5  # a file of whose names a scheme knows fewer is not that scheme's
 
 
@@ -102,7 +105,29 @@ class Checkpoint(Identified):
             said.append(f"left out, as they belong to no ResNet: {groups_text(foreign)}")
         if by_itself:
             said.append(f"left out, as no output depends on them: {groups_text(by_itself)}")
+        if self.normalisers:
+            said.append(
+                f"the file's model normalises its images itself, with {first(self.normalisers)}: "
+                "the ResNet alone wants them normalised"
+            )
+        if self.prepared:
+            said.append(f"the file's model prepares its images itself: {', '.join(self.prepared)}")
         return (*said, *self.doubts, *([self.assumes] if self.assumes else []))
+
+    @property
+    def normalisers(self) -> list[str]:
+        """Tensors, beside the network, of a mean or a deviation for each channel of the images."""
+        return [
+            name
+            for group in self.left
+            for name in group.names
+            if NORMALISER.search(name) and self.archive.entries[name].size == self.spec.in_channels
+        ]
+
+    @property
+    def prepared(self) -> tuple[str, ...]:
+        """The layers that prepare the images in the file's own model; the network has none."""
+        return tuple(layer for told in self.told for layer in told.prepared)
 
     @property
     def surroundings(self) -> tuple[str, ...]:
@@ -238,7 +263,8 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
     try:
         return _read_whole(path, archive, wanted, statements, [r for r in read if r.known == best])
     except RosettaError as error:
-        if best == len(names) and not getattr(error, "problems", ()):
+        integers = any(e.dtype.kind in "iu" and len(e.shape) == 4 for e in archive.entries.values())
+        if best == len(names) and (integers or not getattr(error, "problems", ())):
             word = survey_of(archive.entries).word
         if best == len(names) and word is not None and word.known:
             raise _stranger(path, archive, names, word.text) from None
@@ -294,6 +320,8 @@ def _opened(
     reading = reading_of(network)
     if wanted.format not in (None, reading.format.name):
         return None
+    if len(survey.networks) > 1 or any(group.kind == OTHER for group in survey.left):
+        statements = Statements(archive, part=True)
     left = left_out(path, survey.left, ("*",) if wanted.look else wanted.leave_out)
     turned = canonical_archive(archive, network)
     found = attempt(path, turned, reading, wanted, statements, hints=True)

@@ -106,7 +106,7 @@ def _departures(net: Network, plan: Plan, names: Mapping[str, str]) -> Iterator[
                 theirs, ours = net.title(step.sources[0]), node.inputs[0]
                 ours = net.title(sources[0]) if sources[0] >= 0 else ours
                 yield Departure(step.layer, "input", theirs, ours)
-    if values[last] != net.output:
+    if values[last] != net.output and not net.part:
         yield Departure(None, "output_layers", net.title(net.output), last)
 
 

@@ -18,6 +18,28 @@ from shared.formats.containers.spans import shown
 MAX_LAYERS = 1 << 14  # ResNet-1202 has 5,000
 MAX_NESTING = 8  # models in models
 MODELS = ("Functional", "Sequential", "Model")
+# What may stand between a file's images and a network, and has no weights that count here. Keras 3
+# writes operators on symbolic tensors (`keras.applications`' preprocess_input) under their names.
+PREPARATIONS = frozenset(
+    (
+        "Rescaling",
+        "Normalization",
+        "Resizing",
+        "CenterCrop",
+        "Cast",
+        "GetItem",
+        "Stack",
+        "Flip",
+        "TrueDivide",
+        "Divide",
+        "Multiply",
+        "Subtract",
+        "Add",
+        "TFOpLambda",
+        "SlicingOpLambda",
+    )
+)
+RANDOM = re.compile(r"Random[A-Z]\w*|RandAugment|MixUp|CutMix|AugMix|GaussianNoise")
 INPUT = ""  # the key of the images; no layer has an empty name
 
 
@@ -68,9 +90,18 @@ def is_model(value: Any) -> bool:
     return isinstance(config, Mapping) and isinstance(config.get("layers"), list)
 
 
-def read_layers(model: Mapping[str, Any]) -> Layers:
-    """The layers of a model's configuration. Raises `CheckpointError` for what is no such thing."""
-    reader = _Reader()
+def prepares(kind: str) -> bool:
+    """Whether layers of this class prepare images, where they read these."""
+    return kind in PREPARATIONS or RANDOM.fullmatch(kind) is not None
+
+
+def read_layers(model: Mapping[str, Any], *, part: bool = False) -> Layers:
+    """The layers of a model's configuration. Raises `CheckpointError` for what is no such thing.
+
+    `part`: the model may be more than a network: have several inputs and outputs, and call a layer
+    several times, of which the first is read.
+    """
+    reader = _Reader(part)
     output = reader.model(model, "", None, MAX_NESTING)
     table = {
         key: layer._replace(inputs=tuple(reader.resolved(name) for name in layer.inputs))
@@ -103,7 +134,8 @@ def counter_names(model: Mapping[str, Any], scope: str = "") -> dict[str, str]:
 class _Reader:
     """Collects layers; `aliases` are models and inputs, which stand for another layer's output."""
 
-    def __init__(self) -> None:
+    def __init__(self, part: bool) -> None:
+        self.part = part
         self.table: dict[str, Layer] = {}
         self.aliases: dict[str, str] = {}
         self.input_shape: tuple[int | None, ...] | None = None
@@ -145,7 +177,11 @@ class _Reader:
             if kind == "InputLayer":
                 self.aliases[key] = self._input(config, name, sources)
             else:
-                inputs = last if chain else tuple(scope + n for n in _inbound(item, name, kind))
+                inputs = (
+                    last
+                    if chain
+                    else tuple(scope + n for n in _inbound(item, name, kind, self.part))
+                )
                 if is_model(item):
                     self.aliases[key] = self.model(item, f"{key}/", inputs, nesting - 1)
                 else:
@@ -153,11 +189,14 @@ class _Reader:
             last = (key,)
         if chain:
             return last[0] if last else INPUT
-        return scope + _one_name(config.get("output_layers"), "output_layers")
+        outputs = config.get("output_layers")
+        if self.part and isinstance(outputs, list) and len(outputs) > 1:
+            return last[0] if last else INPUT
+        return scope + _one_name(outputs, "output_layers")
 
     def _input(self, config: Any, name: str, sources: Sequence[str] | None) -> str:
         """What an input layer stands for."""
-        if isinstance(config, Mapping) and "input_layers" in config:
+        if isinstance(config, Mapping) and "input_layers" in config and not self.part:
             only = _one_name(config["input_layers"], "input_layers")
             if only != name:
                 raise CheckpointError(f"the input {shown(name)} is not among its input_layers")
@@ -186,17 +225,17 @@ def _parts(item: Any) -> tuple[str, str, Mapping[str, Any]]:
     return name, kind, config if isinstance(config, Mapping) else {}
 
 
-def _inbound(item: Mapping[str, Any], name: str, kind: str) -> list[str]:
-    """The names of the layers that a layer reads."""
+def _inbound(item: Mapping[str, Any], name: str, kind: str, part: bool) -> list[str]:
+    """The names of the layers that a layer reads; in its first call, if there may be several."""
     nodes = item.get("inbound_nodes")
-    if not isinstance(nodes, list) or len(nodes) != 1:
+    if not isinstance(nodes, list) or not nodes or (len(nodes) > 1 and not part):
         count = len(nodes) if isinstance(nodes, list) else 0
         raise CheckpointError(f"the layer {shown(name)} is called {count} times; 1 is possible")
     found: list[str] = []
     for source, options in _calls(nodes[0]):
         if source is not None:
             found.append(source)
-        if options.get("training"):
+        if options.get("training") and not RANDOM.fullmatch(kind):  # which flip in training alone
             raise Layer(name, kind, {}, ()).refused(
                 "training", options["training"], "only networks that infer by default are read"
             )

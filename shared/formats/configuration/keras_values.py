@@ -8,11 +8,11 @@ refused with the key, the layer and the value.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from shared.errors import CheckpointError
-from shared.formats.configuration.keras_layers import INPUT, Layer, Layers
+from shared.formats.configuration.keras_layers import INPUT, Layer, Layers, prepares
 from shared.formats.containers.spans import shown
 
 Facts = Mapping[str, Any]
@@ -34,7 +34,10 @@ class Step(NamedTuple):
 class Network:
     """The values of a network, numbered; what is computed twice alike has one number."""
 
-    def __init__(self, layers: Layers):
+    def __init__(self, layers: Layers, *, part: bool = False):
+        """`part`: of something bigger, whose other layers may be any."""
+        self.part = part
+        self.preparation: list[Layer] = []  # what stands between the file's images and the network
         self.steps: list[Step] = [Step("input", {}, (), None)]
         self.weighted: dict[str, int] = {}  # by the layer's name
         self.plain: dict[tuple[str, tuple[int, ...]], list[int]] = {}  # by family and sources
@@ -43,9 +46,15 @@ class Network:
         self._formats: set[str] = set()
         self._axes: list[tuple[Layer, int]] = []
         numbers = {INPUT: 0}
-        for key in _in_order(layers):
+        for key in _in_order(layers, [*layers.table] if part else []):
             layer = layers.table[key]
-            numbers[key] = self._read(layer, tuple(numbers[name] for name in layer.inputs))
+            sources = tuple(numbers[name] for name in layer.inputs)
+            try:
+                numbers[key] = self._read(layer, sources)
+            except CheckpointError:
+                if not part:
+                    raise
+                numbers[key] = self._other(layer, sources)
         self.output = numbers[layers.output]
         if self.steps[self.output].family == "softmax":
             self.head_activation, self.output = "softmax", self.steps[self.output].sources[0]
@@ -68,7 +77,16 @@ class Network:
         known.append(len(self.steps) - 1)
         return known[-1]
 
+    def _other(self, layer: Layer, sources: tuple[int, ...]) -> int:
+        """The number of the value of a layer that no network here has."""
+        self.steps.append(Step("other", {"class_name": layer.kind}, sources, layer))
+        return len(self.steps) - 1
+
     def _read(self, layer: Layer, sources: tuple[int, ...]) -> int:
+        addition = layer.kind == "Add" and len(sources) == 2  # of the images to themselves
+        if set(sources) == {0} and prepares(layer.kind) and not addition:
+            self.preparation.append(layer)
+            return 0
         reader = _READERS.get(layer.kind)
         if reader is None:
             instead = "no ResNet here has such a layer"
@@ -94,6 +112,9 @@ class Network:
 
     def _image_shape(self, shape: tuple[int | None, ...] | None) -> tuple[int | None, ...] | None:
         """(height, width, channels), as far as they are fixed."""
+        sized = ("Resizing", "CenterCrop", "RandomCrop")
+        if any(layer.kind in sized for layer in self.preparation):
+            return None
         if shape is None or len(shape) != 3:
             return None
         return (*shape[1:], shape[0]) if self._formats == {"channels_first"} else shape
@@ -141,11 +162,11 @@ class Network:
         return self.add(name, {}, (value,), layer)
 
 
-def _in_order(layers: Layers) -> list[str]:
-    """The keys of all layers that the output needs, sources first."""
+def _in_order(layers: Layers, more: Sequence[str]) -> list[str]:
+    """The keys of all layers that the output needs, and of more, sources first."""
     order: list[str] = []
     state: dict[str, bool] = {}  # whether it is done
-    pending = [layers.output]
+    pending = [*more, layers.output]
     while pending:
         key = pending[-1]
         if key == INPUT or state.get(key):

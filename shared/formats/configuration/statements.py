@@ -18,6 +18,7 @@ from shared.formats.configuration.keras_layers import (
     counter_names,
     is_model,
     read_layers,
+    shown_kind,
     shown_value,
 )
 from shared.formats.configuration.keras_values import Network
@@ -57,8 +58,9 @@ def with_layer_names(archive: Archive) -> Archive:
 class Statements:
     """What an archive says, read when it is asked for."""
 
-    def __init__(self, archive: Archive):
-        self._archive = archive
+    def __init__(self, archive: Archive, *, part: bool = False):
+        """`part`: the network is one part of what the archive holds."""
+        self._archive, self._part = archive, part
         self._source = f"its {archive.configuration.where}" if archive.configuration else ""
 
     @functools.cached_property
@@ -107,7 +109,8 @@ class Statements:
             return None
         if not is_model(configuration.value):
             return None
-        return Network(read_layers(configuration.value))
+        layers = read_layers(configuration.value, part=self._part)
+        return Network(layers, part=self._part)
 
     def late(
         self, spec: ResNetSpec, names: Mapping[str, str], make: Make | None, whose: str
@@ -153,7 +156,11 @@ class Statements:
             raise CheckpointError(
                 f"images of {shape[2]} channels; by the tensors they have {spec.in_channels}"
             )
-        surroundings = [f"the layer {shown(name)} (dropout)" for name in network.dropout]
+        prepared = [
+            f"the layer {shown(layer.name)} ({shown_kind(layer)})" for layer in network.preparation
+        ]
+        surroundings = [f"{layer} before the network" for layer in prepared]
+        surroundings += [f"the layer {shown(name)} (dropout)" for name in network.dropout]
         if network.head_activation:
             surroundings.append(f"{network.head_activation} behind the classifier")
         fields: dict[str, Any] = all_fields(spec)
@@ -165,5 +172,6 @@ class Statements:
             fields=fields,
             spec=spec if make else None,
             image_size=shape[0] if shape[0] == shape[1] else None,
+            prepared=tuple(prepared),
             surroundings=tuple(surroundings),
         )

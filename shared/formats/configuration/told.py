@@ -38,6 +38,7 @@ class Told:
     preset: str | None = None
     image_size: int | None = None
     preprocessing: str | None = None  # a key of PREPROCESSING
+    prepared: tuple[str, ...] = ()  # layers that prepare the images, before the network
     surroundings: tuple[str, ...] = ()  # what stands around the network, and other remarks
     check: Callable[[ResNetSpec], str | None] = no_objection
     binding: bool = True  # a label is not: the caller may know better

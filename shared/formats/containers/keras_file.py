@@ -45,6 +45,7 @@ _MODULES = (
     "keras.optimizers.schedules",
     "keras.losses",
     "keras.metrics",
+    "keras.src.ops.numpy",  # operators on symbolic tensors
     "keras.src.models.functional",
     "keras.src.models.sequential",
     *(

@@ -19,7 +19,7 @@ from shared.errors import RosettaError
 from shared.formats.attempt import Wanted
 from shared.formats.checkpoint import identify
 from shared.formats.configuration.keras_layers import MAX_LAYERS
-from shared.formats.containers.archive import Archive, Configuration
+from shared.formats.containers.archive import Archive, Configuration, Entry
 from shared.naming.infer import differences
 from tests.formats.configuration.keras_models import (
     Config,
@@ -228,8 +228,10 @@ REFUSED: dict[str, tuple[int, Edit, str]] = {
                  "keepdims = True in the layer 'avg_pool' (GlobalAveragePooling2D)"),
     "class": (1, class_of("conv2_block1_add", "Multiply"),
               "class_name = 'Multiply' in the layer 'conv2_block1_add' (Multiply)"),
-    "rescaling": (1, before("conv1_pad", "Rescaling", scale=0.1),
-                  "class_name = 'Rescaling' in the layer 'conv1_pad_Rescaling' (Rescaling)"),
+    "rescaling": (1, before("conv1_bn", "Rescaling", scale=0.1),
+                  "class_name = 'Rescaling' in the layer 'conv1_bn_Rescaling' (Rescaling)"),
+    "of-the-images": (1, before("conv1_pad", "SpaceToDepth"),
+                      "class_name = 'SpaceToDepth' in the layer 'conv1_pad_SpaceToDepth'"),
     "training": (1, call_with("conv1_bn", training=True),
                  "training = True in the layer 'conv1_bn'"),
     "no-relu": (1, without("conv2_block1_1_relu"),
@@ -262,6 +264,87 @@ def test_what_no_spec_says_is_refused(version: int, edit: Edit, says: str) -> No
     assert says in message
     assert message.isprintable()
     assert len(message) < 300
+
+
+@pytest.mark.parametrize(
+    ("kind", "own", "call"),
+    [
+        ("Rescaling", {"scale": 0.1}, {}),
+        ("Normalization", {}, {}),
+        ("RandomFlip", {}, {"training": True}),  # as Keras writes it, though it flips in training
+        ("TrueDivide", {}, {}),
+        ("GetItem", {}, {}),
+        ("TFOpLambda", {"function": "math.truediv"}, {}),
+    ],
+)
+def test_what_prepares_the_images_stands_around_the_network(
+    kind: str, own: dict[str, Any], call: dict[str, Any]
+) -> None:
+    plain = small_config()
+    name = f"conv1_pad_{kind}"
+    config = edited(plain, before("conv1_pad", kind, **own), call_with(name, **call))
+    found = read(config, entries_of(plain))
+    assert found.spec == read(plain, entries_of(plain)).spec
+    assert found.prepared == (f"the layer '{name}' ({kind})",)
+    assert f"the layer '{name}' ({kind}) before the network" in found.surroundings
+    assert any("prepares its images itself" in remark for remark in found.remarks)
+
+
+def test_the_size_of_images_that_are_resized_is_not_told() -> None:
+    plain = small_config()
+    entries = entries_of(plain)
+    assert read(plain, entries).told[-1].image_size == 64
+    resized = edited(plain, before("conv1_pad", "Resizing", height=32, width=32))
+    assert read(resized, entries).told[-1].image_size is None
+
+
+def more(config: Config) -> Config:
+    """Behind the features: a layer of nobody's, two dense layers with a ReLU, two outputs."""
+    config = edited(config)
+    inner, last = config["config"], config["config"]["output_layers"][0]
+    for name, kind, source in (
+        ("strange", "Attention", last),
+        ("dense_a", "Dense", "strange"),
+        ("dense_b", "Dense", "dense_a"),
+    ):
+        tensor = {"class_name": "__keras_tensor__", "config": {"keras_history": [source, 0, 0]}}
+        inner["layers"].append(
+            {
+                "class_name": kind,
+                "name": name,
+                "config": {"name": name, "units": 3, "activation": "relu"},
+                "inbound_nodes": [{"args": [tensor], "kwargs": {}}],
+            }
+        )
+    inner["output_layers"] = [["dense_a", 0, 0], ["dense_b", 0, 0]]
+    return config
+
+
+HEADS = {
+    f"{name}/{leaf}": Entry.of(np.ones(shape, np.float32))
+    for name, inputs in (("dense_a", 64), ("dense_b", 3))
+    for leaf, shape in (("kernel", (inputs, 3)), ("bias", (3,)))
+}
+
+
+def test_a_network_that_is_part_of_a_model() -> None:
+    plain = small_config(classes=0)
+    entries = entries_of(plain)
+    with pytest.raises(CheckpointError, match=r"4 tensors belong to no ResNet.*dense_a.*dense_b"):
+        read(more(plain), entries | HEADS)
+    found = read(more(plain), entries | HEADS, leave_out=("dense_*",))
+    assert found.spec == read(plain, entries).spec.replace(**{"head.pool": "avg"})
+    assert found.assumed == {}
+
+
+def test_the_configuration_of_a_part_is_believed_and_has_to_fit() -> None:
+    plain = small_config(classes=0)
+    entries = entries_of(plain) | HEADS
+    other = edited(more(plain), settings("BatchNormalization", epsilon=0.01))
+    assert read(other, entries, leave_out=("*",)).spec.norm.eps == 0.01
+    other = edited(more(plain), reads("conv2_block2_1_conv", "conv2_block1_add"))
+    with pytest.raises(CheckpointError, match="input = 'conv2_block1_add'"):
+        read(other, entries, leave_out=("*",))
 
 
 def test_another_preset_than_the_configurations_is_refused() -> None:
