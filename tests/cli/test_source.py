@@ -35,7 +35,15 @@ def test_into_a_file(rosetta: Rosetta, tmp_path: Path) -> None:
         (["resnet19", "--framework", "torch"], "unknown preset 'resnet19'"),
         (["resnet18"], "--framework"),
         (
-            "resnet18 --framework torch --set weight_std_eps=1e-8 --set block.padding=same".split(),
+            [
+                "resnet18",
+                "--framework",
+                "torch",
+                "--set",
+                "weight_std_eps=1e-8",
+                "--set",
+                "block.padding=same",
+            ],
             "weight_std_eps together with SAME padding",
         ),
         (["resnet18", "--framework", "torch", "-o", "/nowhere/a.py"], "/nowhere"),

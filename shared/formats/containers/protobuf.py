@@ -12,10 +12,12 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
+
 from shared.formats.containers import spans
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-MAX_FIELDS = 1 << 20  # of a file
+MAX_FIELDS = 1 << 19  # of a file
 _WINDOW = 1 << 16
 _MAX_VARINT = 10  # bytes
 
@@ -33,6 +35,11 @@ class Field(NamedTuple):
     def signed(self) -> int:
         """The value as an int64."""
         return self.value - (1 << 64) if self.value >> 63 else self.value
+
+    @property
+    def single_precision(self) -> float:
+        """The value of a fixed number as a float32."""
+        return float(struct.unpack("<f", (self.value & 0xFFFFFFFF).to_bytes(4, "little"))[0])
 
 
 class Source:
@@ -144,3 +151,19 @@ class Source:
                 raise self.fail(f"the field {field.number} before byte {field.end} is there twice")
             found[field.number] = field
         return found
+
+
+def varints(data: np.ndarray, count: int) -> np.ndarray | None:
+    """The numbers, uint64, of uint8 bytes that are `count` packed varints; None if they are not."""
+    ends = np.flatnonzero(data < 0x80)
+    if len(ends) != count or (len(data) and (not count or ends[-1] != len(data) - 1)):
+        return None
+    starts = np.concatenate(([0], ends[:-1] + 1)) if count else ends
+    if count and (ends - starts).max() >= _MAX_VARINT:
+        return None
+    numbers = np.zeros(count, np.uint64)
+    for byte in range(_MAX_VARINT):
+        there = starts + byte <= ends
+        part = data[(starts + byte)[there]].astype(np.uint64) & np.uint64(0x7F)
+        numbers[there] |= part << np.uint64(7 * byte)
+    return numbers

@@ -98,6 +98,7 @@ CONTAINERS: dict[str, Container] = {
         Container("huggingface", "Hugging Face folder", "huggingface_folder", (), folder=True),
         _read_only("pickle", "pickle of arrays", "pickle_file", (".pkl", ".pickle", ".p")),
         _read_only("npy", "NumPy npy", "pickle_file", (".npy",), reader="read_npy"),
+        _read_only("onnx", "ONNX", "onnx.file", (".onnx",)),
         _read_only("tf-checkpoint", "TensorFlow checkpoint", "tensorflow.checkpoint", (".index",)),
         _read_only(
             "saved-model",
@@ -211,7 +212,7 @@ def _by_content(path: Path, start: bytes) -> str | None:
     named = by_suffix(path)
     if pickle_file.is_pickle(start) and (named is None or named.name in ("torch", "pickle")):
         return "pickle"
-    if named is not None and named.name in ("torch", "safetensors", "msgpack", "pickle"):
+    if named is not None and named.name in ("torch", "safetensors", "msgpack", "pickle", "onnx"):
         return named.name  # no magic of their own that tells more than their readers do
     if len(start) > 8 and start[8:9] == b"{":
         return "safetensors"

@@ -17,7 +17,7 @@ from shared.architecture.ops import Shape
 from shared.errors import CheckpointError
 from shared.formats.containers import spans
 from shared.formats.containers.archive import MAX_TENSORS, Archive, Entry
-from shared.formats.containers.protobuf import BYTES, Field, Source
+from shared.formats.containers.protobuf import BYTES, Field, Source, varints
 from shared.formats.containers.tensorflow import leveldb_table
 from shared.formats.containers.tensorflow.leveldb_table import Block
 from shared.formats.containers.tensorflow.types import QUANTISED, STRING, dtype_of, shape_of
@@ -170,17 +170,9 @@ def _varints(
     if field.kind != BYTES and field is not _NONE:
         raise wrong("are not packed")
     data = np.frombuffer(source.take(field.start, field.end - field.start), np.uint8)
-    ends = np.flatnonzero(data < 0x80)
-    if len(ends) != count or (len(data) and (not count or ends[-1] != len(data) - 1)):
-        raise wrong(f"are {len(ends)} numbers, expected {count}")
-    starts = np.concatenate(([0], ends[:-1] + 1)) if count else ends
-    if count and (ends - starts).max() > 9:
-        raise wrong("have a number that does not end")
-    numbers = np.zeros(count, np.uint64)
-    for byte in range(10):
-        there = starts + byte <= ends
-        part = data[(starts + byte)[there]].astype(np.uint64) & np.uint64(0x7F)
-        numbers[there] |= part << np.uint64(min(7 * byte, 63))
+    numbers = varints(data, count)
+    if numbers is None:
+        raise wrong(f"are not {count} numbers")
     if dtype.name in ("float16", "bfloat16"):
         return numbers.astype(np.uint16).view(dtype).reshape(shape)
     if dtype == np.bool_:
