@@ -45,9 +45,7 @@ def details(found: Diagnosis, seconds: float) -> list[str]:
     for i, cause in enumerate(causes):
         lines += _cause("cause     " if not i else "and       ", cause)
     if found.still is not None:
-        lines.append(
-            f"  left      {found.still} still differs, and nothing that is known explains it"
-        )
+        lines.append(f"  left      {found.still} still differs; nothing that is known explains it")
         for near in found.nearest:
             setting = f" (--set {near.set})" if near.set else ""
             lines.append(f"  near      {near.what}{setting} would leave {near.error:.1e}")
@@ -55,12 +53,10 @@ def details(found: Diagnosis, seconds: float) -> list[str]:
             lines.append("  near      no single change that is known leaves less than there is")
         lines.append("  help      layers beside the outputs, by their canonical names, say where")
     where = f" at {found.key}" if found.key else ""
+    after = f", {_figure(found.error_after)} with the change" if causes else ""
     lines.append(
-        f"  error     {_figure(found.error_before)}{where}, {_figure(found.error_after)} with the "
-        f"change; rounding of {found.dtype} explains {found.limit:.1e}"
-        if causes
-        else f"  error     {_figure(found.error_before)}{where}; rounding of {found.dtype} explains "
-        f"{found.limit:.1e}"
+        f"  error     {_figure(found.error_before)}{where}{after}; rounding in {found.dtype} "
+        f"explains {_figure(found.limit)}"
     )
     lines += [f"  note      {note}" for note in found.notes]
     tried = f"{found.tried} changes tried, " if found.tried else ""

@@ -13,9 +13,9 @@ def changed_layers(before: Port, after: Port) -> tuple[str, ...]:
     """
     a, b = Run(before), Run(after)
     found = [
-        name
+        name if node.row else name.rpartition(".")[0]  # a merge is its block's
         for name, node in a.nodes.items()
-        if node.row and (name not in b.nodes or _other(a, b, name))
+        if (node.row and name not in b.nodes) or (name in b.nodes and _other(a, b, name))
     ]
     found += [name for name, node in b.nodes.items() if node.row and name not in a.nodes]
     if not found:  # the same layers in other places
@@ -29,7 +29,8 @@ def changed_layers(before: Port, after: Port) -> tuple[str, ...]:
     if before.batch_statistics != after.batch_statistics:
         found += [n for n, node in a.nodes.items() if node.op.kind == "batch_norm"]
     if before.dropout != after.dropout:
-        found += [n for n, node in a.nodes.items() if node.op.kind == "dropout"]
+        dropouts = [n for n, node in a.nodes.items() if node.op.kind == "dropout"]
+        found += [name.rpartition(".")[0] for name in dropouts]
     if len(before.outputs) != len(after.outputs):
         found.append(next(reversed(a.nodes)))
     return tuple(dict.fromkeys(found))

@@ -216,7 +216,7 @@ def _causes(search: Search, causes: Iterable[Hypothesis], key: str) -> Iterable[
         changed = hypothesis(port) or port
         where = changed_layers(port, changed)
         if not where and (changed.training_spec or hypothesis.shows_in == "training"):
-            where = changed_layers(in_training(port), in_training(changed)) or (key,)
+            where = changed_layers(in_training(port), in_training(changed)) or _layer_of(key)
         port = changed
         yield Cause(
             hypothesis.kind,
@@ -226,6 +226,12 @@ def _causes(search: Search, causes: Iterable[Hypothesis], key: str) -> Iterable[
             tuple(where),
             search.error(search.proof(port), key),
         )
+
+
+def _layer_of(key: str) -> tuple[str, ...]:
+    """The layer whose tensor a key of training is, if it is one's."""
+    layer = key.rpartition("/")[2].rpartition(".")[0]
+    return (layer,) if layer else ()
 
 
 def _training_settings(hypothesis: Hypothesis) -> str | None:

@@ -39,7 +39,7 @@ def _from_where(observed: Observations, key: str) -> str:
             return f"the first layer that differs is {layer}; the {len(before)} before it agree"
         return f"{layer} differs" + ("" if len(keys) > 1 else ", and there is nothing else to see")
     if check == STEP and not key.startswith("step1/"):
-        return f"it starts at {key}: the optimizer's state"
+        return f"it starts at {key}: something that the steps before have left"
     if any(check_of(k) == EVAL for k in before):
         return f"only training differs, from {key} on"
     return f"it starts at {key}"

@@ -26,7 +26,7 @@ from shared.verification.hypotheses.of_spec import parts_of
 from shared.verification.recording import EVAL, TRAIN
 
 MAX_CAUSES = 4
-LIKELY_RANK = 1  # hypotheses of the whole network, before single tensors
+LIKELY_RANK = 2  # hypotheses of the whole network, before single tensors
 BEAM = 3  # single hypotheses that a second one is looked for behind
 LEAST_GAIN = 0.97  # of the distance that is left, for a hypothesis worth going on with
 NEAREST = 3

@@ -169,7 +169,7 @@ def _values(spec: ResNetSpec) -> dict[str, tuple[Any, ...]]:
             elif typing.get_origin(annotation) is Literal:
                 values[key] = typing.get_args(annotation)
     if spec.norm.kind == "group":
-        values["norm.groups"] = tuple(2**k for k in range(9)) + spec.widths
+        values["norm.groups"] = tuple(dict.fromkeys((*(2**k for k in range(9)), *spec.widths)))
     if spec.shortcut.join == "scale":
         keep, take = spec.shortcut.scales
         values["shortcut.scales"] = ((1.0, take), (keep, 1.0), (1.0, 1.0), (take, keep))

@@ -164,14 +164,14 @@ def _of_layers(
 
 
 def _everywhere(found: Mapping[str, Any]) -> Iterator[Hypothesis]:
+    """A rule that was wrong for every layer that it concerns, of which there are several."""
+    not_rules = ("not loaded (zeros)", "gamma zero", "its input channels in reverse order")
     for kind, rules in (("norm", NORMS), ("kernel", KERNELS), ("layer", BIAS)):
         for what, change in rules.items():
-            if what not in (
-                "not loaded (zeros)",
-                "gamma zero",
-                "its input channels in reverse order",
-            ):
-                yield _of_layers(f"every {kind}: {what}", f"every {kind}: {what}", change, found, 2)
+            concerned = [layer for layer, op in found.items() if change in changes_of(op).values()]
+            if what not in not_rules and len(concerned) > 1:
+                name = f"every {kind}: {what}"
+                yield _of_layers(name, name, change, concerned, 2)
     for dtype in HALF:
         yield Hypothesis(
             "weights",

@@ -1,0 +1,124 @@
+"""`rosetta diagnose` as a person and as a program see it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared import probe_weights, save_weights
+from shared.frameworks import reference
+from shared.verification.diagnosis.passes import Passes
+from tests.cli_runner import Rosetta
+from tests.verification.diagnosis.ports import right, small, with_mistakes
+
+KEYS = {"same", "explained", "causes", "error_before", "error_after", "limit", "spec", "tried"}
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, probe_weights(small()), small())
+    return path
+
+
+def port(folder: Path, *mistakes: str) -> Path:
+    """What a port with these mistakes made of the probe's images."""
+    base = right(small())
+    output = Passes(with_mistakes(base, mistakes)).get("eval/output").astype(np.float32)
+    path = folder / "port.npz"
+    np.savez(path, images=base.images.astype(np.float32), outputs=output)
+    return path
+
+
+def test_a_cause_in_words_and_as_a_flag(rosetta: Rosetta, weights: Path, tmp_path: Path) -> None:
+    result = rosetta("diagnose", weights, "--io", port(tmp_path, "block.padding=same"))
+    assert result.code == 1
+    assert "one change explains it" in result.out
+    assert "--set block.padding=same" in result.out
+    assert "stages.1.blocks.0.conv1" in result.out
+    assert result.err == ""
+
+
+def test_json(rosetta: Rosetta, weights: Path, tmp_path: Path) -> None:
+    file = port(tmp_path, "norm.eps=0.001", "BGR")
+    result = rosetta("diagnose", weights, "--io", file, "--json", "-")
+    assert result.code == 1
+    found = result.json
+    assert found.keys() >= KEYS
+    assert (found["same"], found["explained"]) == (False, True)
+    assert {cause["kind"] for cause in found["causes"]} == {"spec", "surroundings"}
+    assert {"kind", "what", "set", "where"} <= found["causes"][0].keys()
+    assert [cause["set"] for cause in found["causes"] if cause["set"]] == ["norm.eps=0.001"]
+    assert found["error_after"] <= found["limit"] < found["error_before"]
+    assert found["spec"] == small().to_dict()
+    assert found["tried"] > 10
+
+
+def test_the_flag_is_the_way_out(rosetta: Rosetta, weights: Path, tmp_path: Path) -> None:
+    """With `--set` as the answer has it, the port is the same."""
+    file = port(tmp_path, "stem.pool_padding=same")
+    found = rosetta("diagnose", weights, "--io", file, "--json", "-").json
+    assert found["causes"][0]["set"] == "stem.pool_padding=same"
+    spec = small().replace(stem_pool_padding="same")
+    fixed = tmp_path / "fixed.safetensors"
+    save_weights(fixed, probe_weights(small()), spec)
+    assert rosetta("diagnose", fixed, "--io", file).code == 0
+
+
+def test_the_same(rosetta: Rosetta, weights: Path, tmp_path: Path) -> None:
+    result = rosetta("diagnose", weights, "--io", port(tmp_path))
+    assert result.code == 0
+    assert "the port does the same" in result.out
+
+
+def test_a_trace_of_the_probe(rosetta: Rosetta, weights: Path, tmp_path: Path) -> None:
+    """A trace holds no images; the probe's are made again from its seed."""
+    base = right(small())
+    model = reference.build(small().replace(norm_eps=1e-3))
+    reference.load_weights(model, base.weights)
+    trace = reference.trace(model, base.images)
+    trace.about |= {"seed": "0"}
+    path = tmp_path / "trace.safetensors"
+    trace.save(path)
+    result = rosetta("diagnose", weights, "--io", path, "--json", "-")
+    assert result.code == 1
+    assert [cause["set"] for cause in result.json["causes"]] == ["norm.eps=0.001"]
+    assert result.json["first_divergence"] == "eval/stem.norm1"
+
+
+def test_a_port_in_pytorch(rosetta: Rosetta, weights: Path, tmp_path: Path) -> None:
+    """The port is a framework's: its pads are wrong, and nothing is known of how it was made."""
+    torch = pytest.importorskip("torch")
+    import resnet_torch
+
+    model = resnet_torch.build(small().replace(stem_padding="same"))
+    resnet_torch.load_weights(model, probe_weights(small()))
+    images = right(small()).images.astype(np.float32)
+    with torch.no_grad():
+        outputs = model.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    file = tmp_path / "port.npz"
+    np.savez(file, images=images, outputs=outputs)
+    found = rosetta("diagnose", weights, "--io", file, "--json", "-").json
+    assert [cause["set"] for cause in found["causes"]] == ["stem.padding=same"]
+    assert found["causes"][0]["where"] == ["stem.conv1"]
+
+
+def test_bad_input_is_one_line(rosetta: Rosetta, weights: Path, tmp_path: Path) -> None:
+    rosetta("diagnose", weights, "--io", tmp_path / "none.npz").refused(
+        "none.npz", "cannot be read"
+    )
+    rosetta("diagnose", weights).refused("--io")
+    empty = tmp_path / "empty.npz"
+    np.savez(empty, outputs=np.zeros((2, 10)))
+    rosetta("diagnose", weights, "--io", empty).refused("no array called images", "outputs")
+    rosetta("diagnose", weights, "--io", weights).refused("no array called images")
+    rosetta("diagnose", empty, "--io", port(tmp_path)).refused("empty.npz")
+
+
+def test_json_file(rosetta: Rosetta, weights: Path, tmp_path: Path) -> None:
+    target = tmp_path / "found.json"
+    assert rosetta("diagnose", weights, "--io", port(tmp_path), "--json", target).code == 0
+    assert json.loads(target.read_text())["same"] is True

@@ -1,0 +1,322 @@
+"""Every hypothesis, planted in a miniature, is found and named; none is named that makes no
+difference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from shared.errors import CheckpointError, SpecError
+from shared.frameworks.diagnose import diagnose_observations
+from shared.training.config import PROBE
+from shared.verification.diagnosis.observations import observations
+from shared.verification.diagnosis.passes import Passes
+from shared.verification.hypotheses.hypothesis import Hypothesis
+from shared.verification.hypotheses.listing import every, named
+from shared.verification.hypotheses.of_surroundings import PRECISIONS
+from shared.verification.recording import EVAL, GRADIENTS, STEP, TRAIN
+from tests.parity.planted_training import MISTAKES as TRAINING
+from tests.verification.diagnosis.ports import diagnosed, observed, right, small, with_mistakes
+from tests.zoo import rest_in_zoo
+
+ZOO = (
+    "torchvision/resnet18",
+    "torchvision/resnet50",
+    "keras/resnet50v2",
+    "he/resnet50",
+    "tf/resnet18_v1",
+    "bit/r50x1",
+    "torchvision/resnext50_32x4d",
+    "cifar/resnet20",
+    "ablation/resnet110_exclusive_gate_b6",
+    "ablation/resnet110_scale_0.5_0.5",
+)
+TELLING = {
+    "torchvision/resnet18": (
+        "block.padding=same",
+        "stem.pool_padding=same",
+        "norm.eps=0.001",
+        "shortcut.norm=false",
+        "block.order=act_before_add",
+        "BGR",
+        "channels-first read as channels-last",
+        "unit for imagenet",
+        "0 to 255 for imagenet",
+        "normalised twice (imagenet)",
+        "softmax",
+        "shifted by the background class",
+        "batch statistics in evaluation",
+        "batch reversed",
+        "every kernel: HWIO read as OIHW",
+        "every norm: its variance taken for a deviation",
+        "last gammas zero",
+        "rounded to bfloat16",
+        "rounded to float16",
+        "stem.conv1: its height and width transposed",
+        "stages.1.blocks.0.norm1: gamma and beta exchanged",
+        "head: bias not loaded (zeros)",
+        "stages.0.blocks.0 and stages.0.blocks.1 exchanged",
+    ),
+    "torchvision/resnet50": ("block.stride_conv=1",),
+    "keras/resnet50v2": ("stem.pool_padding=symmetric", "block.stride_block=first"),
+    "bit/r50x1": ("weight_std_eps=null", "norm.groups=2"),
+    "cifar/resnet20": ("shortcut.zero_pad=tail",),
+    "ablation/resnet110_exclusive_gate_b6": ("shortcut.join=shortcut_gate",),
+}
+
+
+def forward_cases() -> list[tuple[str, str]]:
+    return [
+        (preset, hypothesis.name)
+        for preset in ZOO
+        for hypothesis in every(small(preset))
+        if hypothesis.shows_in != "training" and hypothesis.kind != "precision"
+    ]
+
+
+SHORT = [(preset, name) for preset, names in TELLING.items() for name in names]
+
+
+@pytest.mark.parametrize(("preset", "name"), rest_in_zoo(forward_cases(), SHORT))
+def test_a_planted_mistake_is_named(preset: str, name: str) -> None:
+    """From outputs alone, in float32. What has no effect on these inputs is the same function; of
+    two mistakes with one effect, either may be named.
+    """
+    base = right(small(preset))
+    hypothesis = named(name, base.spec)
+    port = hypothesis(base)
+    if port is None:
+        pytest.skip("not possible here")
+    try:
+        output = Passes(port).get(f"{EVAL}/output")
+    except SpecError:
+        pytest.skip("the network cannot take the images")
+    wanted = base.spec.num_classes
+    if not np.isfinite(output).all() or abs(output.shape[-1] - wanted) > 1:
+        pytest.skip("no port returns that")
+    found = diagnosed([name], preset)
+    if found.same:
+        assert found.error_before <= found.limit
+        return
+    assert found.explained, found.nearest
+    assert found.error_after <= max(found.limit, found.error_before / 8)
+    (cause,) = found.causes
+    if cause.what != hypothesis.what:
+        twin = next(h for h in every(base.spec) if h.what == cause.what)
+        same = Passes(with_mistakes(base, [twin])).get(f"{EVAL}/output")
+        largest = np.abs(output).max()
+        assert np.abs(same - output).max() <= max(found.limit, 1e-6) * largest
+    elif hypothesis.set:
+        assert cause.set == " ".join(hypothesis.settings)
+
+
+@pytest.mark.parametrize(("preset", "name"), SHORT)
+def test_the_short_run_names_the_very_mistake(preset: str, name: str) -> None:
+    """With every layer there: also where it starts."""
+    base = right(small(preset))
+    hypothesis = named(name, base.spec)
+    port = with_mistakes(base, [name])
+    seen = observed(port, base, layers=None)
+    found = diagnose_observations(base.weights, base.spec, seen)
+    assert found.explained
+    assert not found.same
+    assert [cause.what for cause in found.causes] == [hypothesis.what]
+    first = (found.key or "").removeprefix("eval/")
+    start = found.causes[0].where[0]
+    there = [key.removeprefix("eval/") for key in seen.values]
+    assert first in (start, "output") or start not in there  # the wrong network lacks the layer
+
+
+PAIRS = [
+    "norm.eps=0.001 + BGR",
+    "stem.pool_padding=same + stages.0.blocks.0 and stages.0.blocks.1 exchanged",
+    "block.padding=same + softmax",
+    "stages.1.blocks.0.conv1: flipped in height and width + head: bias not loaded (zeros)",
+]
+
+
+@pytest.mark.parametrize("names", rest_in_zoo(PAIRS, PAIRS[:2]))
+def test_two_mistakes_are_both_named_from_outputs_alone(names: str) -> None:
+    pair = names.split(" + ")
+    base = right(small())
+    found = diagnosed(pair)
+    assert found.explained
+    assert {c.what for c in found.causes} == {named(name, base.spec).what for name in pair}
+    assert found.error_after <= found.limit
+
+
+def test_three_mistakes_with_layers() -> None:
+    names = [
+        "BGR",
+        "stages.0.blocks.1.norm2: mean not loaded (zeros)",
+        "stages.2.blocks.0.conv2: flipped in width",
+    ]
+    found = diagnosed(names, layers=None)
+    assert found.explained
+    assert [c.what for c in found.causes] == [named(n, small()).what for n in names]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_same_is_the_same(dtype: str) -> None:
+    found = diagnosed([], layers=None, dtype=dtype)
+    assert found.same
+    assert found.explained
+    assert found.causes == ()
+    assert found.tried == 0
+
+
+def test_what_makes_no_difference_here_is_not_named() -> None:
+    """Dilation without a stride, biases of zero, an eps beyond float32: the same function."""
+    for name in ("stem.bias=true", "shortcut.bias=true", "shortcut.preact=never"):
+        found = diagnosed([name])
+        assert found.same, name
+        assert found.causes == ()
+
+
+def test_a_change_without_effect_is_not_named_beside_one_with_effect() -> None:
+    """SAME in stem and blocks, at a size where it changes the blocks alone."""
+    base = right(small("cifar/resnet20"))
+    seen = observed(with_mistakes(base, ["block.padding=same"]), base)
+    found = diagnose_observations(base.weights, base.spec, seen)
+    assert [cause.set for cause in found.causes] == ["block.padding=same"]
+
+
+def test_an_eps_that_float32_cannot_show_is_found_in_float64() -> None:
+    assert diagnosed(["norm.eps=1.001e-05"], dtype="float32").same
+    found = diagnosed(["norm.eps=1.001e-05"], dtype="float64")
+    assert [cause.set for cause in found.causes] == ["norm.eps=1.001e-05"]
+
+
+def noise(port):
+    """A kernel with other values, which no hypothesis has."""
+    name = "stages.1.blocks.1.conv1.weight"
+    rng = np.random.default_rng(3)
+    kernel = port.weights[name]
+    changed = kernel + 0.3 * kernel.std() * rng.standard_normal(kernel.shape)
+    return dataclasses.replace(port, weights={**port.weights, name: changed})
+
+
+UNKNOWN = Hypothesis("weights", "unknown", "nothing that is known", noise)
+
+
+@pytest.mark.parametrize("layers", [(), None], ids=["outputs", "layers"])
+def test_what_no_change_explains_is_not_explained(layers) -> None:
+    found = diagnosed([UNKNOWN], layers=layers)
+    assert not found.same
+    assert not found.explained
+    assert found.causes == ()
+    assert found.error_after > found.limit
+    assert len(found.nearest) <= 3
+    if layers is None:
+        assert found.key == found.still == "eval/stages.1.blocks.1.conv1"
+
+
+def test_a_part_is_explained_where_the_rest_is_not() -> None:
+    found = diagnosed(["BGR", UNKNOWN], layers=None)
+    assert [cause.what for cause in found.causes] == [named("BGR", small()).what]
+    assert not found.explained
+    assert found.still == "eval/stages.1.blocks.1.conv1"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("layers", [(), None], ids=["outputs", "layers"])
+def test_rounding_is_no_mistake(precision: str, layers) -> None:
+    """The reference in that precision, with another order of the sums."""
+    base = right(small("torchvision/resnet50"), 4)
+    low = dataclasses.replace(
+        base,
+        weights={name: array.astype(np.float32) for name, array in base.weights.items()},
+        images=base.images.astype(np.float32),
+        precision=precision,
+    )
+    seen = observed(low, base, layers=layers)
+    found = diagnose_observations(base.weights, base.spec, seen)
+    assert found.same
+    assert found.explained
+    if found.causes:
+        assert found.causes[0].kind == "precision"
+
+
+def test_a_mistake_is_not_taken_for_rounding() -> None:
+    """One whose size is that of bfloat16."""
+    found = diagnosed(["norm.eps=0.001"])
+    assert not found.same
+    assert [cause.set for cause in found.causes] == ["norm.eps=0.001"]
+
+
+TRAINING_IDS = [mistake.name.replace(" ", "-") for mistake in TRAINING]
+TOLD_APART = [mistake for mistake in TRAINING if mistake.check != STEP]
+
+
+@pytest.mark.parametrize("mistake", rest_in_zoo(TRAINING, TOLD_APART), ids=TRAINING_IDS)
+def test_a_mistake_in_training_is_named(mistake) -> None:
+    base = right(small(mistake.preset), 4, mistake.right)
+    wanted = named(mistake.planted, base.spec, mistake.right)
+    checks = [EVAL, TRAIN, GRADIENTS, STEP] if mistake.check == STEP else [EVAL, TRAIN, GRADIENTS]
+    seen = observed(with_mistakes(base, [wanted]), base, dtype="float64", checks=checks)
+    found = diagnose_observations(base.weights, base.spec, seen)
+    assert found.key == mistake.where
+    assert found.explained
+    assert [cause.what for cause in found.causes] == [wanted.what]
+    assert found.error_after <= found.limit
+
+
+def test_training_alike_is_the_same() -> None:
+    base = right(small(), 4)
+    seen = observed(base, base, dtype="float64", checks=[EVAL, TRAIN, GRADIENTS])
+    assert diagnose_observations(base.weights, base.spec, seen).same
+
+
+def test_features_are_compared_where_features_are_returned() -> None:
+    base = right(small())
+    port = with_mistakes(base, ["block.padding=same"])
+    features = Passes(port).get("eval/pool")
+    spec = base.spec.replace(num_classes=1000)
+    weights = {**base.weights, "head.weight": np.zeros((1000, 64)), "head.bias": np.zeros(1000)}
+    seen = observations({"outputs": features}, base.images, spec, "a test")
+    found = diagnose_observations(weights, spec, seen)
+    assert [cause.set for cause in found.causes] == ["block.padding=same"]
+
+
+def test_a_layer_may_be_channels_first() -> None:
+    base = right(small())
+    passes = Passes(with_mistakes(base, ["norm.eps=0.001"]))
+    arrays = {
+        "stem.norm1": passes.get("eval/stem.norm1").transpose(0, 3, 1, 2),
+        "outputs": passes.get("eval/output"),
+    }
+    found = diagnose_observations(
+        base.weights, base.spec, observations(arrays, base.images, base.spec, "a test")
+    )
+    assert found.key == "eval/stem.norm1"
+    assert [cause.set for cause in found.causes] == ["norm.eps=0.001"]
+    assert found.notes == ("eval/stem.norm1 is read as [N, C, H, W]",)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "images", "said"),
+    [
+        ({"outputs": np.zeros((2, 7))}, (2, 64, 64, 3), "expected [N, 10] of classes"),
+        ({"outputs": np.zeros((3, 10))}, (2, 64, 64, 3), "there are 2 images"),
+        ({"outputs": np.full((2, 10), np.nan)}, (2, 64, 64, 3), "not finite"),
+        ({"outputs": np.zeros((2, 10), int)}, (2, 64, 64, 3), "expected a float type"),
+        ({"outputs": np.zeros((2, 10))}, (2, 3, 64, 64), "transpose them to [N, H, W, C]"),
+        ({"logits": np.zeros((2, 10))}, (2, 64, 64, 3), "neither outputs nor a layer"),
+        ({"outputs": np.zeros((2, 10))}, (2, 64, 64), "expected [N, height, width, 3]"),
+    ],
+)
+def test_bad_files_are_refused(arrays, images, said: str) -> None:
+    with pytest.raises(CheckpointError) as refusal:
+        observations(arrays, np.zeros(images), small(), "port.npz")
+    assert said in str(refusal.value)
+    assert "port.npz" in str(refusal.value)
+
+
+def test_names_of_hypotheses_are_different_and_enough() -> None:
+    for preset in ZOO:
+        names = [h.name for h in every(small(preset), PROBE)]
+        assert len(set(names)) == len(names)
+        assert len(names) > 300
