@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from shared.formats.checkpoint import Checkpoint, open_checkpoint
     from shared.formats.convert import Conversion, convert
     from shared.frameworks.diagnose import diagnose
+    from shared.frameworks.identify import identify
     from shared.frameworks.inputs import Inputs
     from shared.frameworks.verify import Verdict, verify
+    from shared.graphs.verdict import Identified
     from shared.training.config import OptimizerConfig, Training
     from shared.training.recipes import Recipe, get_recipe
     from shared.verification.comparison import Comparison, compare
@@ -40,6 +42,7 @@ _MODULES = {
     "DatasetError": "errors",
     "Diagnosis": "verification.diagnosis.diagnose",
     "FrameworkError": "errors",
+    "Identified": "graphs.verdict",
     "Inputs": "frameworks.inputs",
     "OptimizerConfig": "training.config",
     "Plan": "architecture.plan",
@@ -56,6 +59,7 @@ _MODULES = {
     "diagnose": "frameworks.diagnose",
     "get_recipe": "training.recipes",
     "get_spec": "architecture.presets",
+    "identify": "frameworks.identify",
     "initial_weights": "weights.initial",
     "list_presets": "architecture.presets",
     "make_plan": "architecture.plan",

@@ -17,7 +17,16 @@ from tests.cli_runner import run_python
 
 SOURCE = Path(shared.__file__).read_text("utf-8")
 # What a call makes, as opposed to what is called.
-MADE = {"Checkpoint", "Comparison", "Conversion", "Diagnosis", "Plan", "Recipe", "Verdict"}
+MADE = {
+    "Checkpoint",
+    "Comparison",
+    "Conversion",
+    "Diagnosis",
+    "Identified",
+    "Plan",
+    "Recipe",
+    "Verdict",
+}
 CALLED = [name for name in shared.__all__ if name not in MADE and not name.endswith("Error")]
 
 
@@ -78,7 +87,7 @@ def test_using_a_name_imports_no_framework() -> None:
 def test_the_example_in_a_docstring(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if name == "verify":
+    if name in ("verify", "identify"):
         pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)  # some write a file
     found = getattr(shared, name)

@@ -1,0 +1,130 @@
+"""`rosetta identify`: which network a model is, where it departs from it, and the proof."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shared.cli.options import Json, check_outputs, make_console, write_json
+from shared.errors import RosettaError, SpecError
+
+if TYPE_CHECKING:
+    from shared.architecture.spec import ResNetSpec
+    from shared.frameworks.identify import Answer
+    from shared.weights.canonical import Weights
+
+
+def identify(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="python:FILE.py:NAME or python:package.module:NAME, a model or a function "
+            "without arguments that makes one; a .onnx, .pt2, TorchScript or .keras file, or a "
+            "SavedModel folder.",
+            metavar="TARGET",
+        ),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare with this preset, checkpoint or other target, and say whether they are "
+            "the same.",
+            metavar="PRESET|FILE|TARGET",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write the model's weights, in any format.", metavar="WEIGHTS"
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Pixels of the square images; those that the model says unless given.",
+            min=8,
+            max=2048,
+            metavar="N",
+        ),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(help="How long the model's own code may take.", min=1.0, metavar="S")
+    ] = 600.0,
+    json_file: Json = None,
+) -> None:
+    """Say which ResNet a model is, where it departs from it, and prove it by numbers."""
+    from shared.cli import report_identify as report
+    from shared.frameworks.identify import identify_target
+
+    check_outputs(json_file, None if output is None or output.is_dir() else output)
+    spec, weights = _other_side(against, image_size, seconds)
+    errors = make_console(stderr=True)
+    with errors.status(f"reading {target}"):
+        answer = identify_target(
+            target,
+            image_size,
+            spec,
+            keep_weights=output is not None or weights is not None,
+            seconds=seconds,
+        )
+    found = answer.found
+    if weights is not None:
+        found["departures"] += report.unequal_tensors(answer.weights, weights, found["names"])
+    found["against"] = against
+    good = found["recognised"] and not (against and found["departures"])
+    written = _write(answer, output) if output is not None else None
+    write_json(json_file, found)
+    console = make_console(json_file)
+    console.print(report.answer(target, found, against, good), soft_wrap=True)
+    if written:
+        console.print(written, highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(0 if good else 1)
+
+
+def _other_side(
+    against: str | None, image_size: int | None, seconds: float
+) -> tuple[ResNetSpec | None, Weights | None]:
+    """The spec to compare with, and its weights if it has any."""
+    from shared.architecture.presets import get_spec
+    from shared.frameworks.targets import is_target
+
+    if against is None:
+        return None, None
+    if is_target(against):
+        from shared.frameworks.identify import identify_target
+
+        other = identify_target(against, image_size, keep_weights=True, seconds=seconds)
+        if other.spec is None or not other.found["recognised"]:
+            raise SpecError(
+                f"--against {against}: is no ResNet that is known in full ({other.found['verdict']}"
+                "); compare with the network that it should be"
+            )
+        return other.spec, other.weights
+    if not Path(against).exists():
+        return get_spec(against), None
+    from shared.formats.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(against)
+    return checkpoint.spec, checkpoint.weights()
+
+
+def _write(answer: Answer, output: Path) -> str:
+    """The weights in the format of the output's suffix, read back and compared."""
+    from shared.formats.checkpoint import open_checkpoint
+    from shared.formats.convert import convert
+    from shared.weights.canonical import save_weights
+
+    spec = answer.spec
+    if spec is None or not answer.found["recognised"]:
+        raise RosettaError(
+            f"{output}: not written, because the model is no ResNet that is known in full"
+        )
+    with tempfile.TemporaryDirectory(prefix="rosetta-") as folder:
+        path = Path(folder) / "weights.safetensors"
+        save_weights(path, answer.weights, spec)
+        done = convert(open_checkpoint(str(path)), output)
+    count = done.to_dict()["tensors"]
+    return f"wrote {output}: {count} tensors, read back and equal bit by bit"

@@ -1,0 +1,135 @@
+"""What `rosetta identify` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from shared.architecture.plan import make_plan
+from shared.architecture.presets import get_spec
+from shared.architecture.spec import ResNetSpec
+from shared.cli.tables import Column, Table
+from shared.graphs.verdict import NO_RESNET, THIS_SIZE, fields_that_differ, listed
+from shared.weights.canonical import Weights
+
+MOST_ROWS = 30
+
+
+def answer(
+    target: str, found: Mapping[str, Any], against: str | None, good: bool
+) -> RenderableType:
+    """The verdict, what it rests on, and a table of departures."""
+    lines: list[RenderableType] = [Text(target, style="bold"), _verdict(found, against, good)]
+    lines += [Text(f"  {line}") for line in _details(found)]
+    if found["departures"]:
+        lines += [Text(""), _departures(found["departures"])]
+    return Group(*lines)
+
+
+def _verdict(found: Mapping[str, Any], against: str | None, good: bool) -> Text:
+    mark = "✓" if good else "✗"
+    style = "green" if good else "red"
+    count = len(found["departures"])
+    name = found["preset"] or "a ResNet of its own"
+    verdict = found["verdict"]
+    if against:
+        is_it = "the same as" if good else "not the same as"
+        text = f"{is_it} {against}"
+    elif verdict == NO_RESNET:
+        text = "no ResNet"
+    elif verdict == THIS_SIZE:
+        text = f"{name}, at {found['image_sizes'][0]} pixels only"
+    elif found["recognised"] and not count:
+        text = f"{name}: the {verdict}"
+    elif not count:
+        text = f"{name} by its operators, but its numbers are others"
+    else:
+        text = f"departs in {count} place{'s' if count > 1 else ''} from {_near(found)}"
+    return Text(f"{mark} {text}", style=style)
+
+
+def _near(found: Mapping[str, Any]) -> str:
+    """The network that the departures are from."""
+    spec = ResNetSpec.from_dict(found["spec"]) if found["spec"] else None
+    nearest = found["nearest"]
+    if spec is None or nearest is None:
+        return nearest or "every ResNet"
+    differ = fields_that_differ(spec, get_spec(nearest)) if "/" in nearest else {}
+    shown = [f"{name}={_value(a)}" for name, (a, _) in differ.items() if name != "norm.groups"]
+    return nearest + (f" with {', '.join(shown[:4])}" if shown else "")
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _details(found: Mapping[str, Any]) -> list[str]:
+    rows = []
+    spec = ResNetSpec.from_dict(found["spec"]) if found["spec"] else None
+    if spec is not None:
+        plan = make_plan(spec)
+        rows.append(
+            f"network    {list(spec.depths)} {spec.block.kind} blocks of widths "
+            f"{list(spec.widths)}, {spec.num_classes} classes; {plan.params:,} parameters"
+        )
+    others = found["presets"][1:]
+    if others:
+        rows.append(f"as well    {listed(others, most=4)}")
+    if spec is not None and not found["preset"] and not found["departures"] and found["nearest"]:
+        rows.append(f"nearest    {_near(found)}")
+    sizes = " and ".join(f"{n} x {n}" for n in found["image_sizes"])
+    rows.append(f"compared   operator by operator at {sizes} pixels")
+    evidence = found["evidence"]
+    if evidence:
+        mark = "✓" if evidence["passed"] else "✗"
+        rows.append(
+            f"numbers    {mark} {evidence['images']} in {evidence['dtype']}: "
+            f"{evidence['error']:.1e} from the reference, limit {evidence['limit']:.0e}"
+        )
+    rows += [f"around     {text}" for text in found["surroundings"]]
+    rows += [f"note       {text}" for text in found["notes"]]
+    if found["assumed"]:
+        rows.append(f"assumed    {', '.join(found['assumed'])}: no inference shows them")
+    return rows
+
+
+def _departures(departures: list[dict[str, Any]]) -> Table:
+    """Equal departures in one row."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for one in departures:
+        groups.setdefault((one["what"], one["theirs"], one["ours"]), []).append(one)
+    table = Table(Column("where"), Column("what"), Column("yours"), Column("there"), Column("line"))
+    for (what, theirs, ours), same in list(groups.items())[:MOST_ROWS]:
+        count = f" ({len(same)} places)" if len(same) > 1 else ""
+        places = listed((one["where"] for one in same), most=2)
+        table.row(places, what + count, theirs, ours, same[0].get("line") or "")
+    return table
+
+
+def unequal_tensors(
+    found: Weights, other: Weights, names: Mapping[str, str | None]
+) -> list[dict[str, Any]]:
+    """A departure for every tensor that is another than the other side's."""
+    rows = []
+    for name in sorted(set(found) & set(other)):
+        a, b = np.asarray(found[name], np.float64), np.asarray(other[name], np.float64)
+        if a.shape == b.shape and np.allclose(a, b, rtol=1e-6, atol=1e-9):
+            continue
+        error = float(np.abs(a - b).max()) if a.shape == b.shape else float("nan")
+        rows.append(
+            {
+                "where": names.get(name) or name,
+                "what": "weights",
+                "theirs": f"differs by {error:.1e}",
+                "ours": name,
+                "line": None,
+                "layer": name.rpartition(".")[0],
+            }
+        )
+    return rows

@@ -1,0 +1,142 @@
+"""`identify`: which ResNet a live model is, where it departs, and the proof."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.architecture.presets import get_spec
+from shared.architecture.spec import ResNetSpec
+from shared.errors import FrameworkError
+from shared.frameworks.readers import reader_of
+from shared.frameworks.targets import checked, said, target_reader, working_folder
+from shared.graphs.verdict import Identified, identify_graph
+from shared.processes import ON_CPU, call
+from shared.weights.canonical import Weights
+from shared.weights.files import read_tensors
+
+SECONDS = 600.0  # that a target may take, its framework's import among them
+
+# Of every framework: what the model is written in is not known yet. Nothing that changes numbers.
+_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", **ON_CPU}
+
+
+def identify(
+    model: Any, image_size: int | None = None, against: str | ResNetSpec | None = None
+) -> Identified:
+    """Which ResNet `model` is, or where it departs from one.
+
+    `model` is a `torch.nn.Module` or `ExportedProgram`, a `keras.Model`, a `tf.Module`, an
+    `nnx.Module`, or a tuple of a function, a Linen module or a Haiku transform and its variables.
+    It is traced at `image_size` pixels (by default the size that it says, else 224, or 32 without
+    a stride in its first convolution) and at one more, because even sizes hide padding; its
+    operators are compared one by one with the plan, and its output with the NumPy reference.
+    `against`: a preset or a spec to compare with, instead of the likeliest. The model is left as
+    it is.
+
+    >>> import resnet_torch
+    >>> from shared import get_spec, identify
+    >>> model = resnet_torch.build(get_spec("cifar/resnet20", num_classes=7))
+    >>> found = identify(model)
+    >>> found.preset, found.spec.num_classes, found.verdict
+    ('cifar/resnet20', 7, 'same model')
+
+    Raises `FrameworkError` for what is no model, or cannot be traced.
+    """
+    spec = get_spec(against) if isinstance(against, str) else against
+    read = reader_of(model)
+    try:
+        return identify_graph(read, image_size, spec)
+    except (FrameworkError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # noqa: BLE001 - a user's model may raise anything
+        raise FrameworkError(f"the model cannot be read: {said(error)}") from None
+
+
+@dataclass
+class Answer:
+    """What a target's process answered: `Identified.to_dict()`, and the weights."""
+
+    found: dict[str, Any]
+    weights: Weights = field(default_factory=dict)
+
+    @property
+    def spec(self) -> ResNetSpec | None:
+        spec = self.found["spec"]
+        return ResNetSpec.from_dict(spec) if spec else None
+
+
+def identify_target(
+    target: str,
+    image_size: int | None = None,
+    against: ResNetSpec | None = None,
+    *,
+    keep_weights: bool = False,
+    seconds: float = SECONDS,
+) -> Answer:
+    """`identify` for a target of the command line, in a process of its own.
+
+    Raises `FrameworkError` in one line for a target that is not there, fails, cannot be traced, or
+    takes longer than so many seconds.
+    """
+    folder = working_folder()
+    full = checked(target, folder)
+    with tempfile.TemporaryDirectory(prefix="rosetta-") as scratch:
+        path = Path(scratch) / "weights.safetensors"
+        found = call(
+            serve_identify,
+            full,
+            str(folder),
+            image_size,
+            against.to_dict() if against else None,
+            str(path) if keep_weights else None,
+            target,
+            name=target,
+            environment=_ENVIRONMENT,
+            seconds=seconds,
+        )
+        weights = read_tensors(path)[0] if keep_weights and found["tensors"] else {}
+        return Answer(found, weights)
+
+
+def of_one_dtype(weights: Weights) -> Weights:
+    """In the dtype that most of the tensors have: what was put in is zeros and ones."""
+    commonest = Counter(array.dtype for array in weights.values()).most_common(1)[0][0]
+    return {name: np.ascontiguousarray(array, dtype=commonest) for name, array in weights.items()}
+
+
+def serve_identify(
+    target: str,
+    folder: str,
+    image_size: int | None,
+    against: dict[str, Any] | None,
+    output: str | None,
+    name: str,
+) -> dict[str, Any]:
+    """The child's side of `identify_target`: values of JSON, and a file of weights. `name` is the
+    target as the user wrote it.
+    """
+    spec = ResNetSpec.from_dict(against) if against else None
+    # Opened before the user's code runs, which may be confined to reading.
+    with open(output or os.devnull, "wb") as file:
+        try:
+            found = identify_graph(target_reader(target, folder), image_size, spec)
+            if output and found.weights:
+                from safetensors.numpy import save
+
+                file.write(save(of_one_dtype(found.weights)))
+        except MemoryError:
+            problem = "needs more memory than is free on this machine"
+        except FrameworkError as error:
+            problem = str(error).removeprefix(f"{target}: ")
+        except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+            problem = said(error)
+        else:
+            return found.to_dict()
+    raise FrameworkError(problem if problem.startswith(f"{name}: ") else f"{name}: {problem}")
