@@ -13,7 +13,7 @@ import numpy as np
 
 from shared.errors import CheckpointError
 from shared.formats.containers.protobuf import BYTES as SPAN
-from shared.formats.containers.protobuf import Field, Source
+from shared.formats.containers.protobuf import Field, Source, varints
 
 MAX_DEPTH = 100  # as protobuf's own parsers
 _FEW = 1024  # bytes of packed numbers that become single ones, as axes and sizes are
@@ -65,19 +65,9 @@ class Table:
 def _varints(data: bytes) -> np.ndarray:
     """Packed integers, as int64."""
     raw = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(raw < 0x80)
-    if not raw.size or not ends.size or ends[-1] != raw.size - 1:
-        if raw.size:
-            raise CheckpointError("a packed integer is cut off")
-        return np.zeros(0, np.int64)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    if (ends - starts).max() >= 10:
-        raise CheckpointError("a packed integer has more than 64 bits")
-    found = np.zeros(ends.size, np.uint64)
-    for k in range(int((ends - starts).max()) + 1):
-        inside = starts + k <= ends
-        part = (raw[(starts + k)[inside]] & 0x7F).astype(np.uint64)
-        found[inside] |= part << np.uint64(7 * k)
+    found = varints(raw, int(np.count_nonzero(raw < 0x80)))
+    if found is None:
+        raise CheckpointError("a packed integer is cut off, or has more than 64 bits")
     return found.view(np.int64)
 
 

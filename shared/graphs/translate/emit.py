@@ -33,6 +33,8 @@ class Emitter:
 
     def add(self, prim: str, *ins: int, where: str = "", line: str = "", **attrs: Any) -> int:
         """Append a primitive. Raises `Unknown` where its attributes do not fit its inputs."""
+        if prim == "dot":
+            self._check_contraction(ins, attrs)
         id = self.graph.add(prim, *ins, where=where, line=line, **attrs)
         try:
             self.shape(id)
@@ -40,6 +42,13 @@ class Emitter:
             del self.graph.nodes[id:]
             raise Unknown(f"{prim}: {error}") from None
         return id
+
+    def _check_contraction(self, ins: Sequence[int], attrs: dict[str, Any]) -> None:
+        """The shape rule takes it for granted that contracted axes have the same sizes."""
+        left, right = (self.shape(id) for id in ins)
+        for own, other in zip(attrs["lhs"], attrs["rhs"], strict=True):
+            if left is not None and right is not None and left[own] != right[other]:
+                raise Unknown(f"a product of {list(left)} and {list(right)}")
 
     def shape(self, id: int) -> tuple[int, ...] | None:
         nodes = self.graph.nodes
