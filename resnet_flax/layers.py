@@ -156,6 +156,8 @@ class BatchNorm(nnx.BatchNorm):
 
 def Norm(op: ops.Norm, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.Module:
     """Batch or group norm. NNX's momentum is the weight of the old value, as is the plan's."""
+    if isinstance(op, ops.FoldedNorm):
+        return Identity()
     if isinstance(op, ops.GroupNorm):
         return nnx.GroupNorm(
             op.channels,

@@ -197,7 +197,9 @@ class GroupNormalization(DottedName, keras.layers.GroupNormalization):
 
 def Norm2D(op: ops.Norm, scope: Scope) -> keras.layers.Layer:
     """Batch or group norm. Keras' momentum is the plan's: the weight of the old value."""
-    arguments = {
+    if isinstance(op, ops.FoldedNorm):
+        return keras.layers.Identity(name=scope.name, dtype=scope.dtype)
+    arguments: dict[str, Any] = {
         "axis": -1,
         "epsilon": op.eps,
         "gamma_initializer": "zeros" if op.zero_init else "ones",

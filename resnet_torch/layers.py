@@ -174,6 +174,8 @@ def Norm2d(op: ops.Norm) -> nn.Module:
 
     PyTorch's momentum is the weight of the new value, the plan's of the old.
     """
+    if isinstance(op, ops.FoldedNorm):
+        return nn.Identity()
     if isinstance(op, ops.GroupNorm):
         return nn.GroupNorm(op.groups, op.channels, eps=op.eps)
     layer = nn.BatchNorm2d if op.unbiased else BiasedBatchNorm2d

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from shared.verification.diagnosis.diagnose import Diagnosis
     from shared.verification.trace import Trace
     from shared.weights.canonical import check_weights, read_weights, save_weights
+    from shared.weights.folding import fold_norms
     from shared.weights.initial import initial_weights
     from shared.weights.probe import probe_images, probe_weights
 
@@ -57,6 +58,7 @@ _MODULES = {
     "compare": "verification.comparison",
     "convert": "formats.convert",
     "diagnose": "frameworks.diagnose",
+    "fold_norms": "weights.folding",
     "get_recipe": "training.recipes",
     "get_spec": "architecture.presets",
     "identify": "frameworks.identify",

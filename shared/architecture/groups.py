@@ -90,6 +90,9 @@ class NormSpec:
     # times it, Keras 3 and Flax store it as it is.
     running_var: Literal["unbiased", "biased"] = "unbiased"
     groups: int = 32  # of group normalisation
+    # For inference: each norm that alone reads a convolution has become that one's bias and part of
+    # its kernel (`shared.weights.folding`).
+    folded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -192,7 +192,18 @@ class GroupNorm(Op):
         return dict.fromkeys(("weight", "bias"), (self.channels,))
 
 
-Norm = BatchNorm | GroupNorm
+@dataclass(frozen=True)
+class FoldedNorm(Op):
+    """The identity: what is left of a batch norm that the convolution in front has taken in."""
+
+    channels: int
+
+    @property
+    def kind(self) -> str:
+        return "folded_norm"
+
+
+Norm = BatchNorm | GroupNorm | FoldedNorm
 
 
 @dataclass(frozen=True)

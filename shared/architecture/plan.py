@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from shared.architecture.blocks import AntiAlias, Block, BlockKind, Shortcut, Stem
+from shared.architecture.folded import fold_block, fold_stem
 from shared.architecture.graph import (
     INPUT,
     Node,
@@ -183,13 +184,16 @@ def make_plan(spec: ResNetSpec, image_size: int | tuple[int, int] | None = None)
         raise SpecError(
             f"image size {height} x {width}: each side must be from 1 to {MAX_IMAGE_SIZE} pixels"
         )
-    stages = _make_stages(spec)
+    stem, stages = _make_stem(spec), _make_stages(spec)
+    if spec.norm.folded:
+        stem = fold_stem(stem)
+        stages = [tuple(map(fold_block, stage)) for stage in stages]
     features = spec.widths[-1] * spec.expansion
     plan = Plan(
         spec=spec,
         image_size=(height, width),
-        stem=_make_stem(spec),
-        stages=stages,
+        stem=stem,
+        stages=tuple(stages),
         final_norm=_make_norm(spec, features) if spec.head.final == "norm_act" else None,
         final_act=spec.head.final != "none",
         pool=GlobalPool(spec.head.pool) if spec.head.pool != "none" else None,
@@ -258,8 +262,8 @@ class _Place(NamedTuple):
     first: bool  # first of all
 
 
-def _make_stages(spec: ResNetSpec) -> tuple[Stage, ...]:
-    stages = []
+def _make_stages(spec: ResNetSpec) -> list[Stage]:
+    stages: list[Stage] = []
     channels, dilation = spec.stem.convs[-1][2], 1
     for i, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True)):
         # Dilation instead of stride: the block that would have strided still sees the old
@@ -287,7 +291,7 @@ def _make_stages(spec: ResNetSpec) -> tuple[Stage, ...]:
             blocks.append(known[place])
             channels = width * spec.expansion
         stages.append(tuple(blocks))
-    return tuple(stages)
+    return stages
 
 
 def _make_block(spec: ResNetSpec, place: _Place) -> Block:

@@ -253,6 +253,12 @@ def _validate_norm(spec: ResNetSpec) -> None:
     allowed = "must be in [0, 1): the weight of the old running value"
     _require(0.0 <= norm.momentum < 1.0, "norm.momentum", norm.momentum, allowed)
     _require(eps is None or eps > 0, "weight_std_eps", eps, "must be positive or null")
+    _require(
+        norm.kind == "batch" or not norm.folded,
+        "norm.folded",
+        norm.folded,
+        "must be false for group norms: they have no fixed scale",
+    )
     if norm.kind == "group":
         _in_range("norm.groups", norm.groups, 1, MAX_CHANNELS)
         outputs = (width * spec.expansion for width in spec.widths)

@@ -23,6 +23,7 @@ from shared.architecture.ops import (
     BlurPool,
     Conv,
     Dropout,
+    FoldedNorm,
     GlobalPool,
     GroupNorm,
     Linear,
@@ -202,6 +203,7 @@ def linear(op: Linear, weights: Mapping[str, Array], dy: Array, x: Array) -> Bac
 BACKWARD: dict[type[Op], Callable[..., Backward]] = {
     Conv: conv,
     BatchNorm: batch_norm,
+    FoldedNorm: lambda op, weights, dy, x: ((dy,), {}),
     GroupNorm: group_norm,
     MaxPool: max_pool,
     AvgPool: avg_pool,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 from shared.architecture.blocks import AntiAlias, Block, Shortcut
-from shared.architecture.ops import Conv, Norm
+from shared.architecture.ops import BatchNorm, Conv, GroupNorm
 from shared.architecture.plan import Plan, make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.errors import SpecError
@@ -313,10 +313,10 @@ def widens(block: Block) -> bool:
     return block.convs[0].in_channels != block.convs[-1].out_channels
 
 
-def norm_of(plan: Plan) -> Norm:
+def norm_of(plan: Plan) -> BatchNorm | GroupNorm:
     """Any norm of the network; all have the same settings."""
     found = [*plan.stem.norms, *(n for _, block in plan.blocks() for n in block.norms)]
-    return next(norm for norm in found if norm is not None)
+    return next(norm for norm in found if isinstance(norm, BatchNorm | GroupNorm))
 
 
 def facts_of(spec: ResNetSpec) -> Facts:
@@ -325,6 +325,8 @@ def facts_of(spec: ResNetSpec) -> Facts:
     Raises `SpecError` naming the field for a network that no file can be written of: it would need
     a correction that none of the published ones does.
     """
+    if spec.norm.folded:
+        raise _cannot("norm.folded", "set")
     plan = make_plan(spec)
     _ = plan.output  # an image size that the network cannot take is refused here
     facts = Facts(plan, tuple(block for _, block in plan.blocks()))

@@ -11,6 +11,7 @@ from shared.architecture.ops import Shape
 from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.weights.canonical import Weights, float_dtype
+from shared.weights.folding import fold_norms
 from shared.weights.random import named_rng
 
 
@@ -22,12 +23,17 @@ def probe_weights(spec: ResNetSpec, seed: int = 0, dtype: Any = "float32") -> We
     norm behind it, is scaled so that activations neither grow nor fade with the depth of the
     network; gates are mostly closed, and where no shortcut keeps the image, ReLUs are mostly open.
 
-    Values are drawn in float64 and rounded to `dtype`.
+    Values are drawn in float64 and rounded to `dtype`. A folded network has those of the network
+    that it was folded from.
 
     >>> from shared import get_spec
     >>> probe_weights(get_spec("resnet18"), seed=0)["head.weight"].shape
     (1000, 512)
     """
+    if spec.norm.folded:
+        whole = spec.replace(**{"norm.folded": False})
+        folded = fold_norms(whole, probe_weights(whole, seed, "float64"))[1]
+        return {name: array.astype(float_dtype(dtype)) for name, array in folded.items()}
     plan = make_plan(spec)
     branch = _branch_variance(spec)
     centres = {name: _GATE_BIAS for name in plan.tensors if name.endswith(".gate.bias")}

@@ -51,6 +51,7 @@ OTHERS = [
     ops.GroupNorm(4, 1, eps=1e-3),
     ops.GroupNorm(4, 2),
     ops.GroupNorm(4, 4, eps=1e-3),
+    ops.FoldedNorm(4),
     ops.Subsample(2),
     ops.Subsample(2, 2, 3),
     ops.Subsample(3, 0, 4),

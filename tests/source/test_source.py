@@ -161,8 +161,9 @@ def test_what_is_set_is_written() -> None:
         ({"dilate": (False, False, True, True), "anti_alias": "blur"}, "dilate together"),
         ({"weight_std_eps": 1e-8, "block.padding": "same"}, "weight_std_eps together"),
         ({"dilate": (False, False, True, True), "shortcut.pool": "avg"}, "dilate together"),
+        ({"norm.folded": True}, "norm.folded set"),
     ],
-    ids=["blur", "standardised", "average"],
+    ids=["blur", "standardised", "average", "folded"],
 )
 def test_what_cannot_be_written_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(SpecError, match=said):
