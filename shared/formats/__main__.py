@@ -14,6 +14,7 @@ from shared.architecture.presets import get_spec, list_presets
 from shared.formats.containers.archive import MAX_DIMENSIONS, MAX_ELEMENTS
 from shared.formats.containers.registry import CONTAINERS
 from shared.formats.convert import USUAL
+from shared.formats.owners import OWNERS
 from shared.formats.readings import MAX_NAME, MAX_NAMES
 from shared.formats.render import COUNTED, expressing
 from shared.naming.infer import MAX_BLOCKS, NOT_INFERABLE, not_inferable
@@ -57,14 +58,30 @@ names its tensors, a *container* the kind of file that they are in. `rosetta ins
 
 """
 
+ANY = """
+## I have a file from …
+
+A file is a tree of names and tensors, whatever wraps it. `rosetta inspect FILE` lists every ResNet inside, with its
+path, which one would be taken and why, and what is left over. `convert`, `predict`, `verify`, `trace` and `evaluate`
+take `--take PATH` where a file holds several, and refuse to leave out what belongs to no ResNet until
+`--leave-out GLOB` says that it may be (`'*'`: all of it). `TO` is any name with a suffix, as `resnet50.safetensors`.
+
+"""
+
+NOT_OURS = """
+What is no ResNet of ours is refused by its name: squeeze-and-excitation or another attention in the blocks, selective
+kernels, split attention, attention pooling, Res2Net, quantised or folded tensors, and other networks such as VGG,
+DenseNet, MobileNet or transformers. What is nearly one is told with the tensor where it fails, and the nearest preset.
+"""
+
 GUARANTEES = f"""
 ## What is checked, and what is refused
 
 **Reading.** Every tensor of a file is accounted for. What is missing, unexpected, doubled, of another shape or not of
-a floating type is an error that counts all of it and names the first of each kind, in the file's own names. Where a
-file is no network of ours, the error names the nearest format, and the nearest preset if one is near. To read a file
+a floating type is an error that counts all of it and names the first of each kind, in the file's own names. Names of
+the formats above win; what they do not explain is recognised by its structure. To read a file
 no model is built, and nothing in it is run. PyTorch's `num_batches_tracked`, on which no output depends, is left out,
-and written as 0 where a format's own files have it. Optimizers and whatever else lies beside weights are not carried.
+and written as 0 where a format's own files have it. Optimizers, counters and configurations are not carried.
 
 **What no tensor tells**, such as an epsilon, a padding, or which convolution has the stride, a file may say itself: in
 the configuration of a whole Keras or KerasHub model (`.keras`, `.h5`, TensorFlow.js), in the `config.json` of
@@ -114,6 +131,12 @@ def page() -> str:
     parts = [
         START,
         *_table(("format", "names of", "files", "written", "presets"), summary),
+        ANY,
+        *_table(
+            ("from", "known by", "what is read", "command"),
+            ((o.whose, o.looks, o.read, f"`{o.command}`") for o in OWNERS.values()),
+        ),
+        NOT_OURS,
         GUARANTEES,
         *_containers(),
     ]

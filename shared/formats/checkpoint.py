@@ -263,8 +263,9 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
     try:
         return _read_whole(path, archive, wanted, statements, [r for r in read if r.known == best])
     except RosettaError as error:
-        integers = any(e.dtype.kind in "iu" and len(e.shape) == 4 for e in archive.entries.values())
-        if best == len(names) and (integers or not getattr(error, "problems", ())):
+        kernels = [entry for entry in archive.entries.values() if len(entry.shape) == 4]
+        strange = not kernels or any(entry.dtype.kind in "iu" for entry in kernels)
+        if best == len(names) and (strange or not getattr(error, "problems", ())):
             word = survey_of(archive.entries).word
         if best == len(names) and word is not None and word.known:
             raise _stranger(path, archive, names, word.text) from None

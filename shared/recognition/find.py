@@ -41,11 +41,12 @@ class Survey:
 
     def at(self, path: str) -> list[Network]:
         """The networks that a path means: that of just this path, or else all whose paths have its
-        parts.
+        parts, or else its text.
         """
         same = [n for n in self.networks if path == n.path or path in n.twins]
         parts = parts_of(path)
-        return same or [n for n in self.networks if parts and _has(parts_of(n.path), parts)]
+        whole = [n for n in self.networks if parts and _has(parts_of(n.path), parts)]
+        return same or whole or [n for n in self.networks if path and path in n.path]
 
 
 def _has(whole: Words, parts: Words) -> bool:

@@ -164,7 +164,7 @@ def _told(mismatch: Mismatch, names: Mapping[str, str]) -> str:
 
 
 def _inside_blocks(structure: Structure, near: Sequence[Layer]) -> list[Layer]:
-    """Layers inside blocks, or beside the stem's."""
+    """Layers inside blocks, or beside the stem's, where detectron2 has the classifier, too."""
     stem = {la.parts[:-1] for own, la in structure.layers.items() if own.startswith("stem.conv")}
     stem = {parts for parts in stem if len(parts) > len(structure.scope)}
     blocks = set(structure.blocks)
@@ -172,7 +172,7 @@ def _inside_blocks(structure: Structure, near: Sequence[Layer]) -> list[Layer]:
         la
         for la in near
         if any(la.words[:length] in blocks for length in range(1, len(la.words) + 1))
-        or any(la.parts[: len(parts)] == parts for parts in stem)
+        or (la.kind != "linear" and any(la.parts[: len(parts)] == parts for parts in stem))
     ]
 
 

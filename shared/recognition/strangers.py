@@ -26,6 +26,7 @@ from shared.recognition.layers import (
 from shared.recognition.names import parts_of
 
 _MIN_DEPTHWISE = 3
+_MIN_KERNELS = 3
 
 
 class Mark(NamedTuple):
@@ -206,7 +207,7 @@ def explain(
     if found := next((word for word in refused if word.known), None):
         return found
     if all(layer.kind != "conv" for layer in layers):
-        return Word("it has no convolutions", True)
+        return Word(_without_kernels(rest), True)
     if any(layer.kind == "norm" for layer in layers):
         word = refused[0].text if refused else _by_shapes(layers)
         return Word(word, False) if word else None
@@ -217,6 +218,15 @@ def explain(
             True,
         )
     return Word("it has no norms behind its convolutions, as every ResNet here has", True)
+
+
+def _without_kernels(tensors: Mapping[str, Tensor]) -> str:
+    """What there is instead of convolutions of images."""
+    for axes, what in ((3, "one-dimensional"), (5, "three-dimensional")):
+        found = [name for name, tensor in tensors.items() if len(tensor.shape) == axes]
+        if len(found) >= _MIN_KERNELS:
+            return f"it has {what} convolutions, not those of images, as {found[0]}"
+    return "it has no convolutions"
 
 
 def _marked(

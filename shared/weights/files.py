@@ -32,7 +32,15 @@ _DTYPES = {
     "I16": "<i2",
     "I8": "i1",
     "U8": "u1",
+    # No network has these; they may lie beside one.
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "BOOL": "?",
+    "C64": "<c8",
 }
+# NumPy learns these from ml_dtypes.
+_ML_DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 MAX_DIMENSIONS = (
     8  # a product of more sizes than any tensor has could keep a reader busy for minutes
 )
@@ -147,10 +155,10 @@ class TensorFile:
 
 
 def _dtype(name: str) -> np.dtype:
-    if name == "BF16":  # NumPy learns bfloat16 from ml_dtypes
+    if name in _ML_DTYPES:
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        return np.dtype(getattr(ml_dtypes, _ML_DTYPES[name]))
     return np.dtype(_DTYPES[name])
 
 

@@ -174,7 +174,9 @@ def test_reading_stops_at_the_first_tensor_that_differs() -> None:
 def test_a_path_may_be_said_in_part() -> None:
     found = survey(under("state_dict/module.encoder_q.", net(1)) | under("x/encoder_k.", net(2)))
     assert [n.path for n in found.at("encoder_q")] == ["state_dict/module.encoder_q"]
-    assert found.at("encoder") == []
+    assert [n.path for n in found.at("coder_q")] == ["state_dict/module.encoder_q"]
+    assert len(found.at("encoder")) == 2
+    assert found.at("decoder") == []
     assert len(found.at("x/encoder_k")) == 1
 
 

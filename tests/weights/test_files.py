@@ -165,7 +165,21 @@ def test_empty_tensors_of_impossible_shapes_are_refused(write, shape: list[int])
     ids=["scalar", "one", "none", "empty-axis", "cube"],
 )
 @pytest.mark.parametrize(
-    "dtype", ["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8"]
+    "dtype",
+    [
+        "float64",
+        "float32",
+        "float16",
+        "int64",
+        "int32",
+        "int16",
+        "int8",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "bool",
+    ],
 )
 def test_what_safetensors_writes_is_read(tmp_path, dtype: str, shape: tuple[int, ...]) -> None:
     array = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
