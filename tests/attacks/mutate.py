@@ -20,9 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from shared.formats.containers.protobuf import BYTES, Source
+from shared.formats.containers.tensorflow.leveldb_table import blocks
 from tests.attacks import seeds
 from tests.attacks.check import REFUSALS, wrong_line
 from tests.attacks.mutants import Seen, mutating
+from tests.formats import tensorflow_files
 
 MAGIC = (
     0,
@@ -152,10 +155,10 @@ def _zip(data: bytes, rng: random.Random) -> bytes:
     return seeds.stored_zip(members)
 
 
-def _pickle(data: bytes, rng: random.Random) -> bytes:
-    """A legacy stream with opcodes changed into others, or arguments."""
+def _pickle(data: bytes, rng: random.Random, end: int | None = None) -> bytes:
+    """A stream of pickles with opcodes changed into others, or arguments, up to `end`."""
     mutant = bytearray(data)
-    end = len(seeds.state_pickle()) + 60
+    end = min(len(data), len(seeds.state_pickle()) + 60 if end is None else end)
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(end)
         mutant[at] = rng.choice(
@@ -164,24 +167,66 @@ def _pickle(data: bytes, rng: random.Random) -> bytes:
     return bytes(mutant)
 
 
+def _arrays(data: bytes, rng: random.Random) -> bytes:
+    """A pickle of arrays, of which most opcodes are anywhere between their bytes."""
+    starts = [at for at in range(len(data) - 8) if data[at : at + 5] in (b"numpy", b"dtype")]
+    base = max(0, rng.choice(starts or [0]) - 20)
+    return data[:base] + _pickle(data[base:], rng, 60)
+
+
+def _table(data: bytes, rng: random.Random) -> bytes:
+    """A table of LevelDB whose first block is changed, and its checksum put right."""
+    source = Source(data, ValueError)
+    first = blocks(source)[0]
+    changed = mutant_bytes(data[: first.size], rng)[: first.size].ljust(first.size, b"\0")
+    return tensorflow_files.closed(changed) + data[first.size + 5 :]
+
+
+def _message(data: bytes, rng: random.Random, depth: int = 0) -> bytes:
+    """A message of protocol buffers with a field changed, and the lengths around it put right."""
+    source = Source(data, ValueError)
+    try:
+        fields = list(source.fields())
+    except ValueError:
+        fields = []
+    inner = [f for f in fields if f.kind == BYTES and 0 < f.end - f.start < 1 << 20]
+    if not inner or depth == 5 or rng.random() < 0.15 * depth:
+        return mutant_bytes(data[:512], rng) + data[512:]
+    chosen = rng.choice(inner)
+    content = _message(data[chosen.start : chosen.end], rng, depth + 1)
+    size = tensorflow_files.varint(chosen.end - chosen.start)
+    head = data[: chosen.start - len(size)]
+    return head + tensorflow_files.varint(len(content)) + content + data[chosen.end :]
+
+
 STRUCTURED = {
     "safetensors": _safetensors,
     "torch-zip": _zip,
     "npz": _zip,
     "keras": _zip,
     "torch-legacy": _pickle,
+    "module": _zip,
+    "module-legacy": _pickle,
+    "script": _zip,
+    "pickle": _arrays,
+    "npy": _arrays,
+    "pickle-old": _arrays,
+    "tensorflow-old": _table,
+    "onnx": _message,
 }
 
 
 def mutate(kind: str, files: dict[str, bytes], number: int) -> dict[str, bytes]:
     """Mutant `number` of a checkpoint's files: name -> bytes, of those that change."""
     rng = random.Random(f"{kind} {number}")  # noqa: S311 - the same every time
-    plain = [name for name in files if name.endswith((".json", ".zarray", "_METADATA"))]
+    plain = [n for n in files if n.endswith((".json", ".zarray", "_METADATA", ".index"))]
     name = rng.choice(plain if plain and rng.random() < 0.6 else list(files))
     data = files[name]
     if rng.random() < 0.5:
         if kind in STRUCTURED:
             return {name: STRUCTURED[kind](data, rng)}
+        if name.endswith(".index"):
+            return {name: _table(data, rng)}
         if name in plain:
             return {name: mutant_json(data, rng)}
     return {name: mutant_bytes(data, rng)}

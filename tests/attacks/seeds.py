@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import pickle
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from shared.naming.names import foreign_names
 from shared.naming.schemes import FORMATS
 from shared.weights.canonical import FORMAT
 from shared.weights.files import write_tensors
+from tests.formats import onnx_files, tensorflow_files
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -162,13 +164,60 @@ def state_pickle(
     return bytes([0x80, protocol]) + wrap(b"}(" + items + extra + b"u") + b"."
 
 
-def stored_zip(members: Mapping[str, bytes]) -> bytes:
+def stored_zip(members: Mapping[str, bytes], deflated: bool = False) -> bytes:
     """An archive of stored members, whatever their names."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name, data in members.items():
-            file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+            kind = zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED
+            file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, kind)
     return buffer.getvalue()
+
+
+def _tree(names: Mapping[str, bytes]) -> dict[str, Any]:
+    """The nested dict of `a.b.c`."""
+    tree: dict[str, Any] = {}
+    for name, leaf in names.items():
+        *parents, last = name.split(".")
+        level = tree
+        for parent in parents:
+            level = level.setdefault(parent, {})
+        level[last] = leaf
+    return tree
+
+
+def _references() -> dict[str, bytes]:
+    return {name: tensor(str(i), a.shape) for i, (name, a) in enumerate(weights().items())}
+
+
+def module_pickle(more: bytes = b"") -> bytes:
+    """The network as a module of PyTorch; `more` are attributes of the outermost."""
+
+    def module(tree: Mapping[str, Any], more: bytes = b"") -> bytes:
+        parts = {"_parameters": b"", "_buffers": b"", "_modules": b""}
+        for name, leaf in tree.items():
+            inner = isinstance(leaf, dict)
+            part = "_modules" if inner else "_buffers" if "running" in name else "_parameters"
+            parts[part] += text(name) + (module(leaf) if inner else leaf)
+        state = b"".join(text(name) + b"}(" + items + b"u" for name, items in parts.items())
+        return b"ctorch.nn.modules.module\nModule\n)\x81}(" + state + more + b"ub"
+
+    return b"\x80\x02" + module(_tree(_references()), more) + b"."
+
+
+def script_members() -> dict[str, bytes]:
+    """The network as a TorchScript archive."""
+
+    def scripted(tree: Mapping[str, Any]) -> bytes:
+        items = b"".join(
+            text(name) + (scripted(leaf) if isinstance(leaf, dict) else leaf)
+            for name, leaf in tree.items()
+        )
+        return b"c__torch__.net\nNet\n)\x81}(" + text("training") + b"\x89" + items + b"ub"
+
+    found = torch_members(b"\x80\x02" + scripted(_tree(_references())) + b".")
+    code = {"archive/code/__torch__/net.py": b"class Net(Module):\n  pass\n"}
+    return {**found, **code, "archive/constants.pkl": b"\x80\x02)."}
 
 
 def torch_members(pickle: bytes | None = None) -> dict[str, bytes]:
@@ -271,6 +320,32 @@ def zarr(folder: Path) -> Path:
     return path
 
 
+def npy(folder: Path) -> Path:
+    """A dict of arrays in a `.npy` file."""
+    objects = np.empty((), dtype=object)
+    objects[()] = {"model": weights()}
+    np.save(folder / "net.npy", objects, allow_pickle=True)
+    return folder / "net.npy"
+
+
+def tensorflow(folder: Path) -> Path:
+    """A TensorFlow checkpoint in a folder of its own."""
+    path = folder / "ckpt"
+    path.mkdir()
+    tensorflow_files.write(path / "model.ckpt-1.index", weights())
+    (path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-1"\n')
+    return path
+
+
+def saved_model(folder: Path) -> Path:
+    """The variables of a SavedModel, whose program nobody looks at."""
+    path = folder / "saved"
+    (path / "variables").mkdir(parents=True)
+    (path / "saved_model.pb").write_bytes(b"\x08\x01")
+    tensorflow_files.write(path / "variables" / "variables.index", weights())
+    return path
+
+
 # Container -> how its file or folder is made in a folder.
 SEEDS: dict[str, Callable[[Path], Path]] = {
     "safetensors": lambda folder: canonical(folder / "net.safetensors"),
@@ -284,10 +359,20 @@ SEEDS: dict[str, Callable[[Path], Path]] = {
     "tfjs": _converted("tfjs", "keras"),
     "huggingface": sharded,
     "orbax": zarr,
+    "module": _file("net.pth", lambda: torch_zip(module_pickle())),
+    "module-legacy": _file("net.th", lambda: torch_legacy(module_pickle())),
+    "script": _file("net.pt", lambda: stored_zip(script_members())),
+    "pickle": _file("net.pkl", lambda: pickle.dumps({"model": weights()}, 4)),
+    "pickle-old": _file("net.pkl", lambda: pickle.dumps(weights(), 0)),
+    "npy": npy,
+    "tensorflow": tensorflow,
+    "tensorflow-old": _file("model.ckpt", lambda: tensorflow_files.old(weights())),
+    "saved-model": saved_model,
+    "onnx": _file("net.onnx", lambda: onnx_files.network(weights())),
 }
 
 SANDBOXED = ("weights-h5", "orbax")  # one of each reader that works in a process of its own
-WARM = ("safetensors", "torch-zip", "torch-legacy", "msgpack", "npz", "tfjs", "huggingface")
+WARM = tuple(kind for kind in SEEDS if kind not in ("hdf5", "weights-h5", "keras", "orbax"))
 
 
 def make_all(folder: Path) -> dict[str, Path]:

@@ -30,12 +30,15 @@ CHILDREN = (
 )  # read in a process of their own
 CHEAP = [name for name in ATTACKS if not name.startswith(CHILDREN)]
 THIRD = CHEAP[::2] + [name for name in ATTACKS if name.startswith(CHILDREN)][::6]
-PROGRAMS = THIRD[::12]  # each starts an interpreter
+PROGRAMS = THIRD[::24]  # each starts an interpreter
 UNSPEAKABLE = "path-null-in-the-path"  # on a command line
 # What `inspect` does not read.
 IN_THE_VALUES = {
     f"safetensors-{name}"
     for name in ("nan", "infinite", "negative-variance", "other-digests", "digests-of-depth")
+} | {
+    *("tensorflow-values-crc", "tensorflow-stored-crc", "tensorflow-old-few-values"),
+    *("tensorflow-old-other-name", "arrays-no-latin-1", "onnx-halves-without-end"),
 }
 
 

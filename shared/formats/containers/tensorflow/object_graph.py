@@ -20,7 +20,7 @@ _OPTIMIZER = "optimizer"
 _OPTIMIZERS = re.compile(rf"(?:^|/)_?{_OPTIMIZER}(?:/|$)")
 _WEIGHTS = re.compile(rf"(?:^|/)_?{_OPTIMIZER}/_(?:non_)?trainable_variables/\d+$")
 _ESCAPES = ((".S", "/"), ("..", "."))  # of keys: a slash in an attribute's name
-_MAX_NODES = 1 << 18
+_MAX_NODES = 1 << 16
 _MAX_NAME = 512  # characters
 
 Same = Callable[[str, str], bool]  # whether the tensors of two keys are equal
