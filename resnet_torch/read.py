@@ -6,7 +6,7 @@ What is decided about it is decided in `shared.graphs`.
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,18 +44,18 @@ def read_graph(model: Any, image_size: int | None = None) -> RawGraph:
         return _read_program(model, size)
     if isinstance(model, torch.jit.ScriptModule):
         return _read_script(model, size)
-    names = _states(model)
+    own = {name: tensor.detach() for name, tensor in _states(model).items()}
     problem: FrameworkError | None = None
     for dtype in (torch.float64, None):
-        own = _copied(model, dtype)
-        example = _example(own, size)
-        try:
-            program = _export(own, example)
-        except FrameworkError as error:
-            problem = problem or error
-            continue
-        graph = _graph_of(program, size, names)
-        graph.run = _runner(own, example.dtype)
+        with _evaluating(model, dtype):
+            example = _example(model, size)
+            try:
+                program = _export(model, example)
+            except FrameworkError as error:
+                problem = problem or error
+                continue
+            graph = _graph_of(program, size, own)
+        graph.run = _runner(model, dtype)
         graph.dtype = str(example.dtype).removeprefix("torch.")
         return graph
     raise problem or FrameworkError("this model cannot be traced")
@@ -81,16 +81,34 @@ def _states(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _copied(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    """In evaluation mode and another dtype; without one, or where it cannot be copied, the model
-    itself.
+@contextlib.contextmanager
+def _evaluating(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Evaluation mode, with floating tensors in another dtype; afterwards all is as it was, bit by
+    bit. A copy would not do: a function in a model may know the model itself.
     """
-    if dtype is not None:
-        try:
-            return copy.deepcopy(model).cpu().to(dtype)
-        except Exception:  # noqa: BLE001 - whatever a user's module has in it
-            return model
-    return model
+    modes = {module: module.training for module in model.modules()}
+    parameters = {p: p.data for p in model.parameters() if dtype and p.is_floating_point()}
+    buffers = [
+        (module, name, tensor)
+        for module in model.modules()
+        for name, tensor in module._buffers.items()
+        if dtype and tensor is not None and tensor.is_floating_point()
+    ]
+    shared = {id(tensor): tensor.to(dtype) for _, _, tensor in buffers}
+    try:
+        model.eval()
+        for parameter, data in parameters.items():
+            parameter.data = data.to(dtype)
+        for module, name, tensor in buffers:
+            module._buffers[name] = shared[id(tensor)]
+        yield
+    finally:
+        for parameter, data in parameters.items():
+            parameter.data = data
+        for module, name, tensor in buffers:
+            module._buffers[name] = tensor
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _example(model: nn.Module, size: int) -> Tensor:
@@ -105,16 +123,11 @@ def _example(model: nn.Module, size: int) -> Tensor:
 
 
 def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
-    was = {module: module.training for module in model.modules()}
-    model.eval()
     try:
         with torch.no_grad():
             return torch.export.export(model, (example,), strict=False)
     except Exception as error:  # noqa: BLE001 - a user's model may raise anything
         raise FrameworkError(f"PyTorch cannot trace it: {_said(error)}") from None
-    finally:
-        for module, mode in was.items():
-            module.training = mode
 
 
 def _said(error: Exception) -> str:
@@ -143,18 +156,12 @@ def _is_own(file: str) -> bool:
     return "/torch/" not in file and not file.startswith("<")
 
 
-def _runner(model: nn.Module, dtype: torch.dtype) -> Any:
+def _runner(model: nn.Module, dtype: torch.dtype | None) -> Any:
     def run(images: Array) -> Array:
-        was = {module: module.training for module in model.modules()}
-        model.eval()
-        try:
-            with torch.no_grad():
-                nchw = np.ascontiguousarray(np.transpose(images, (0, 3, 1, 2)))
-                found = _first_output(model(torch.from_numpy(nchw).to(dtype)))
-        finally:
-            for module, mode in was.items():
-                module.training = mode
-        return _array(found)
+        with _evaluating(model, dtype), torch.no_grad():
+            nchw = np.ascontiguousarray(np.transpose(images, (0, 3, 1, 2)))
+            example = _example(model, 1)
+            return _array(_first_output(model(torch.from_numpy(nchw).to(example.dtype))))
 
     return run
 
@@ -224,13 +231,12 @@ def _read_script(model: torch.jit.ScriptModule, size: int) -> RawGraph:
     from torch._export.converter import TS2EPConverter  # `torch.export` refuses TorchScript
 
     example = _example(model, size)
-    model.eval()
     try:
         program = TS2EPConverter(model, (example,), {}).convert()
     except Exception as error:  # noqa: BLE001 - as in `_export`
         raise FrameworkError(f"PyTorch cannot convert it: {_said(error)}") from None
     graph = _graph_of(program, size, _states(model))
-    graph.run = _runner(model, example.dtype)
+    graph.run = _runner(model, None)
     graph.dtype = str(example.dtype).removeprefix("torch.")
     return graph
 

@@ -27,6 +27,9 @@ def answer(
     lines += [Text(f"  {line}") for line in _details(found)]
     if found["departures"]:
         lines += [Text(""), _departures(found["departures"])]
+    elif found["from_nearest"]:
+        lines += [Text(f"\nwhat {found['nearest']} has otherwise:"), Text("")]
+        lines.append(_departures(found["from_nearest"]))
     return Group(*lines)
 
 

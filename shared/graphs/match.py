@@ -22,6 +22,7 @@ from shared.graphs.overlay import Departure, Overlay, Target, overlay
 from shared.graphs.planned import Planned, planned
 from shared.graphs.structure import BACK, FRONT
 
+CUSTOM = ResNetSpec().name  # of what is no preset
 ALIGNED = 3  # candidates that are paired node by node where none lies flat
 MODES = ("", "relu", "all")
 # Fields that are what they are in every graph: a preset that differs here does not lie flat.
@@ -220,15 +221,15 @@ def _likeliest(plans: list[Planned], own: Trimmed) -> list[Planned]:
 
 
 def _nearest(plans: list[Planned], own: Trimmed) -> Overlay:
-    """With the fewest departures."""
+    """With the fewest departures; of equals, one that is a preset."""
     overlays = [overlay(plan, own.target) for plan in plans]
-    return min(overlays, key=lambda o: sum(weight_of(d) for d in o.departures))
+    return min(overlays, key=lambda o: (sum(map(weight_of, o.departures)), o.spec.name == CUSTOM))
 
 
 def weight_of(departure: Departure) -> float:
     """How much a departure says against a network: structure more than numbers."""
     if departure.what in ("extra", "missing", "operator", "wiring"):
-        return 1.0
+        return float(departure.count)
     return 0.7 if departure.what in ("kernel", "channels", "groups", "stride") else 0.5
 
 

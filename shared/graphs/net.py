@@ -30,7 +30,14 @@ from shared.graphs.primitives import Array
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 NO_PADS: Pads = ((0, 0), (0, 0))
-HIDDEN = ("computed", "ceil", "decomposed", "momentum", "how")  # attributes that no text shows
+HIDDEN = (
+    "bias",
+    "computed",
+    "decomposed",
+    "filter",
+    "momentum",
+    "what",
+)  # attributes that no text shows
 
 
 @dataclass
@@ -65,9 +72,11 @@ class Node:
         shown = {
             key: value
             for key, value in self.attrs.items()
-            if key not in HIDDEN and str(value) not in ("None", "False", "1", "(1, 1)")
+            if key not in HIDDEN and value not in (None, False, 1, (1, 1), NO_PADS)
         }
-        listed = ", ".join(f"{key} {value}" for key, value in shown.items() if key != "what")
+        if shown.get("mode") not in (None, "constant", "avg", "max"):
+            shown.pop("value", None)
+        listed = ", ".join(f"{key.replace('_', ' ')} {described(v)}" for key, v in shown.items())
         return self.label + (f" ({listed})" if listed else "")
 
 
@@ -130,3 +139,30 @@ def module_of(name: str | None) -> str:
         return ""
     separator = "." if "." in name else "/"
     return name.rpartition(separator)[0]
+
+
+def described(value: Any) -> str:
+    """As a person writes it: 3 x 3, 1 top 2 bottom, 1e-05."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], tuple):
+        return "none" if value == NO_PADS else _padding(value)
+    if isinstance(value, tuple) and len(value) == 2:
+        first, second = value
+        return f"{first:g}" if first == second else f"{first:g} x {second:g}"
+    if isinstance(value, tuple):
+        return ", ".join(map(described, value))
+    if isinstance(value, dict):
+        return " ".join(f"{key} {described(each)}" for key, each in value.items())
+    return str(value)
+
+
+def _padding(pads: Any) -> str:
+    """(before, after) where height and width have the same."""
+    if pads[0] == pads[1]:
+        return "({}, {})".format(*pads[0])
+    return "({}, {}) x ({}, {})".format(*pads[0], *pads[1])

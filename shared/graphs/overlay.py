@@ -30,6 +30,7 @@ class Departure:
     ours: str
     line: str = ""
     layer: str = ""  # canonical name of the layer in the network
+    count: int = 1  # operators that it stands for
 
 
 @dataclass
@@ -141,7 +142,8 @@ def _unpaired(
     found = []
     for group in _by_module(its):
         where, layer = place_of(group[0], target), mine[0].where if mine else ""
-        found.append(Departure(where, "extra", _listed(group), "nothing", group[0].line, layer))
+        line, count = group[0].line, len(group)
+        found.append(Departure(where, "extra", _listed(group), "nothing", line, layer, count))
     last = its[-1] if its else before
     where = place_of(last, target) if last is not None else "input"
     line = last.line if last is not None else ""

@@ -16,7 +16,7 @@ from shared.architecture.spec import ResNetSpec
 from shared.errors import RosettaError, SpecError
 from shared.graphs.compare import COMPUTED, FOLDED, ZERO_BIAS, Note
 from shared.graphs.evidence import Evidence, compare_numbers, prepared
-from shared.graphs.match import Match, Trimmed, fits, flat_presets, match, trimmed_as
+from shared.graphs.match import Match, Trimmed, fits, flat_presets, like, match, trimmed_as
 from shared.graphs.net import Node
 from shared.graphs.normal import normalise
 from shared.graphs.overlay import SHARED, Departure, Overlay, overlay
@@ -45,7 +45,8 @@ class Identified:
     surroundings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
-    nearest: str | None = None  # preset
+    nearest: str | None = None  # preset, where the network is none
+    from_nearest: list[Departure] = field(default_factory=list)  # of a spec that is no preset
     image_sizes: list[int] = field(default_factory=list)
     evidence: Evidence | None = None
     weights: Weights = field(default_factory=dict)
@@ -71,17 +72,8 @@ class Identified:
             "presets": self.presets,
             "nearest": self.nearest,
             "spec": self.spec.to_dict() if self.spec and self.verdict != NO_RESNET else None,
-            "departures": [
-                {
-                    "where": d.where,
-                    "what": d.what,
-                    "theirs": d.theirs,
-                    "ours": d.ours,
-                    "line": d.line or None,
-                    "layer": d.layer or None,
-                }
-                for d in self.departures
-            ],
+            "departures": [_listed(departure) for departure in self.departures],
+            "from_nearest": [_listed(departure) for departure in self.from_nearest],
             "surroundings": self.surroundings,
             "notes": self.notes,
             "assumed": self.assumed,
@@ -98,6 +90,17 @@ class Identified:
             "tensors": len(self.weights),
             "names": self.names,
         }
+
+
+def _listed(departure: Departure) -> dict[str, Any]:
+    return {
+        "where": departure.where,
+        "what": departure.what,
+        "theirs": departure.theirs,
+        "ours": departure.ours,
+        "line": departure.line or None,
+        "layer": departure.layer or None,
+    }
 
 
 def identify_graph(
@@ -178,7 +181,17 @@ def _decide(
             )
     if not chosen:
         answer.nearest = against.name if against else nearest_preset(best.spec)
+        if not against:
+            answer.from_nearest = _from_nearest(answer.nearest, best.spec, own)
     _prove(answer, graph, own)
+
+
+def _from_nearest(name: str, spec: ResNetSpec, own: Trimmed) -> list[Departure]:
+    """What the nearest preset has otherwise, in the user's modules."""
+    try:
+        return overlay(planned(like(name, spec), own.image), own.target).departures
+    except SpecError:
+        return []
 
 
 def _fits_again(spec: ResNetSpec, other: Trimmed) -> bool:
