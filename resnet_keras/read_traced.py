@@ -14,7 +14,7 @@ import numpy as np
 
 from shared.errors import FrameworkError
 from shared.graphs.files.messages import of_bytes
-from shared.graphs.files.tensorflow_messages import GRAPH
+from shared.graphs.files.tensorflow_messages import GRAPH, functions
 from shared.graphs.primitives import BATCH, Array, RawGraph
 from shared.graphs.translate import choices
 from shared.graphs.translate.tensorflow import GraphReader
@@ -140,7 +140,7 @@ def _concrete(
     for tensor in function.inputs:
         if _node(tensor) not in values:
             values[_node(tensor)] = [graph.opaque("argument", [], None, where=_node(tensor))]
-    reader = GraphReader(graph, definition.library.function if definition.library else ())
+    reader = GraphReader(graph, functions(definition))
     outs = reader.run(definition.node, values, [tensor.name for tensor in function.outputs])
     outputs = _output_names(function)
     k = choices.choose_output(outputs, [reader.shape(id) for id in outs], graph)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 keras = pytest.importorskip("keras")
@@ -15,6 +14,7 @@ from resnet_keras.read import is_model, read_graph
 from shared.errors import FrameworkError
 from tests.graphs import keras_models, reading
 from tests.graphs.keras_models import MODELS, varied
+from tests.graphs.tensorflow_models import tensorflow_module
 
 BACKEND = keras.backend.backend()
 on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's own")
@@ -128,42 +128,13 @@ def test_what_is_no_model_is_refused_in_one_line() -> None:
     assert not is_model(3)
 
 
-def _tensorflow_module() -> Any:
-    import tensorflow as tf
-
-    class Net(tf.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            random = np.random.default_rng(0)
-            self.kernel = tf.Variable(random.normal(size=(3, 3, 3, 8)), name="w", dtype="float32")
-            self.shift = tf.Variable(random.normal(size=8), name="b", dtype="float32")
-            self.head = tf.Variable(random.normal(size=(8, 4)), name="head", dtype="float32")
-
-        def __call__(self, x: Any, training: bool = True) -> Any:
-            assert not training
-            x = tf.nn.conv2d(tf.pad(x[..., ::-1], [[0, 0], [2, 3], [2, 3], [0, 0]]), self.kernel,
-                             2, [[0, 0], [1, 0], [1, 0], [0, 0]])  # fmt: skip
-            x = tf.nn.bias_add(x, self.shift)
-            ones, zeros = tf.ones(8), tf.zeros(8)
-            x, _, _ = tf.compat.v1.nn.fused_batch_norm(
-                x, ones, zeros, self.shift, ones, epsilon=1e-3, is_training=False
-            )
-            left, right = tf.split(tf.nn.relu6(x), 2, axis=-1)
-            x = tf.concat([left, tf.maximum(left, right)], -1)
-            x = tf.nn.avg_pool2d(x, 3, 2, "SAME")
-            x = tf.reshape(x, [tf.shape(x)[0], -1, tf.shape(x)[3]])
-            return tf.linalg.matmul(tf.reduce_mean(x, 1), self.head)
-
-    return Net()
-
-
 @on_tensorflow
 @pytest.mark.parametrize("size", [32, 33])
 @pytest.mark.parametrize("kind", ["module", "function", "concrete"])
 def test_tensorflow_s_own_modules_and_functions(kind: str, size: int) -> None:
     import tensorflow as tf
 
-    net = module = _tensorflow_module()
+    net = module = tensorflow_module()
     if kind != "module":
         model = tf.function(lambda images: net(images, training=False))
         if kind == "concrete":

@@ -62,6 +62,17 @@ class Table:
         self.entry = Schema({1: ("key", STRING), 2: ("value", kind)})
 
 
+class Later:
+    """A message that is read when it is needed."""
+
+    def __init__(self, source: Source, field: Field):
+        source.size_of(field)
+        self._source, self._field = source, field
+
+    def read(self, schema: Schema) -> Record:
+        return _message(self._source, self._field.start, self._field.end, schema, MAX_DEPTH)
+
+
 def _varints(data: bytes) -> np.ndarray:
     """Packed integers, as int64."""
     raw = np.frombuffer(data, np.uint8)
@@ -100,6 +111,7 @@ def _bytes(source: Source, field: Field) -> bytes:
 INT = Kind(_integer, 0, _varints)
 FLOAT, DOUBLE, FIXED32 = _fixed("<f4"), _fixed("<f8"), _fixed("<u4")
 BYTES = Kind(_bytes, b"")
+LATER = Kind(Later, None)
 STRING = Kind(lambda source, field: str(_bytes(source, field), "utf-8", "replace"), "")
 
 

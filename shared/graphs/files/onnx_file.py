@@ -6,24 +6,20 @@ model are its graph's, computed by NumPy in float64: nothing of the file runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from shared.errors import CheckpointError, shown
 from shared.formats.containers import spans
 from shared.formats.containers.protobuf import Source
+from shared.graphs.files import in_numpy
 from shared.graphs.files.messages import Record, parse
 from shared.graphs.files.onnx_messages import MODEL, array
-from shared.graphs.meaning import evaluate_graph
-from shared.graphs.primitives import BATCH, Array, RawGraph
+from shared.graphs.primitives import BATCH, RawGraph
 from shared.graphs.shapes import shapes_of
 from shared.graphs.translate import choices
 from shared.graphs.translate.onnx import OnnxReader
 
-REMARK = "its numbers are those of its graph, computed by NumPy in float64; no runtime ran it"
 _CHANNELS = (1, 3, 4)
 
 
@@ -73,9 +69,7 @@ def _read(model: Record, folder: Path, image_size: int | None) -> RawGraph:
         own = read(size, sizes["N"])
         if _misfits(own, sizes["N"]) < _misfits(graph, BATCH):
             graph, batch = own, sizes["N"]
-    graph.remarks.append(REMARK)
-    graph.run = partial(_run, graph, read, batch)
-    return graph
+    return in_numpy.computed(graph, lambda size: read(size, batch), batch)
 
 
 def _announced(value: Record) -> tuple[str, dict[str, int]]:
@@ -117,21 +111,6 @@ def _misfits(graph: RawGraph, batch: int) -> int:
     shape = shapes_of(graph)[graph.outputs[0]]
     unknown = sum(node.prim == "opaque" and node.id in live for node in graph.nodes)
     return unknown + (shape is not None and shape[:1] != (batch,))
-
-
-def _run(graph: RawGraph, read: Callable[[int, int], RawGraph], batch: int, images: Array) -> Array:
-    """The graph's meaning, read again where the images have another size."""
-    order = ["NHWC".index(axis) for axis in graph.layout]
-    count, size = images.shape[0], images.shape[1]
-    own = graph if size == graph.image_size else read(size, batch)
-    parts = []
-    for start in range(0, count, batch):
-        part = images[start : start + batch]
-        missing = batch - len(part)
-        part = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
-        found = evaluate_graph(own, np.transpose(part, order).astype(np.float64))
-        parts.append(found[: batch - missing])
-    return np.concatenate(parts)
 
 
 def _external(folder: Path, said: dict[str, str], nbytes: int) -> bytes:

@@ -19,7 +19,9 @@ from shared.graphs.files.messages import (
     DOUBLE,
     FLOAT,
     INT,
+    LATER,
     STRING,
+    Later,
     Record,
     Repeated,
     Schema,
@@ -78,7 +80,7 @@ FUNCTION = Schema(
     {1: ("signature", _SIGNATURE), 3: ("node_def", Repeated(NODE)), 4: ("ret", Table(STRING))}
 )
 GRAPH = Schema(
-    {1: ("node", Repeated(NODE)), 2: ("library", Schema({1: ("function", Repeated(FUNCTION))}))}
+    {1: ("node", Repeated(NODE)), 2: ("library", Schema({1: ("function", Repeated(LATER))}))}
 )
 
 _REFERENCE = Schema({1: ("node_id", INT), 2: ("local_name", STRING)})
@@ -129,6 +131,19 @@ TRACKABLE_GRAPH = Schema(
         )
     }
 )
+_NAME = Schema({1: ("signature", Schema({1: ("name", STRING)}))})
+
+
+def functions(definition: Record) -> dict[str, Later]:
+    """The library of a GraphDef, by the functions' names."""
+    found = {}
+    for later in definition.library.function if definition.library else ():
+        signature = later.read(_NAME).signature
+        if signature is not None:
+            found[signature.name] = later
+    return found
+
+
 # A value's dtype by its number, core/framework/types.proto.
 DTYPES: dict[int, Any] = {
     1: np.float32,

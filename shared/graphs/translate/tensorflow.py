@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from shared.errors import CheckpointError
-from shared.graphs.files.messages import Record
+from shared.graphs.files.messages import Later, Record
+from shared.graphs.files.tensorflow_messages import FUNCTION, functions
 from shared.graphs.primitives import RawGraph
+from shared.graphs.translate import choices
 from shared.graphs.translate.emit import Unknown
 from shared.graphs.translate.tensorflow_node import Node, NodeEmitter
 from shared.graphs.translate.tensorflow_operators import RULES
@@ -25,16 +27,23 @@ MAX_NODES = 1_000_000
 class GraphReader(NodeEmitter):
     """Appends functions of a library to a graph."""
 
-    def __init__(self, graph: RawGraph, library: Iterable[Record] = ()):
+    def __init__(self, graph: RawGraph, library: Mapping[str, Later]):
         super().__init__(graph)
-        self._library = {function.signature.name: function for function in library}
+        self._library = library
+        self._read: dict[str, Record] = {}
         self._nodes = 0
+
+    def definition(self, name: str) -> Record:
+        """A function of the library. Raises `KeyError`."""
+        if name not in self._read:
+            self._read[name] = self._library[name].read(FUNCTION)
+        return self._read[name]
 
     def function(self, name: str, args: Sequence[int], prefix: str = "", depth: int = 0) -> dict:
         """The ids of a function's results by their names; `args` are those of its arguments."""
         if depth > MAX_CALLS:
             raise Unknown(f"functions call functions, more than {MAX_CALLS} deep")
-        function = self._library[name]
+        function = self.definition(name)
         values = {
             argument.name: [id]
             for argument, id in zip(function.signature.input_arg, args, strict=True)
@@ -117,30 +126,29 @@ def _one_of(found: Sequence[int], k: int) -> int:
     return found[k] if k < len(found) else found[0]
 
 
-def read_frozen(definition: Record, graph: RawGraph, shape: Sequence[int]) -> GraphReader:
-    """A graph whose weights are constants: its placeholder is the image, and what nobody reads is
-    the output. Sets `graph.outputs`. Raises `CheckpointError`.
+def read_frozen(definition: Record, graph: RawGraph, images: str, shape: Sequence[int]) -> None:
+    """A graph whose weights are constants: its placeholder `images` is the input, and what nobody
+    reads are the outputs. Sets `graph.outputs`. Raises `CheckpointError`.
     """
-    nodes: Mapping[str, Record] = {node.name: node for node in definition.node}
-    library = definition.library.function if definition.library else ()
-    reader = GraphReader(graph, library)
-    holders = [name for name, node in nodes.items() if node.op.startswith("Placeholder")]
-    images = [name for name in holders if nodes[name].op == "Placeholder"]
-    if not images:
-        raise CheckpointError("it has no placeholder, which images would come in by")
-    values = {}
-    for name in holders:
-        if name == images[0]:
-            values[name] = [graph.input(shape, name)]
-        elif nodes[name].op == "Placeholder":
-            values[name] = [graph.opaque("Placeholder", [], None, where=name)]
-    used = {_reference(source.lstrip("^"))[0] for node in nodes.values() for source in node.input}
-    ends = [
-        name
-        for name, node in nodes.items()
-        if name not in used and node.op not in ("NoOp", "Const", "Placeholder", "Assert")
-    ]
+    reader = GraphReader(graph, functions(definition))
+    values = {images: [graph.input(shape, images)]}
+    for node in definition.node:
+        if node.op == "Placeholder" and node.name != images:
+            values[node.name] = [graph.opaque("Placeholder", [], None, where=node.name)]
+    used = {_reference(i.lstrip("^"))[0] for node in definition.node for i in node.input}
+    quiet = ("NoOp", "Const", "Placeholder", "Assert")
+    ends = [n.name for n in definition.node if n.name not in used and n.op not in quiet]
     if not ends:
         raise CheckpointError("it has no output: every node is read by another one")
-    graph.outputs = reader.run(definition.node, values, ends[::-1])
-    return reader
+    outs = reader.run(definition.node, values, ends)
+    k = choices.choose_output(ends, [reader.shape(id) for id in outs], graph)
+    graph.outputs = [outs[k], *(out for j, out in enumerate(outs) if j != k)]
+
+
+def placeholder(definition: Record) -> tuple[str, list[int]]:
+    """The name and sizes (-1: any) of the images. Raises `CheckpointError`."""
+    for node in definition.node:
+        if node.op == "Placeholder":
+            shape = node.attr["shape"].shape if "shape" in node.attr else None
+            return node.name, [dim.size for dim in shape.dim] if shape else []
+    raise CheckpointError("it has no placeholder, which images would come in by")

@@ -157,7 +157,35 @@ def _indexes(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
+def read_by_key(path: Path) -> tuple[dict[str, Entry], bytes | None]:
+    """The tensors of an `.index` file by their keys, and the object graph that says whose they are.
+
+    Raises `CheckpointError`.
+    """
+    try:
+        with path.open("rb") as file:
+            fail = spans.failing(path, "a checkpoint of TensorFlow")
+            bundle, stored, _, text = _opened(path, Source(file, fail))
+            return {key: _entry(bundle, key, found) for key, found in stored.items()}, text
+    except OSError as error:
+        raise spans.cannot_read(path, error) from None
+
+
 def _read_index(path: Path, source: Source) -> Archive:
+    bundle, stored, skipped, text = _opened(path, source)
+    names = shown_names(
+        [*stored],
+        None if text is None else Source(text, source.fail),
+        lambda a, b: _same(bundle, stored[a], stored[b]),
+    )
+    entries = {shown: _entry(bundle, key, stored[key]) for key, shown in names.items()}
+    return Archive("tf-checkpoint", entries, skipped)
+
+
+def _opened(
+    path: Path, source: Source
+) -> tuple[_Bundle, dict[str, _Stored], dict[str, str], bytes | None]:
+    """What an index says: its tensors, those that are left out and why, and the object graph."""
     stored: dict[str, _Stored] = {}
     skipped: dict[str, str] = {}
     bundle = None
@@ -185,13 +213,7 @@ def _read_index(path: Path, source: Source) -> Archive:
         if name != GRAPH:
             skipped[name] = "a tensor of texts"
     text = _only_text(bundle, graph) if graph is not None and graph.code == STRING else None
-    names = shown_names(
-        [*stored],
-        None if text is None else Source(text, source.fail),
-        lambda a, b: _same(bundle, stored[a], stored[b]),
-    )
-    entries = {shown: _entry(bundle, key, stored[key]) for key, shown in names.items()}
-    return Archive("tf-checkpoint", entries, skipped)
+    return bundle, stored, skipped, text
 
 
 def _name(key: bytes, fail: spans.Fail) -> str:
