@@ -17,6 +17,7 @@ from shared.errors import CheckpointError
 from shared.formats.containers.archive import Archive, Entry
 from shared.formats.containers.spans import shown
 from shared.formats.readings import Reading
+from shared.naming.names import stem_name
 from shared.naming.nearest_preset import first
 from shared.naming.schemes import FORMATS, Format, Scheme
 from shared.recognition.find import Survey
@@ -143,11 +144,13 @@ def canonical_archive(archive: Archive, network: Network) -> Archive:
 
 def _prefixes(archive: Archive, network: Network) -> tuple[str, ...]:
     """What stands in front of the network's own names, level by level."""
-    levels, _, inner = network.path.rpartition("/")
-    if network.format is None or not network.path:
+    if network.format is None or network.scheme is None or not network.path:
         return archive.stripped_prefixes
+    own, stem = stem_name(network.scheme), network.names["stem.conv1.weight"]
+    path = stem.removesuffix(own).rstrip("./") if stem.endswith(own) else network.path
+    levels, _, inner = path.rpartition("/")
     keys = [f"key {part!r}" for part in levels.split("/") if part]
-    first_name = next(iter(network.names.values()))[len(network.path) :]
+    first_name = next(iter(network.names.values()))[len(path) :]
     last = inner.split(".") if inner and first_name.startswith(".") else []
     keys += [f"prefix {part + '.'!r}" for part in last] or ([f"key {inner!r}"] if inner else [])
     return (*archive.stripped_prefixes, *keys)

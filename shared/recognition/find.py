@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shared.architecture.ops import Shape
 from shared.recognition.choice import choose, without_twins
 from shared.recognition.layers import Tensor, layout_of, read_layers
 from shared.recognition.leftovers import Group, groups, kind_of
 from shared.recognition.named import find_named
 from shared.recognition.names import Words, parts_of
 from shared.recognition.network import (
+    HEAD,
     Network,
     Refusal,
     from_names,
@@ -84,6 +86,8 @@ def survey(tensors: Mapping[str, Tensor], changes: Mapping[str, Any] | None = No
             networks.append(found)
         else:
             refused.append(found)
+    networks, bare = _with_statistics(networks)
+    refused += bare
     place = {name: i for i, name in enumerate(tensors)}
     networks = with_classifiers(networks, layers)
     networks.sort(key=lambda network: min(place[name] for name in network.names.values()))
@@ -100,6 +104,29 @@ def survey(tensors: Mapping[str, Tensor], changes: Mapping[str, Any] | None = No
         else explain(tensors, aside, [Word(refusal.why, refusal.known) for refusal in refused]),
         (doubt,) if doubt and any(network.format is None for network in networks) else (),
     )
+
+
+def _with_statistics(networks: Sequence[Network]) -> tuple[list[Network], list[Refusal]]:
+    """Without the averages of the parameters alone of a network with batch norms: as they are, they
+    could only be taken for one with group norms.
+    """
+    bodies = [_parameters(network) for network in networks if network.spec.norm.kind == "batch"]
+    kept, refused = [], []
+    for network in networks:
+        if network.spec.norm.kind == "group" and _parameters(network) in bodies:
+            why = "parameters without running statistics, of a network that has them"
+            refused.append(Refusal(network.path, why, True))
+        else:
+            kept.append(network)
+    return kept, refused
+
+
+def _parameters(network: Network) -> dict[str, Shape]:
+    return {
+        name: shape
+        for name, shape in network.shapes.items()
+        if name not in HEAD and ".running_" not in name
+    }
 
 
 def _left(

@@ -22,6 +22,7 @@ from shared.recognition.structure import Structure
 from shared.weights.canonical import is_float
 
 HEAD = ("head.weight", "head.bias")
+_BARE = " (its norms have no running statistics, as group norms)"
 _SEPARATOR = re.compile(r"[./]")
 
 
@@ -132,7 +133,8 @@ def from_structure(
     canonical = structure.shapes()
     resolved = resolve(canonical, changes, pre=structure.pre, dialect=dialect)
     if isinstance(resolved, Mismatch):
-        return Refusal(path, _told(resolved, names))
+        bare = "" if any(".running_" in own for own in canonical) else _BARE
+        return Refusal(path, f"{_told(resolved, names)}{bare}")
     return Network(
         path=path,
         scope=scope,

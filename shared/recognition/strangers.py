@@ -202,6 +202,8 @@ def explain(
     """
     rest = {name: tensor for name, tensor in tensors.items() if name not in aside}
     layers = read_layers(rest)
+    if tensors and not rest:
+        return Word("it holds an optimizer, counters or settings, and no weights", True)
     if word := _marked(tensors, rest, layers):
         return Word(word, True)
     if found := next((word for word in refused if word.known), None):

@@ -156,6 +156,17 @@ def test_equal_networks_are_one_and_unequal_ones_two() -> None:
     assert len(survey(changed).networks) == 2
 
 
+def test_averages_of_parameters_alone_are_no_network_with_group_norms() -> None:
+    """`shadow` of `named_parameters()`; alone it would be one."""
+    shadow = {n: t for n, t in under("shadow.", net(2)).items() if "running" not in n}
+    found = survey(under("model.", net(1)) | shadow, {"norm.groups": 4})
+    assert [n.path for n in found.networks] == ["model"]
+    assert [(r.path, "running statistics" in r.why) for r in found.refused] == [("shadow", True)]
+    assert others(found) == ["shadow"]
+    (alone,) = survey(shadow, {"norm.groups": 4}).networks
+    assert alone.spec.norm.kind == "group"
+
+
 def test_reading_stops_at_the_first_tensor_that_differs() -> None:
     read: list[str] = []
 

@@ -17,24 +17,19 @@ MAX_PATH = (
     512  # characters of a tensor's name; a deep tree would otherwise repeat its keys without bound
 )
 
-_COLLECTIONS = ("params", "batch_stats")
-_STATE = (
-    "opt_state",
-    "optimizer",
-    "ema_params",
-    "ema_batch_stats",
-)  # of the training, at the top of a checkpoint
+# At the top of a checkpoint, of the training: their numbers are no metadata of the network.
+_STATE = ("opt_state", "optimizer", "ema_params", "ema_batch_stats")
 _LEVELS = ("default", "model")  # the item of Orbax's CheckpointManager, and what people call theirs
+_VALUE = "/value"
 
 
-def model_part(
+def whole_tree(
     container: str, entries: Mapping[str, Entry], metadata: Mapping[str, str]
 ) -> Archive:
-    """The archive of what a model needs, of all that was found in a checkpoint.
+    """The archive of all that was found in a checkpoint.
 
-    Of a `TrainState` or of variables (there is a level `params`) the collections `params` and
-    `batch_stats` are kept; a level that holds all is taken off. `stripped_prefixes` names
-    both. NNX's last level `value` is no part of a name.
+    A level that holds all is taken off, and so is NNX's last level `value`, where all layers have
+    it; `stripped_prefixes` names both. The number of steps is metadata.
     """
     kept, stripped_prefixes = dict(entries), []
     while level := next(
@@ -45,22 +40,16 @@ def model_part(
     metadata = dict(metadata)
     if (step := kept.get("step")) is not None and not step.shape:
         metadata["step"] = str(kept.pop("step").load())  # an array when JAX counted it
-    linen = any(name.startswith("params/") for name in kept)
-    tops = dict.fromkeys(name.partition("/")[0] for name in kept)
-    dropped = [top for top in tops if (top not in _COLLECTIONS if linen else top in _STATE)]
-    kept = {name: entry for name, entry in kept.items() if name.partition("/")[0] not in dropped}
-    metadata = {
-        name: value for name, value in metadata.items() if name.partition("/")[0] not in _STATE
-    }
-    named = [
-        top if top.isidentifier() and top.isascii() and len(top) <= 80 else spans.shown(top)
-        for top in dropped
-    ]
-    stripped_prefixes += [f"also holds {top}" for top in named[:8]]
-    if kept and all(name.endswith("/value") for name in kept):
-        kept = {name.removesuffix("/value"): entry for name, entry in kept.items()}
-        stripped_prefixes.append("suffix '/value'")
+    metadata = {name: value for name, value in metadata.items() if not _of_training(name)}
+    own = [name for name in kept if not _of_training(name)]
+    if own and all(name.endswith(_VALUE) for name in own):
+        kept = {name.removesuffix(_VALUE): entry for name, entry in kept.items()}
+        stripped_prefixes.append(f"suffix '{_VALUE}'")
     return Archive(container, kept, metadata, tuple(stripped_prefixes))
+
+
+def _of_training(name: str) -> bool:
+    return name.partition("/")[0] in _STATE
 
 
 def nested(path: Path, entries: Mapping[str, Any]) -> dict[str, Any]:

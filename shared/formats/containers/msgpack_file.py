@@ -20,7 +20,7 @@ from shared.architecture.ops import Shape
 from shared.errors import FrameworkError
 from shared.formats.containers import spans
 from shared.formats.containers.archive import Archive, Entry
-from shared.formats.containers.flax_tree import MAX_DEPTH, MAX_PATH, model_part, nested
+from shared.formats.containers.flax_tree import MAX_DEPTH, MAX_PATH, nested, whole_tree
 from shared.weights.canonical import float_dtype
 
 CHUNK = 1 << 30  # bytes of an array above which Flax writes chunks
@@ -149,8 +149,7 @@ class _Tree:
 
 
 def read(path: Path) -> Archive:
-    """The arrays of the nested map that a model needs (`model_part`), under `a/b/c`; other leaves
-    are metadata.
+    """The arrays of the nested map (`whole_tree`), under `a/b/c`; other leaves are metadata.
 
     Raises `CheckpointError`.
     """
@@ -166,7 +165,7 @@ def read(path: Path) -> Archive:
                 )
     except OSError as error:
         raise spans.cannot_read(path, error) from None
-    return model_part("msgpack", tree.entries, tree.metadata)
+    return whole_tree("msgpack", tree.entries, tree.metadata)
 
 
 def _walk(cursor: _Cursor, path: str, depth: int, tree: _Tree) -> None:

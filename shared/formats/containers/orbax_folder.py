@@ -20,7 +20,7 @@ import numpy as np
 from shared.errors import CheckpointError, FrameworkError
 from shared.formats.containers import safetensors_file, spans
 from shared.formats.containers.archive import MAX_TENSORS, Archive
-from shared.formats.containers.flax_tree import MAX_DEPTH, MAX_PATH, model_part, nested
+from shared.formats.containers.flax_tree import MAX_DEPTH, MAX_PATH, nested, whole_tree
 from shared.formats.containers.sandbox import Reader, Tensors
 from shared.machine import require_packages
 from shared.processes import ON_CPU, call
@@ -42,8 +42,7 @@ _NO_ARRAY = ("None", "Dict", "List", "Tuple", "NamedTuple", "string")
 
 
 def read(path: Path) -> Archive:
-    """The arrays of a checkpoint that a model needs (`model_part`), under `a/b/c`; its numbers are
-    metadata.
+    """The arrays of a checkpoint (`whole_tree`), under `a/b/c`; its numbers are metadata.
 
     Raises `CheckpointError`, and `FrameworkError` when TensorStore is not installed.
     """
@@ -61,7 +60,7 @@ def read(path: Path) -> Archive:
             f"{path}: announces {total} bytes of arrays in {size} bytes of files; "
             f"{MAX_RATIO} times as many at most are read"
         )
-    archive = model_part("orbax", reader.entries, reader.metadata)
+    archive = whole_tree("orbax", reader.entries, reader.metadata)
     if not item:
         return archive
     return Archive(

@@ -86,7 +86,7 @@ MEAN = np.arange(3, dtype="float32")
 LINEN = {"params/conv/kernel": KERNEL, "batch_stats/bn/mean": MEAN}
 CASES: dict[str, tuple[dict[str, np.ndarray], dict[str, str], tuple[str, ...]]] = {
     "linen": (LINEN, {}, ()),
-    "state": (LINEN, {"step": "7"}, ("also holds opt_state",)),
+    "state": (LINEN | {"opt_state/0/trace/conv/kernel": KERNEL}, {"step": "7"}, ()),
     "zarr": ({"params/conv/kernel": KERNEL}, {"step": "7"}, ()),
     "zarr3": ({"params/conv/kernel": KERNEL}, {"step": "7"}, ()),
     "manager/3": ({"params/conv/kernel": KERNEL}, {}, ("item 'default'",)),
