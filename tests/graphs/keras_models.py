@@ -108,4 +108,7 @@ def varied(model: keras.Model) -> keras.Model:
         value = keras.ops.convert_to_numpy(variable)
         if value.dtype.kind == "f":
             variable.assign(spread_out(value, k))
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # which computes with copies of its variables
     return model
