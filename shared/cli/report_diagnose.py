@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.status import Status
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from shared.cli.tables import printable
 from shared.verification.diagnosis.diagnose import Cause, Diagnosis
+from shared.verification.instrument import Instrument
 
 SHOWN = 3  # layers of a cause; JSON has all of them
 
@@ -90,6 +92,46 @@ def on_try(status: Status, what: str = "looking for the change") -> Callable[[in
     return show
 
 
-def print_blindness(console: Console, lines: Sequence[str]) -> None:
-    for line in lines:
-        console.print(Text(printable(line)), soft_wrap=True)
+def print_causes(
+    console: Console, causes: Mapping[str, Diagnosis | str], seconds: float = 0.0
+) -> None:
+    """For each framework that was not as the reference, why."""
+    for framework, found in causes.items():
+        console.print()
+        if isinstance(found, str):
+            console.print(Text(printable(f"{framework}: no cause: {found}")), soft_wrap=True)
+        elif found.same and not found.causes:
+            line = f"{framework} is as the reference is, within what rounding explains"
+            console.print(Text(printable(line)), soft_wrap=True)
+        else:
+            console.print(Text(printable(f"{framework}, compared with the reference")))
+            print_diagnosis(console, found, seconds)
+
+
+def causes_json(causes: Mapping[str, Diagnosis | str], **more: str) -> list[dict[str, Any]]:
+    return [
+        {**more, "side": side, **({"no_cause": d} if isinstance(d, str) else d.to_dict())}
+        for side, d in causes.items()
+    ]
+
+
+def print_instruments(console: Console, instruments: Sequence[Instrument]) -> None:
+    """Whether the comparisons could have failed."""
+    sound = [i for i in instruments if i.sound]
+    if sound:
+        planted = "; ".join(f"{i.size:.0e} in {i.planted}" for i in sound)
+        console.print()
+        console.print(
+            Text(
+                printable(
+                    "the instrument is sound: the first trace agrees with itself, and a planted "
+                    f"change is seen where it is ({planted})"
+                ),
+                "dim",
+            ),
+            soft_wrap=True,
+        )
+    for instrument in instruments:
+        if not instrument.sound:
+            line = f"the instrument is not shown to be sound for {instrument.check}: "
+            console.print(Text(printable(line + (instrument.why_not or "")), "yellow"))

@@ -85,6 +85,7 @@ def verify(
     from shared.cli import pages
     from shared.cli import report_verify as report
     from shared.cli.report_checkpoints import print_remarks
+    from shared.cli.report_diagnose import causes_json, print_causes
     from shared.frameworks.registry import installed
     from shared.frameworks.verify import DEFAULT_PRESETS, count_networks, iter_verdicts
 
@@ -138,6 +139,9 @@ def verify(
                 for s in v.steps
             },
             "failures": {v.spec.name: v.failure for v in verdicts if v.failure},
+            "causes": [
+                cause for v in verdicts for cause in causes_json(v.causes, preset=v.spec.name)
+            ],
         },
     )
     write_node_data(model_explorer, comparisons)
@@ -147,6 +151,7 @@ def verify(
         console.print()
         console.print(report.comparison_table(comparisons), soft_wrap=True)
         report.print_failures(console, comparisons)
+        print_causes(console, verdicts[0].causes)
     else:
         console.print(report.verdict_table(verdicts), soft_wrap=True)
     console.print()
@@ -228,15 +233,19 @@ def compare(
     markdown: MarkdownFile = None,
     model_explorer: ModelExplorer = None,
 ) -> None:
-    """Compare traces, each with every other one."""
+    """Compare traces, each with every other one, and say why one differs from the reference."""
     from shared.cli import report_verify as report
+    from shared.cli.report_diagnose import causes_json, on_try, print_causes, print_instruments
+    from shared.frameworks.diagnose import causes
     from shared.verification.comparison import compare
+    from shared.verification.instrument import examine
     from shared.verification.trace import Trace
 
     if len(files) < 2:
         raise SpecError("a comparison needs two traces; `rosetta trace` writes them")
     check_outputs(json_file, html, markdown, model_explorer)
     traces = [Trace.load(file) for file in files]
+    started = time.perf_counter()
     frameworks = [trace.framework for trace in traces]
     for trace, file in zip(traces, files, strict=True):
         if frameworks.count(trace.framework) > 1:
@@ -247,6 +256,13 @@ def compare(
         for check in _common_checks(a, b)
     ]
     passed = all(c.passed for c in comparisons)
+    instruments = [
+        examine(traces[0], check) for check in dict.fromkeys(c.check for c in comparisons)
+    ]
+    why = {}
+    if not passed:
+        with make_console(stderr=True).status("looking for the cause") as status:
+            why = causes(traces, comparisons, on_try=on_try(status))
     environment = {k: v for t in traces for k, v in t.versions.items()}
     write_json(
         json_file,
@@ -254,6 +270,8 @@ def compare(
             "passed": passed,
             "environment": environment,
             "comparisons": [c.to_dict() for c in comparisons],
+            "instrument": [instrument.to_dict() for instrument in instruments],
+            "causes": causes_json(why),
         },
     )
     if html or markdown:
@@ -268,6 +286,8 @@ def compare(
             console.print()
     console.print(report.comparison_table(comparisons), soft_wrap=True)
     report.print_failures(console, comparisons)
+    print_causes(console, why, time.perf_counter() - started)
+    print_instruments(console, instruments)
     raise typer.Exit(0 if passed else 1)
 
 

@@ -10,7 +10,9 @@ import typer
 
 from shared.cli.options import (
     Json,
+    LeaveOut,
     Settings,
+    Take,
     check_outputs,
     make_console,
     parse_settings,
@@ -48,21 +50,33 @@ def diagnose(
     source_format: Format = None,
     preset: WhichPreset = None,
     settings: Settings = None,
+    take: Take = None,
+    leave_out: LeaveOut = None,
     json_file: Json = None,
 ) -> None:
     """Say why a port's outputs are not what they should be: the change of network, weights, images
     or training that explains them.
     """
     from shared.cli import report_diagnose as report
+    from shared.cli.report_checkpoints import print_remarks
     from shared.formats.checkpoint import open_checkpoint
     from shared.frameworks.diagnose import diagnose as find
 
     started = time.perf_counter()
     check_outputs(json_file)
-    checkpoint = open_checkpoint(weights, source_format, preset, parse_settings(settings))
+    checkpoint = open_checkpoint(
+        weights,
+        source_format,
+        preset,
+        parse_settings(settings),
+        take=take,
+        leave_out=leave_out or (),
+    )
     errors = make_console(stderr=True)
     with errors.status("running the reference") as status:
         found = find(checkpoint, io, report.on_try(status))
     write_json(json_file, found.to_dict())
-    report.print_diagnosis(make_console(json_file), found, time.perf_counter() - started)
+    console = make_console(json_file)
+    print_remarks(console, checkpoint)
+    report.print_diagnosis(console, found, time.perf_counter() - started)
     raise typer.Exit(0 if found.same else 1)

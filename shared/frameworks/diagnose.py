@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from shared.architecture.spec import ResNetSpec
+from shared.errors import CheckpointError, RosettaError
 from shared.formats.checkpoint import Checkpoint
 from shared.frameworks import reference
 from shared.frameworks.reference import Reference
+from shared.verification.comparison import Comparison
 from shared.verification.diagnosis.diagnose import Diagnosis
 from shared.verification.diagnosis.diagnose import diagnose as search
-from shared.verification.diagnosis.observations import Observations, read_observations
+from shared.verification.diagnosis.observations import (
+    STORED,
+    Observations,
+    observations_of_trace,
+    read_observations,
+)
 from shared.verification.diagnosis.passes import TrainerKit
+from shared.verification.trace import Trace
+from shared.weights.digests import digest
+from shared.weights.probe import probe_weights
 
 KIT = TrainerKit(reference.Trainer, Reference, reference.load_weights)
 
@@ -47,6 +57,38 @@ def diagnose(
     )
 
 
+def diagnose_trace(
+    trace: Trace,
+    weights: Mapping[str, np.ndarray] | None = None,
+    images: np.ndarray | None = None,
+    on_try: Callable[[int, str], None] = lambda tried, what: None,
+) -> Diagnosis:
+    """Why what a framework has computed is not what the reference computes.
+
+    `weights` and `images` are those that the framework was given; the probe's, made again from the
+    trace's seed, where None. Raises `CheckpointError` where the trace was taken of others.
+    """
+    if weights is None:
+        weights = _probe_weights(trace)
+    observed = observations_of_trace(trace, images=images)
+    return diagnose_observations(weights, trace.spec, observed, on_try=on_try)
+
+
+def _probe_weights(trace: Trace) -> Mapping[str, np.ndarray]:
+    if trace.about.get("weights_source", "probe") == "probe":
+        seed = trace.about.get("seed", "0")
+        dtype = trace.dtype if trace.dtype in STORED else "float64"
+        # The reference computes in float64 with weights that were rounded for the others.
+        for rounded in dict.fromkeys((dtype, *reversed(STORED))):
+            made = probe_weights(trace.spec, int(seed) if seed.isdecimal() else 0, rounded)
+            if digest(made) == trace.about.get("weights"):
+                return made
+    raise CheckpointError(
+        f"the trace of {trace.framework} is not of the probe's weights; `rosetta diagnose WEIGHTS "
+        "--io FILE` takes the weights that it is of"
+    )
+
+
 def diagnose_observations(
     weights: Mapping[str, np.ndarray],
     spec: ResNetSpec,
@@ -57,3 +99,25 @@ def diagnose_observations(
 ) -> Diagnosis:
     """`diagnose` of canonical weights and what was observed."""
     return search(weights, spec, observed, KIT, prepared=prepared, on_try=on_try)
+
+
+def causes(
+    traces: Sequence[Trace],
+    comparisons: Sequence[Comparison],
+    weights: Mapping[str, np.ndarray] | None = None,
+    images: np.ndarray | None = None,
+    on_try: Callable[[int, str], None] = lambda tried, what: None,
+) -> dict[str, Diagnosis | str]:
+    """For each framework of a comparison that failed, why it is not as the reference; or, in a
+    line, why that cannot be said.
+    """
+    failed = [c for c in comparisons if not c.passed]
+    sides = {side for c in failed for side in (c.a, c.b)}
+    found: dict[str, Diagnosis | str] = {}
+    for trace in traces:
+        if trace.framework in sides and not trace.framework.startswith("reference"):
+            try:
+                found[trace.framework] = diagnose_trace(trace, weights, images, on_try)
+            except RosettaError as error:
+                found[trace.framework] = str(error)
+    return found

@@ -8,7 +8,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,16 @@ from shared.architecture.presets import get_spec
 from shared.architecture.spec import InitSpec, ResNetSpec
 from shared.errors import FrameworkError
 from shared.frameworks.capacity import memory_for, plan_rounds, require_space, trace_bytes
+from shared.frameworks.diagnose import causes
 from shared.frameworks.inputs import Inputs, save_images
 from shared.frameworks.pool import WorkerPool
 from shared.frameworks.registry import get_framework, installed
 from shared.frameworks.workers import TraceWorker
 from shared.machine import in_memory
 from shared.verification.comparison import Comparison, compare
+from shared.verification.diagnosis.diagnose import Diagnosis
 from shared.verification.trace import Trace
+from shared.weights.canonical import read_weights
 
 # Presets that between them have every kind of block, shortcut, stem, norm and padding, and are
 # quick: what `rosetta verify` checks when no preset is named.
@@ -77,6 +80,8 @@ class Verdict:
     failure: str | None = (
         None  # why there is nothing to compare: a framework gave up on this network
     )
+    # Framework -> why it is not as the reference, where a comparison failed; see `causes`.
+    causes: Mapping[str, Diagnosis | str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -210,16 +215,18 @@ def _verify_one(
     steps: list[TraceTaken] = []
     comparisons: list[Comparison] = []
     versions: dict[str, str] = {}
+    why: dict[str, Diagnosis | str] = {}
     for checks in rounds:
         wanted = replace(inputs, checks=checks)
-        taken, found, used = _compare_all(
+        taken, found, used, reasons = _compare_all(
             plan, pool, wanted, images, folder, on_step if checks == rounds[-1] else None
         )
         steps = [a.and_then(b) for a, b in zip(steps, taken, strict=True)] if steps else taken
         comparisons += found
         versions |= used
+        why |= {name: reason for name, reason in reasons.items() if name not in why}
     seconds = time.perf_counter() - started
-    return Verdict(spec, plan, tuple(comparisons), tuple(steps), versions, seconds)
+    return Verdict(spec, plan, tuple(comparisons), tuple(steps), versions, seconds, causes=why)
 
 
 def _compare_all(
@@ -229,8 +236,8 @@ def _compare_all(
     images: Path | None,
     folder: Path,
     on_step: Callable[[TraceTaken], None] | None,
-) -> tuple[list[TraceTaken], list[Comparison], dict[str, str]]:
-    """Every framework's trace with every other's, and which versions took them."""
+) -> tuple[list[TraceTaken], list[Comparison], dict[str, str], dict[str, Diagnosis | str]]:
+    """Every framework's trace with every other's, which versions took them, and why any failed."""
     files = [folder / f"{i}.safetensors" for i in range(len(pool.frameworks))]
     written = sum(trace_bytes(plan, inputs, inputs.checks, name) for name in pool.frameworks)
 
@@ -247,10 +254,14 @@ def _compare_all(
         for check in inputs.checks
         for a, b in itertools.combinations(traces, 2)
     ]
+    why: dict[str, Diagnosis | str] = {}
+    if not all(comparison.passed for comparison in comparisons):
+        weights = read_weights(inputs.weights, plan.spec)[0] if inputs.weights else None
+        why = causes(traces, comparisons, weights, inputs.images)
     for file in files:
         file.unlink()
     versions = {name: version for trace in traces for name, version in trace.versions.items()}
-    return list(steps), comparisons, versions
+    return list(steps), comparisons, versions, why
 
 
 def _run(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from shared import probe_weights, save_weights
+from shared import Trace, probe_weights, save_weights
 from shared.frameworks import reference
 from shared.verification.diagnosis.passes import Passes
 from tests.cli_runner import Rosetta
@@ -122,3 +123,49 @@ def test_json_file(rosetta: Rosetta, weights: Path, tmp_path: Path) -> None:
     target = tmp_path / "found.json"
     assert rosetta("diagnose", weights, "--io", port(tmp_path), "--json", target).code == 0
     assert json.loads(target.read_text())["same"] is True
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> tuple[Path, Path]:
+    """The reference, and a framework that is wrong and believes that it is right."""
+    base = right(small())
+    files = []
+    for framework, changes in (("reference", {}), ("torch", {"block_padding": "same"})):
+        model = reference.build(small().replace(**changes))
+        reference.load_weights(model, base.weights)
+        trace = reference.trace(model, base.images)
+        about = {**trace.about, "seed": "0", "weights_source": "probe", "images_source": "probe"}
+        file = tmp_path / f"{framework}.safetensors"
+        dataclasses.replace(trace, spec=small(), framework=framework, about=about).save(file)
+        files.append(file)
+    return files[0], files[1]
+
+
+def test_compare_says_the_layer_then_the_cause(rosetta: Rosetta, traces: tuple[Path, Path]) -> None:
+    result = rosetta("compare", *traces)
+    assert result.code == 1
+    layer, cause = result.out.index("stages.1.blocks.0.conv1"), result.out.index("--set")
+    assert layer < cause
+    assert "--set block.padding=same" in result.out
+    assert "the instrument is sound" in result.out
+    found = rosetta("compare", *traces, "--json", "-").json
+    assert [cause["side"] for cause in found["causes"]] == ["torch"]
+    assert found["causes"][0]["causes"][0]["set"] == "block.padding=same"
+    assert [(i["check"], i["sound"]) for i in found["instrument"]] == [("eval", True)]
+
+
+def test_compare_of_the_same_has_no_cause(rosetta: Rosetta, traces: tuple[Path, Path]) -> None:
+    found = rosetta("compare", traces[0], traces[0], "--json", "-")
+    assert found.code == 0
+    assert found.json["causes"] == []
+    assert found.json["instrument"][0]["sound"]
+
+
+def test_weights_that_are_not_known_are_said(rosetta: Rosetta, traces: tuple[Path, Path]) -> None:
+    trace = Trace.load(traces[1])
+    trace.about["weights_source"] = "mine.safetensors"
+    arrays = {name: np.array(trace[name]) for name in trace.names}
+    dataclasses.replace(trace, arrays=arrays).save(traces[1])
+    result = rosetta("compare", *traces)
+    assert result.code == 1
+    assert "not of the probe's weights" in result.out
