@@ -147,6 +147,12 @@ def diagnose(
         rounding = search.rounding or _rounding(search)
         if rounding is not None:
             return _rounded(search, key, rounding, notes, common)
+    if still is not None and search.not_tried:
+        notes = (
+            *notes,
+            f"{search.not_tried} changes of single tensors, which the gradient does not point at, "
+            "were not tried",
+        )
     after = search.error(search.proof(changed), key if still is None else still)
     return Diagnosis(
         same=False,

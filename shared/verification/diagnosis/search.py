@@ -9,17 +9,20 @@ those that explain most are kept, one at a time, and the search goes on behind e
 from __future__ import annotations
 
 import math
+import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from shared.errors import SpecError
-from shared.verification.diagnosis.execution import cast
+from shared.verification.diagnosis.execution import Run, cast
 from shared.verification.diagnosis.limits import Limits
 from shared.verification.diagnosis.observations import Observations
 from shared.verification.diagnosis.passes import Passes, TrainerKit, check_of, one_image
 from shared.verification.diagnosis.precision import Rounding, as_rounding
+from shared.verification.diagnosis.ranking import in_order
 from shared.verification.hypotheses.hypothesis import Hypothesis, Port
 from shared.verification.hypotheses.listing import every
 from shared.verification.hypotheses.of_spec import parts_of
@@ -30,6 +33,11 @@ LIKELY_RANK = 2  # hypotheses of the whole network, before single tensors
 BEAM = 3  # single hypotheses that a second one is looked for behind
 LEAST_GAIN = 0.97  # of the distance that is left, for a hypothesis worth going on with
 NEAREST = 3
+MANY = 100  # hypotheses of single tensors, that the gradient is asked about
+POINTED_AT = 120  # of them that are tried first; the right one is mostly among the first ten
+SECONDS_FOR_THE_REST = 15.0  # of one processor
+# What the gradient knows least of, because all of a block changes.
+BLOCKS = re.compile(r"stages\.\d+\.blocks\.\d+ and stages\.\d+\.blocks\.\d+ exchanged")
 # A float32 search is enough where a mistake is so many times float32's own rounding.
 SEEN_IN_FLOAT32 = 3e3
 
@@ -62,6 +70,7 @@ class Search:
         self.listing = listing
         self.on_try = on_try
         self.tried = 0
+        self.not_tried = 0
         self.rounding: Rounding | None = None
         self.keys = list(observed.values)
         self.exact = self._passes(cast(port, "float64"))
@@ -177,6 +186,8 @@ class _Scan:
         self.port = port
         self.key = key
         self.tried: list[Tried] = []
+        self.chosen: list[Hypothesis] = []
+        self.skipped: list[Hypothesis] = []
         self.check = check_of(key)
         self.seen = search.observed.values[key]
         self.now = search.proof(port)
@@ -207,11 +218,15 @@ class _Scan:
             self._bases[whole] = self.search._passes(cast(port, self.dtype))
         return self._bases[whole]
 
+    def _seen_of(self, passes: Passes) -> np.ndarray:
+        """What was observed at the key, of the images of these passes."""
+        one = len(passes.port.images) < len(self.port.images)
+        return self.seen[self.index : self.index + 1] if one else self.seen
+
     def _distance(self, passes: Passes) -> tuple[float, float]:
         """(root mean square, largest error) at the key, both relative."""
         computed = np.asarray(passes.get(self.key), np.float64)
-        one = len(passes.port.images) < len(self.port.images)
-        seen = self.seen[self.index : self.index + 1] if one else self.seen
+        seen = self._seen_of(passes)
         if computed.shape != seen.shape or not np.isfinite(computed).all():
             return math.inf, math.inf
         difference = computed - seen
@@ -227,35 +242,75 @@ class _Scan:
 
         `as_first` asks behind the likely ones whether it is the rounding of a low precision.
         """
-        asked = not as_first
-        chosen = [h for h in hypotheses if self._concerns(h)]
-        hits: list[tuple[int, int, Hypothesis]] = []
-        skipped: list[Hypothesis] = []
-        for strict, hypotheses in ((True, chosen), (False, skipped)):
-            for hypothesis in hypotheses:
-                if not asked and hypothesis.rank > LIKELY_RANK and not hits:
-                    asked = True
-                    search = self.search
-                    search.rounding = as_rounding(
-                        search.exact, search.limits, self.key, patterned=True
-                    )
-                    if search.rounding:
-                        return None
-                tried = self._try(hypothesis, skipped if strict else None)
-                if tried is None:
-                    continue
-                self.tried.append(tried)
-                if tried.error > self.tolerance or self._proved(hypothesis) is None:
-                    continue
-                best = self._best_of(hypothesis, chosen)
-                reach = self._reach(best)
-                if reach == len(self.search.keys):
-                    return best
-                if reach > self.search.keys.index(self.key):
-                    hits.append((-reach, len(hits), best))
-            if hits:
-                return min(hits)[-1]
-        return None
+        self.chosen = [h for h in hypotheses if self._concerns(h)]
+        hits: list[tuple[int, int, Hypothesis]] = []  # (how far it does not reach, place, it)
+        likely = [h for h in self.chosen if h.rank <= LIKELY_RANK]
+        if self._try_all(likely, hits, self.skipped):
+            return hits[-1][-1]
+        search = self.search
+        if as_first and not hits:
+            search.rounding = as_rounding(search.exact, search.limits, self.key, patterned=True)
+            if search.rounding:
+                return None
+        first, rest = self._pointed_at([h for h in self.chosen if h.rank > LIKELY_RANK])
+        if self._try_all(first, hits, self.skipped):
+            return hits[-1][-1]
+        if not hits and rest and self._try_all(rest, hits, self.skipped):
+            return hits[-1][-1]
+        if not hits and self._try_all(self.skipped, hits, None):
+            return hits[-1][-1]
+        return min(hits)[-1] if hits else None
+
+    def _pointed_at(
+        self, hypotheses: list[Hypothesis]
+    ) -> tuple[list[Hypothesis], list[Hypothesis]]:
+        """Those that the gradient points at, where each takes the whole network, and the rest, as
+        far as there is time for it.
+        """
+        base = self._base(whole=not self.single)
+        port, layer = base.port, self.key.partition("/")[2]
+        plain = not (port.outputs or port.batch_statistics or port.dropout)
+        if self.check != EVAL or self.agreed or len(hypotheses) < MANY or not plain:
+            return hypotheses, []
+        run = base.run(EVAL)
+        names = list(run.nodes)
+        computed = run.layer(layer)
+        deep = names.index(run.node_of(layer)) > len(names) // 4
+        difference = self._seen_of(base)
+        if not deep or difference.shape != computed.shape:
+            return hypotheses, []
+        difference = (difference - computed).astype(self.dtype)
+        ordered = in_order(run, layer, difference, hypotheses)
+        started = time.process_time()
+        Run(run.port).layer(layer)
+        each = time.process_time() - started
+        time_for = max(POINTED_AT, int(SECONDS_FOR_THE_REST / max(each, 1e-6)))
+        blocks = [h for h in ordered[time_for:] if BLOCKS.fullmatch(h.name)]
+        self.search.not_tried += len(ordered) - len(ordered[:time_for]) - len(blocks)
+        return ordered[:POINTED_AT], [*ordered[POINTED_AT:time_for], *blocks]
+
+    def _try_all(
+        self,
+        hypotheses: Iterable[Hypothesis],
+        hits: list[tuple[int, int, Hypothesis]],
+        skipped: list[Hypothesis] | None,
+    ) -> bool:
+        """Try one after the other; whether the last of `hits` explains everything."""
+        keys = self.search.keys
+        for hypothesis in list(hypotheses):
+            tried = self._try(hypothesis, skipped)
+            if tried is None:
+                continue
+            self.tried.append(tried)
+            if tried.error > self.tolerance or self._proved(hypothesis) is None:
+                continue
+            best = self._best_of(hypothesis, self.chosen)
+            reach = self._reach(best)
+            if reach > keys.index(self.key):
+                hits.append((-reach, len(hits), best))
+            if reach == len(keys):
+                return True
+        return False
 
     def _reach(self, hypothesis: Hypothesis) -> int:
         """The place of the first key that still differs, or the number of keys."""

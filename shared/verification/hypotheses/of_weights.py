@@ -108,9 +108,10 @@ BIAS: dict[str, LayerChange] = {"bias not loaded (zeros)": _leaf("bias", np.zero
 HALF = ("float16", "bfloat16")
 
 
-def layers(plan: Plan) -> dict[str, Any]:
+@functools.lru_cache(maxsize=16)
+def layers(spec: ResNetSpec) -> dict[str, Any]:
     """Layer -> operator, of those with tensors, in order."""
-    return {node.name: node.op for node in plan.nodes() if node.op.tensors()}
+    return {node.name: node.op for node in make_plan(spec).nodes() if node.op.tensors()}
 
 
 def changes_of(op: Any) -> dict[str, LayerChange]:
@@ -124,7 +125,7 @@ def of_weights(spec: ResNetSpec) -> Iterator[Hypothesis]:
     """Every mistake in the weights of a network: of all layers alike, then of single ones, then
     exchanges.
     """
-    found = layers(make_plan(spec))
+    found = layers(spec)
     yield from _everywhere(found)
     yield from _zero_residual(spec)
     for layer, op in found.items():
@@ -148,7 +149,7 @@ def _of_layers(
     wanted = tuple(names)
 
     def apply(port: Port) -> Port | None:
-        found = layers(make_plan(port.spec))
+        found = layers(port.spec)
         changed: dict[str, Array] = {}
         for layer in wanted:
             if layer not in found:

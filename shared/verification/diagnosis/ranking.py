@@ -1,0 +1,133 @@
+"""Which single tensors a difference points at, by the gradient: an order for the search, no proof.
+
+A convolution and a norm in evaluation are linear in what the weights make of them, so the change
+that a hypothesis makes there is known exactly. What it does to the output is known to first order,
+from a few backward passes for all hypotheses together: products of the outputs with random
+directions. Hypotheses whose products point where the observed ones do come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from shared.architecture.graph import INPUT
+from shared.architecture.ops import BatchNorm
+from shared.reference.backward import BACKWARD
+from shared.reference.forward import IMAGE
+from shared.verification.diagnosis.execution import Run
+from shared.verification.hypotheses.hypothesis import Array, Hypothesis, Port
+from shared.weights.random import named_rng
+
+DIRECTIONS = 8
+LEAST_DIRECTIONS = 3
+MEMORY = 512 << 20  # bytes of gradients
+
+
+def in_order(
+    run: Run, layer: str, difference: Array, hypotheses: Sequence[Hypothesis]
+) -> list[Hypothesis]:
+    """`hypotheses` with those of the weights sorted, the likeliest first.
+
+    Args:
+        run: the pass of one image, all of whose values are there.
+        layer: where the difference was seen.
+        difference: what was observed less what `run` computes there.
+    """
+    gradients, observed = _gradients(run, run.node_of(layer), difference)
+    norms = {n.name: n.op for n in run.nodes.values() if isinstance(n.op, BatchNorm)}
+    scored = [
+        (-_alike(_predicted(run.port, hypothesis, gradients, norms), observed), place, hypothesis)
+        for place, hypothesis in enumerate(hypotheses)
+    ]
+    return [hypothesis for _, _, hypothesis in sorted(scored, key=lambda row: row[:2])]
+
+
+def _gradients(
+    run: Run, target: str, difference: Array
+) -> tuple[list[dict[str, Array]], np.ndarray]:
+    """For each direction the gradients by all tensors, and the observed products.
+
+    A batch norm's are those by its scale gamma / deviation, as `weight`, and by its shift, as
+    `bias`.
+    """
+    size = sum(array.nbytes for array in run.port.weights.values())
+    count = max(LEAST_DIRECTIONS, min(DIRECTIONS, MEMORY // max(size, 1)))
+    rng = named_rng("directions", 0)
+    directions = [difference / np.linalg.norm(difference)]
+    while len(directions) < count:
+        drawn = rng.standard_normal(difference.shape)
+        directions.append(drawn / np.linalg.norm(drawn))
+    found = [_backward(run, target, d.astype(difference.dtype)) for d in directions]
+    return found, np.array([float((d * difference).sum()) for d in directions])
+
+
+def _backward(run: Run, target: str, dy: Array) -> dict[str, Array]:
+    names = list(run.nodes)
+    by_value = {target: dy}
+    by_tensor: dict[str, Array] = {}
+    for name in reversed(names[: names.index(target) + 1]):
+        if name not in by_value:
+            continue
+        node, dy = run.nodes[name], by_value.pop(name)
+        inputs, tensors = run.inputs(node), run.tensors(node)
+        if isinstance(node.op, BatchNorm):
+            scale = _scale(node.op, tensors)
+            centred = inputs[0] - tensors["running_mean"]
+            by_leaf = {"weight": (dy * centred).sum(axis=IMAGE), "bias": dy.sum(axis=IMAGE)}
+            by_inputs: tuple[Array, ...] = (dy * scale,)
+        else:
+            by_inputs, by_leaf = BACKWARD[type(node.op)](node.op, tensors, dy, *inputs)
+        by_tensor |= {f"{name}.{leaf}": gradient for leaf, gradient in by_leaf.items()}
+        for source, gradient in zip(node.inputs, by_inputs, strict=True):
+            if source != INPUT:
+                by_value[source] = by_value[source] + gradient if source in by_value else gradient
+    return by_tensor
+
+
+def _scale(op: BatchNorm, tensors: Mapping[str, Array]) -> Array:
+    return tensors["weight"] / np.sqrt(tensors["running_var"] + op.eps)
+
+
+def _predicted(
+    port: Port,
+    hypothesis: Hypothesis,
+    gradients: Sequence[Mapping[str, Array]],
+    norms: Mapping[str, BatchNorm],
+) -> np.ndarray:
+    """To first order, the products that a hypothesis would have."""
+    none = np.zeros(len(gradients))
+    changed = hypothesis(port)
+    if changed is None or changed.spec is not port.spec or changed.images is not port.images:
+        return none
+    moved = [name for name, a in changed.weights.items() if a is not port.weights[name]]
+    total = none
+    for layer in dict.fromkeys(name.rpartition(".")[0] for name in moved):
+        for leaf, change in _linear_changes(port, changed, layer, norms.get(layer)).items():
+            key = f"{layer}.{leaf}"
+            flat = change.ravel()
+            total = total + [float(g[key].ravel() @ flat) if key in g else 0.0 for g in gradients]
+    return total
+
+
+def _linear_changes(
+    before: Port, after: Port, layer: str, norm: BatchNorm | None
+) -> dict[str, Array]:
+    """The change of what a layer is linear in: kernel and bias, or scale and shift."""
+    leaves = [n for n in before.weights if n.rpartition(".")[0] == layer]
+    old = {n.rpartition(".")[2]: before.weights[n] for n in leaves}
+    new = {n.rpartition(".")[2]: after.weights[n] for n in leaves}
+    if norm is None:
+        return {leaf: new[leaf] - old[leaf] for leaf in old if new[leaf] is not old[leaf]}
+    scales = _scale(norm, old), _scale(norm, new)
+    shift = new["bias"] - old["bias"] - scales[1] * (new["running_mean"] - old["running_mean"])
+    return {"weight": scales[1] - scales[0], "bias": shift}
+
+
+def _alike(predicted: np.ndarray, observed: np.ndarray) -> float:
+    """The cosine of the two; -1 where a hypothesis changes nothing or cannot be said."""
+    norm = float(np.linalg.norm(predicted) * np.linalg.norm(observed))
+    if not np.isfinite(predicted).all() or norm == 0.0:
+        return -1.0
+    return float(predicted @ observed) / norm
