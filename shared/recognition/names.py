@@ -24,7 +24,7 @@ _WRAPPERS = frozenset(
 # Collections that hold the parameters and the statistics of the same layers side by side, and what
 # stands before or behind the word: `ema_params`, `online_state`.
 _COLLECTION = re.compile(
-    r"(?:(?P<before>\w+)_)?(?:params|batch_stats|model_state|state|variables)(?:_(?P<behind>\w+))?"
+    r"(?:(?P<before>\w+)_)??(?:params|batch_stats|model_state|state|variables)(?:_(?P<behind>\w+))?"
 )
 _AVERAGED = "ExponentialMovingAverage"  # TensorFlow puts it behind the name of the variable
 _PARTS = re.compile(r"[./]")

@@ -8,8 +8,10 @@ Source: orbax/checkpoint/_src/metadata/tree.py.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import re
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -28,9 +30,11 @@ from shared.weights.files import TensorFile
 
 MAX_FILES = 1 << 16
 MAX_RATIO = 1000  # bytes of all tensors over bytes of the folder
+MAX_STEPS = 1 << 12  # folders that are looked at
 MAX_CHUNK = 2  # elements of a chunk, which TensorStore allocates whole, over elements of its array
 
-_METADATA = "_METADATA"
+_METADATA, _MARK = "_METADATA", "_CHECKPOINT_METADATA"
+_STEP = re.compile(r"(\w{1,64}_)?[0-9]{1,12}")  # `7`, `checkpoint_7`
 _ITEMS = (
     "",
     "default",
@@ -47,12 +51,9 @@ def read(path: Path) -> Archive:
     Raises `CheckpointError`, and `FrameworkError` when TensorStore is not installed.
     """
     require_packages("reading an Orbax checkpoint", "flax", "tensorstore")
+    path = _step(path)
     size = _checked_size(path)
-    item = next((item for item in _ITEMS if (path / item / _METADATA).is_file()), None)
-    if item is None:
-        raise CheckpointError(
-            f"{path}: holds no {_METADATA} of Orbax; give the folder of one checkpoint or step"
-        )
+    item = _item(path)
     reader = Reader(__name__, path / item, label=path)
     total = sum(entry.nbytes for entry in reader.entries.values())
     if total > MAX_RATIO * size:
@@ -65,6 +66,60 @@ def read(path: Path) -> Archive:
         return archive
     return Archive(
         "orbax", archive.entries, archive.metadata, (f"item '{item}'", *archive.stripped_prefixes)
+    )
+
+
+def is_manager(folder: Path) -> bool:
+    """Whether a folder is that of a `CheckpointManager`, which has one for each of its steps."""
+    return bool(_steps(folder))
+
+
+def _steps(folder: Path) -> list[str]:
+    found = [
+        name
+        for name in _subfolders(folder)
+        if _STEP.fullmatch(name) and (folder / name / _MARK).is_file()
+    ]
+    return sorted(found, key=lambda name: (len(name), name))
+
+
+def _subfolders(folder: Path) -> list[str]:
+    names: list[str] = []
+    try:
+        for entry in itertools.islice(os.scandir(folder), MAX_STEPS):
+            if entry.is_dir(follow_symlinks=False):
+                names.append(entry.name)
+    except OSError as error:
+        raise spans.cannot_read(folder, error) from None
+    return sorted(names)
+
+
+def _step(folder: Path) -> Path:
+    """The folder of a manager's only step, or the folder itself."""
+    if (folder / _MARK).is_file() or (folder / _METADATA).is_file():
+        return folder
+    steps = _steps(folder)
+    if len(steps) > 1:
+        last = ", ".join(map(spans.shown, steps[-8:]))
+        raise CheckpointError(f"{folder}: holds {len(steps)} steps; give the folder of one: {last}")
+    return folder / steps[0] if steps else folder
+
+
+def _item(folder: Path) -> str:
+    """The item of a step that has the model: by its usual name, or because it is the only tree."""
+    usual = next((item for item in _ITEMS if (folder / item / _METADATA).is_file()), None)
+    if usual is not None:
+        return usual
+    found = [name for name in _subfolders(folder) if (folder / name / _METADATA).is_file()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = ", ".join(map(spans.shown, found[:8]))
+        raise CheckpointError(
+            f"{folder}: holds {len(found)} trees; give the folder of one: {listed}"
+        )
+    raise CheckpointError(
+        f"{folder}: holds no {_METADATA} of Orbax; give the folder of one checkpoint or step"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import CheckpointError
-from shared.formats.containers import pickle_file, spans
+from shared.formats.containers import orbax_folder, pickle_file, spans
 from shared.formats.containers.archive import Archive
 from shared.formats.containers.tensorflow import checkpoint as tensorflow
 
@@ -132,10 +132,26 @@ def read_archive(path: Path) -> Archive:
         shown = str(path).replace("\0", "\\0")
         raise CheckpointError(f"{shown}: cannot be read (no path has a null)")
     try:
-        path = tensorflow.index_of(path) or path
+        path = tensorflow.index_of(path) or _flax_file(path) or path
         return _detect(path).read(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _flax_file(path: Path) -> Path | None:
+    """The file `checkpoint` of a folder that Flax or an early Orbax made; TensorFlow has one, too,
+    which is a text.
+    """
+    file = path / "checkpoint"
+    if not path.is_dir() or file.is_symlink() or not file.is_file():
+        return None
+    with file.open("rb") as stream:
+        return file if _is_msgpack(stream.read(2)) else None
+
+
+def _is_msgpack(start: bytes) -> bool:
+    """Whether a file starts as a map of msgpack, with a short text as its first key."""
+    return len(start) > 1 and 0x81 <= start[0] <= 0x8F and 0xA1 <= start[1] <= 0xBF
 
 
 def _detect(path: Path) -> Container:
@@ -192,6 +208,8 @@ def _folder_kind(path: Path) -> str:
             return kind
     if tensorflow.is_folder(path):
         return "tf-checkpoint"
+    if orbax_folder.is_manager(path):
+        return "orbax"
     raise CheckpointError(
         f"{path}: a folder without model.json (TensorFlow.js), config.json (Hugging Face), "
         "_CHECKPOINT_METADATA (Orbax), saved_model.pb or a *.index file (TensorFlow)"
@@ -216,6 +234,8 @@ def _by_content(path: Path, start: bytes) -> str | None:
         return named.name  # no magic of their own that tells more than their readers do
     if len(start) > 8 and start[8:9] == b"{":
         return "safetensors"
+    if named is None and _is_msgpack(start):  # Flax calls its files `checkpoint_7`
+        return "msgpack"
     return None
 
 

@@ -15,6 +15,7 @@ import pytest
 from shared.errors import CheckpointError, FrameworkError
 from shared.formats.containers import msgpack_file
 from shared.formats.containers.msgpack_file import read, write
+from shared.formats.containers.registry import read_archive
 from tests.formats.hostile import (
     archive_of,
     arrays,
@@ -133,6 +134,23 @@ def test_a_train_state(tmp_path: Path, serialization: Any, step: Any) -> None:
     assert_same(values(archive), variables() | others)
     assert archive.stripped_prefixes == ()
     assert archive.metadata == {"step": "7"}
+
+
+@pytest.mark.parametrize("tops", [("ema_params", "ema_batch_stats"), ("model_state", "other")])
+def test_other_trees_of_a_state_are_there(tmp_path: Path, tops: tuple[str, str]) -> None:
+    """Averaged weights with their statistics are a network of their own."""
+    more = {f"{top}/bn/mean": arrays()["bn/scale"] for top in tops}
+    write(tmp_path / FILE, archive_of(variables() | more))
+    assert_same(values(read(tmp_path / FILE)), variables() | more)
+
+
+@pytest.mark.parametrize("name", ["checkpoint_7", "folder"])
+def test_as_flax_calls_its_files(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "checkpoint" if name == "folder" else tmp_path / name
+    write(path, archive_of(variables()))
+    assert_same(values(read_archive(tmp_path / name)), variables())
 
 
 def test_a_bare_tree_stays_as_it_is(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from shared.errors import CheckpointError, FrameworkError
 from shared.formats.containers.archive import MAX_ELEMENTS
 from shared.formats.containers.orbax_folder import open_entries, read, write
+from shared.formats.containers.registry import read_archive
 from tests.formats.hostile import archive_of, arrays, assert_same, is_refused, mutations, values
 
 pytest.importorskip("orbax.checkpoint")
@@ -47,6 +48,9 @@ with ocp.PyTreeCheckpointer(use_zarr3=True) as c:
     c.save(f"{root}/zarr3", {"params": params, "step": 7})
 with ocp.CheckpointManager(f"{root}/manager") as manager:
     manager.save(3, args=ocp.args.StandardSave({"params": params}))
+with ocp.CheckpointManager(f"{root}/items") as manager:
+    weights, other = ocp.args.StandardSave({"net": [stats, params]}), ocp.args.JsonSave({"a": 1})
+    manager.save(3, args=ocp.args.Composite(weights=weights, about=other))
 """
 RESTORE = """
 import sys
@@ -90,6 +94,8 @@ CASES: dict[str, tuple[dict[str, np.ndarray], dict[str, str], tuple[str, ...]]] 
     "zarr": ({"params/conv/kernel": KERNEL}, {"step": "7"}, ()),
     "zarr3": ({"params/conv/kernel": KERNEL}, {"step": "7"}, ()),
     "manager/3": ({"params/conv/kernel": KERNEL}, {}, ("item 'default'",)),
+    "manager": ({"params/conv/kernel": KERNEL}, {}, ("item 'default'",)),
+    "items": ({"net/0/bn/mean": MEAN, "net/1/conv/kernel": KERNEL}, {}, ("item 'weights'",)),
     "nnx": ({"kernel": KERNEL, "bias": np.zeros(3, "float32")}, {}, ("suffix '/value'",)),
 }
 
@@ -101,6 +107,19 @@ def test_what_orbax_writes_is_read(made: Path, name: str) -> None:
     assert archive.container == "orbax"
     assert_same(values(archive), expected)
     assert (archive.metadata, archive.stripped_prefixes) == (metadata, stripped_prefixes)
+
+
+def test_which_step_and_which_tree(made: Path, tmp_path: Path) -> None:
+    assert read_archive(made / "items").container == "orbax"
+    root = tmp_path / "many"
+    for step in (3, 12):
+        shutil.copytree(made / "items" / "3", root / str(step))
+    with pytest.raises(CheckpointError, match="holds 2 steps; give the folder of one: '3', '12'"):
+        read(root)
+    shutil.copytree(root / "3" / "weights", root / "3" / "again")
+    with pytest.raises(CheckpointError, match=r"holds 2 trees.*'again', 'weights'"):
+        read(root / "3")
+    assert len(read(root / "3" / "again").entries) == 2
 
 
 def test_half_precision_and_a_level_for_all(made: Path) -> None:
