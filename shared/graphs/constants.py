@@ -186,10 +186,12 @@ def _standardisation(base: Array, used: Array, literals: list[float]) -> float |
     want = used.reshape(len(used), -1)
     mean, variance = rows.mean(1, keepdims=True), rows.var(1, keepdims=True)
     scale = max(float(np.abs(want).max()), 1e-30)
+    errors = {}
     for eps in literals:
         if 0 <= eps < 0.1:
             with np.errstate(all="ignore"):
                 got = (rows - mean) / np.sqrt(variance + eps)
-            if np.abs(got - want).max() <= 1e-9 * scale:
-                return decimal(eps)
-    return None
+            errors[eps] = float(np.abs(got - want).max()) / scale
+    # An eps of 1e-10 passes for none within the limit; it is still the nearest.
+    best = min(errors, key=errors.__getitem__, default=None)
+    return decimal(best) if best is not None and errors[best] <= 1e-9 else None

@@ -4,13 +4,11 @@ by numbers the function.
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from shared.architecture.presets import get_spec, list_presets, miniature
-from shared.architecture.spec import ResNetSpec
-from shared.graphs.planned import planned
-from shared.graphs.verdict import SAME_MODEL, identify_graph
+from shared.architecture.presets import get_spec, miniature
+from shared.graphs.verdict import identify_graph
+from tests.graphs.presets import SHORT, assert_read_back, different_miniatures, side
 from tests.zoo import rest_in_zoo
 
 torch = pytest.importorskip("torch")
@@ -18,53 +16,10 @@ torch = pytest.importorskip("torch")
 import resnet_torch
 from resnet_torch.read import read_graph
 
-# One of every kind of layer, order and shortcut.
-SHORT = {
-    *("torchvision/resnet18", "timm/resnet50d", "timm/resnetblur18", "timm/resnetaa50"),
-    *("he/plain18", "he/resnet18_a", "he/resnet50", "keras/resnet50v2", "bit/r50x1"),
-    *("kuangliu/preact_resnet18", "flax/resnet50", "cifar/preresnet20", "timm/resnet50_gn"),
-    *("ablation/resnet110_exclusive_gate_b6", "ablation/resnet110_act_only_pre"),
-    *("ablation/resnet110_scale_0.5_1", "ablation/resnet110_norm_after_add"),
-}
-
-
-def different_miniatures() -> list[str]:
-    """Presets whose miniatures are networks of their own."""
-    found: dict[str, str] = {}
-    for name in list_presets():
-        found.setdefault(miniature(get_spec(name)).replace(name="x").to_json(), name)
-    firsts = set(found.values())
-    return [name for name in list_presets() if name in firsts | SHORT]
-
-
-def same_plan(a: ResNetSpec, b: ResNetSpec) -> bool:
-    """Whether two specs make the same layers; what training alone shows is left out."""
-    invisible = {
-        "init": a.init,
-        "norm.momentum": a.norm.momentum,
-        "norm.running_var": a.norm.running_var,
-        "name": a.name,
-        "image_size": a.image_size,
-    }
-    own = b.replace(**invisible)
-    plans = [planned(spec, (64, 64)) for spec in (a, own)]
-    # What a shortcut of factor 0 would have is in no network.
-    left, right = ([(plan.net.nodes[i].op, plan.ops.get(i)) for i in plan.order] for plan in plans)
-    return left == right
-
 
 @pytest.mark.parametrize("name", rest_in_zoo(different_miniatures(), SHORT))
 def test_a_network_of_ours_is_read_back(name: str) -> None:
     spec = miniature(get_spec(name))
     model = resnet_torch.build(spec, dtype="float64")
-    size = 32 if spec.image_size == 32 else 64
-    found = identify_graph(lambda side: read_graph(model, side), size)
-    assert found.departures == []
-    assert (found.verdict, found.image_sizes) == (SAME_MODEL, [size, size + 1])
-    assert found.recognised, found.evidence
-    assert found.spec is not None
-    assert same_plan(found.spec, spec)
-    own = resnet_torch.export_weights(model)
-    assert set(found.weights) == set(own)
-    for tensor, array in own.items():
-        np.testing.assert_array_equal(found.weights[tensor], array, err_msg=tensor)
+    found = identify_graph(lambda size: read_graph(model, size), side(spec))
+    assert_read_back(found, spec, resnet_torch.export_weights(model))

@@ -1,5 +1,5 @@
-"""`.keras` archives as graphs, without Keras: the configuration lists the layers, and nothing of it is
-built.
+"""`.keras` archives as graphs, without Keras, layer by layer; nothing of a configuration is built.
+
 The archive itself is read by `shared.formats.containers.keras_file`, which refuses classes that may
 carry code, and parses HDF5 in a process of its own.
 """
