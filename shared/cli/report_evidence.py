@@ -8,7 +8,7 @@ from rich.text import Text
 
 from shared.architecture.preprocessing import PREPROCESSING
 from shared.cli.tables import Column, Table
-from shared.verification.evidence import PREPROCESSING_FIELD, ROUNDING, Evidence, shown
+from shared.verification.evidence import NEAR, PREPROCESSING_FIELD, ROUNDING, Evidence, shown
 
 
 def summary(why_none: str | None, how: str) -> Text:
@@ -64,7 +64,14 @@ def _times(factor: float) -> str:
 
 
 def notes(found: Sequence[Evidence]) -> Iterator[Text]:
-    """What follows from evidence against what was assumed."""
+    """What follows from evidence against what was assumed, and from images that do not fit."""
+    if found[0].fit > NEAR:
+        yield Text(
+            f"\nThe images are unlike those that the network was trained on, or it is another "
+            f"network (divergence {found[0].fit:.2g}; {NEAR:g} is near): some dozens of its own "
+            "with --image tell more",
+            "dim",
+        )
     against = {e.field: e.value for e in found if e.instead_of is not None}
     how = against.pop(PREPROCESSING_FIELD, None)
     if against:

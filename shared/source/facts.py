@@ -94,6 +94,11 @@ class Facts:
         rest = [block for block in self.blocks if block.shortcut.conv is not None]
         return self._condition("average", lambda b: b.shortcut.pool is not None, rest)
 
+    @property
+    def asks_for_average(self) -> bool:
+        """Whether a projection has a pool is an argument of its own."""
+        return self.averages not in (ALWAYS, NEVER, STRIDES)
+
     @cached_property
     def anti_aliases(self) -> str:
         return self._condition("anti_alias", lambda b: b.anti_alias is not None)
@@ -278,10 +283,10 @@ class Facts:
         sides = [channels, *size] if first else [*size, channels]
         return f"(N, {', '.join(map(str, sides))})"
 
-    def with_shape(self, lines: list[str], name: str, *, first: bool) -> list[str]:
+    def with_shape(self, lines: list[str], name: str, *, first: bool, margin: int = 0) -> list[str]:
         """The shape at the end of the line, where there is room."""
         comment = f"  # {self.shown_shape(name, first=first)}"
-        if len(lines) == 1 and len(lines[0]) + len(comment) <= WIDTH:
+        if len(lines) == 1 and len(lines[0]) + len(comment) + margin <= WIDTH:
             return [lines[0] + comment]
         return lines
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 WIDTH = 100
 INDENT = "    "
@@ -17,6 +17,10 @@ def call(start: str, arguments: Iterable[str], end: str = ")", depth: int = 0) -
     whole = f"{margin}{start}{', '.join(given)}{end}"
     if len(whole) <= WIDTH:
         return [whole]
+    head, call_again, last = end.partition(")(")
+    first = f"{margin}{start}{', '.join(given)}{head}{call_again}"
+    if call_again and len(first) <= WIDTH:  # of two calls in a row, the second is folded first
+        return [first, f"{margin}{INDENT}{last[:-1]}", f"{margin})"]
     inner = f"{margin}{INDENT}{', '.join(given)}"
     if len(inner) <= WIDTH:
         return [margin + start, inner, margin + end]
@@ -30,6 +34,17 @@ def number(value: float) -> str:
 
 def indented(lines: Iterable[str], depth: int = 1) -> list[str]:
     return [INDENT * depth + line if line else line for line in lines]
+
+
+def joined(
+    head: list[str], imports: Callable[[str], Iterable[str]], parts: Sequence[Sequence[str]]
+) -> str:
+    """The text of a file: its docstring, what the rest needs, classes and functions two blank
+    lines apart.
+    """
+    body = "\n\n\n".join("\n".join(part) for part in parts)
+    apart = "\n\n\n" if body.startswith(("class ", "def ", "@")) else "\n\n"
+    return "\n".join([*head, "", *imports(body)]) + f"{apart}{body}\n"
 
 
 def docstring(paragraphs: Sequence[str], depth: int = 0) -> list[str]:

@@ -22,9 +22,8 @@ def head_of(facts: Facts, framework: str, layout: str, loading: str) -> list[str
         [
             f"{name} in {framework}: {facts.plan.params:,} parameters, "
             f"{facts.plan.macs / 1e9:.2f} G multiply-adds at {height} x {width}.",
-            f"Source: {source}. Tensors are {layout}. Fresh weights are as {framework} draws them; "
-            "trained ones under canonical names (`rosetta convert FILE weights.safetensors`) load "
-            "so:",
+            f"Source: {source}. Tensors are {layout}. Fresh weights are {framework}'s own; "
+            "canonical ones (`rosetta convert FILE weights.safetensors`) load so:",
             loading,
             *(["Peculiar:", *known] if known else []),
         ]

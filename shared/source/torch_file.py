@@ -1,14 +1,17 @@
-"""A network as a file of PyTorch: `nn.Module` classes, attribute paths as canonical names."""
+"""A network as a file of PyTorch.
+
+A layer that is no stock layer stands in the file only where the network needs it, with its reason.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 
-from shared.architecture.ops import BatchNorm, BlurPool, Conv
-from shared.source import torch_layers
-from shared.source.facts import ALWAYS, NEVER, Facts, norm_of
-from shared.source.lines import call, docstring, indented, number
+from shared.architecture.ops import AvgPool, BatchNorm, BlurPool, Conv, MaxPool
+from shared.source.classes import Dialect, average_condition, branches, classes
+from shared.source.facts import NEVER, Facts, norm_of
+from shared.source.lines import joined, number
 from shared.source.peculiar import head_of
 
 LOADING = """\
@@ -16,264 +19,91 @@ LOADING = """\
     model.load_state_dict(safetensors.torch.load_file("weights.safetensors"))
     model.eval()"""
 
+SAME_CONV = '''class SameConv2d(nn.Conv2d):
+    """Pads as TensorFlow's SAME does: the odd pixel behind, which PyTorch's padding cannot say."""
 
-def torch_file(facts: Facts) -> str:
-    """The file's text."""
-    parts = [
-        *torch_layers.corrections(facts),
-        [_norm(facts)],
-        list(_block(facts)),
-        *([list(_projection(facts))] if facts.projects != NEVER else []),
-        list(_stem(facts)),
-        _STAGE.splitlines(),
-        list(_net(facts)),
-    ]
-    if facts.projects != NEVER:  # what a block uses stands in front of it
-        parts[-4], parts[-5] = parts[-5], parts[-4]
-    body = "\n\n\n".join("\n".join(part) for part in parts)
-    # Values stand one blank line behind the imports, classes two.
-    between = "\n\n" if parts[0][0].startswith("batch_norm") else "\n\n\n"
-    between = "\n\n" if parts[0][0].startswith("group_norm") else between
-    return "\n".join([*head_of(facts, "PyTorch", "NCHW", LOADING), "", *_imports(body)]) + (
-        f"{between}{body}\n"
-    )
-
-
-def _imports(body: str) -> Iterator[str]:
-    yield "from functools import partial"
-    yield ""
-    if "torch." in body.replace("safetensors.torch.", ""):
-        yield "import torch"
-    if "F." in body:
-        yield "import torch.nn.functional as F"
-    yield "from torch import Tensor, nn"
-
-
-def _norm(facts: Facts) -> str:
-    norm = norm_of(facts.plan)
-    eps = number(norm.eps or math.ulp(0.0))
-    if not isinstance(norm, BatchNorm):
-        return f"group_norm = partial(nn.GroupNorm, {norm.groups}, eps={eps})"
-    layer = "nn.BatchNorm2d" if norm.unbiased else "BiasedBatchNorm2d"
-    # PyTorch's momentum is the weight of the new value, the plan's of the old.
-    return (
-        f"batch_norm = partial({layer}, eps={eps}, momentum={number(round(1 - norm.momentum, 12))})"
-    )
-
-
-def norm_name(facts: Facts) -> str:
-    return "batch_norm" if isinstance(norm_of(facts.plan), BatchNorm) else "group_norm"
-
-
-def _conv(
-    op: Conv,
-    channels: tuple[str, str],
-    stride: str = "1",
-    dilation: str = "1",
-    depth: int = 2,
-    name: str = "conv",
-    end: str = ")",
-) -> list[str]:
-    """`self.conv1 = nn.Conv2d(…)`."""
-    same = op.padding == "same" and op.kernel_size > 1 and stride != "1"
-    layer = "nn.Conv2d"
-    if op.weight_std_eps is not None:
-        layer = "StdConv2d"
-    elif same:
-        layer = "SameConv2d"
-    given = [*channels, str(op.kernel_size)]
-    given += [f"stride={stride}"] if stride != "1" else []
-    if op.kernel_size > 1 and not same:
-        reach = op.kernel_size // 2
-        padding = (
-            str(reach) if dilation == "1" else dilation if reach == 1 else f"{reach} * {dilation}"
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride, dilation = self.kernel_size[0], self.stride[0], self.dilation[0]
+        height, width = (
+            max((-(-n // stride) - 1) * stride + dilation * (kernel - 1) + 1 - n, 0)
+            for n in x.shape[2:]
         )
-        given.append(f"padding={padding}")
-    given += [f"dilation={dilation}"] if dilation != "1" and op.kernel_size > 1 else []
-    given += [f"groups={op.groups}"] if op.groups > 1 else []
-    given += [] if op.bias else ["bias=False"]
-    return call(f"self.{name} = {layer}(", given, end, depth)
+        x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+        return super().forward(x)'''
 
+SAME_POOL = '''class SameMaxPool2d(nn.MaxPool2d):
+    """Pads as TensorFlow's SAME does: the odd pixel behind, which PyTorch's padding cannot say."""
 
-def _block(facts: Facts) -> Iterator[str]:
-    one, norm = facts.one, norm_name(facts)
-    yield f"class {facts.kind}(nn.Module):"
-    yield from docstring([facts.about_block], 1)
-    yield ""
-    yield from call("def __init__(", ["self", *facts.signature()], "):", 1)
-    yield "        super().__init__()"
-    pre = one.order == "full_pre"
-    for k in range(1, len(one.convs) + 1):
-        conv = facts.conv(k)
-        last = k == len(one.convs)
-        normed = facts.channels(k)[0 if pre else 1]
-        layer = f"{norm}({normed})"
-        if pre and not (k == 1 and facts.preact == NEVER):
-            absent = f" if {facts.preact} else None" if k == 1 and facts.preact != ALWAYS else ""
-            yield f"        self.norm{k} = {layer}{absent}"
-        if last and facts.anti_aliases != NEVER:
-            blur = isinstance(facts.anti_alias, BlurPool)
-            pool = "BlurPool2d(stride)" if blur else "nn.AvgPool2d(2, stride)"
-            absent = (
-                ""
-                if facts.anti_aliases == ALWAYS
-                else f" if {facts.anti_aliases} else nn.Identity()"
-            )
-            yield f"        self.anti_alias = {pool}{absent}"
-        stride = "stride" if facts.striding == k else "1"
-        yield from _conv(conv, facts.channels(k), stride, facts.dilation(k), name=f"conv{k}")
-        if not pre:
-            yield f"        self.norm{k} = {layer}"
-    yield from indented(_shortcut(facts), 2)
-    if one.order == "act_only_pre" and facts.preact not in (ALWAYS, NEVER):
-        yield f"        self.preact = {facts.preact}"
-    if facts.preact != NEVER and facts.shares not in (ALWAYS, NEVER):
-        yield f"        self.share = {facts.shares}"
-    yield ""
-    yield "    def forward(self, x: Tensor) -> Tensor:"
-    yield from indented(_forward(facts), 2)
-
-
-def _shortcut(facts: Facts) -> Iterator[str]:
-    """The layers beside the branch."""
-    one, stride = facts.one, ", stride" if facts.strides else ""
-    if facts.plain:
-        return
-    identity = "self.shortcut = nn.Identity()"
-    choices = [
-        (facts.projects, f"self.shortcut = Projection(in_channels, {facts.out}{stride})"),
-        (facts.subsamples, f"self.shortcut = Subsample({facts.subsample_arguments})"),
-        (ALWAYS, identity),
-    ]
-    if facts.averages not in (ALWAYS, NEVER, "stride != 1"):
-        choices[0] = (
-            facts.projects,
-            f"self.shortcut = Projection(in_channels, {facts.out}{stride}, {facts.averages})",
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = (
+            max((-(-n // self.stride) - 1) * self.stride + self.kernel_size - n, 0)
+            for n in x.shape[2:]
         )
-    yield from branches(choices)
-    if one.dropout is not None:
-        yield f"self.dropout = nn.Dropout({number(one.dropout.rate)})"
-    if one.gate is not None:
-        given = f", stride={stride[2:]}" if stride else ""
-        yield f"self.gate = nn.Conv2d(in_channels, {facts.out}, 1{given})"
+        pads = (width // 2, width - width // 2, height // 2, height - height // 2)
+        return super().forward(F.pad(x, pads, value=float("-inf")))'''
+
+BIASED_NORM = '''class BiasedBatchNorm2d(nn.BatchNorm2d):
+    """Averages the variances by which it normalises, as the network's own framework does.
+
+    PyTorch stores n / (n - 1) times a batch's variance, with n the values of a channel.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        n = x.numel() // x.shape[1]
+        term = torch.zeros_like(self.running_var)
+        norm = (x, self.running_mean, term, self.weight, self.bias, True, self.momentum, self.eps)
+        y = F.batch_norm(*norm)
+        self.running_var.mul_(1 - self.momentum).add_(term, alpha=(n - 1) / n)
+        return y'''
+
+STD_CONV = '''class StdConv2d(nn.Conv2d):
+    """Standardises each filter by its own mean and variance before use (Big Transfer)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
+        weight = (self.weight - mean) / torch.sqrt(variance + {eps})
+        return self._conv_forward(x, weight, self.bias)'''
+
+BLUR = '''class BlurPool2d(nn.Module):
+    """A fixed binomial filter for every channel, on an image that is reflected at its borders."""
+
+    def __init__(self, stride: int):
+        super().__init__()
+        taps = torch.tensor([0.25, 0.5, 0.25])
+        self.register_buffer("filter", torch.outer(taps, taps)[None, None], persistent=False)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.filter.expand(x.shape[1], -1, -1, -1)
+        x = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        return F.conv2d(x, kernel, stride=self.stride, groups=x.shape[1])'''
+
+SUBSAMPLE = '''class Subsample(nn.Module):
+    """Every `stride`-th pixel; a shortcut without weights."""
+
+    def __init__(self, stride: int):
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, :: self.stride, :: self.stride]'''
+
+SUBSAMPLE_ZEROS = '''class Subsample(nn.Module):
+    """Every `stride`-th pixel, and zero channels {where}: option A."""
+
+    def __init__(self, {arguments}):
+        super().__init__()
+        self.stride = stride
+        {zeros}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, *self.zeros))'''
 
 
-def branches(choices: list[tuple[str, str]]) -> Iterator[str]:
-    """`if … elif … else` of the choices that can be."""
-    word = "if"
-    for condition, text in choices:
-        if condition == NEVER:
-            continue
-        if condition == ALWAYS:
-            yield from [text] if word == "if" else ["else:", f"    {text}"]
-            return
-        yield f"{word} {condition}:"
-        yield f"    {text}"
-        word = "elif"
-
-
-def _forward(facts: Facts) -> Iterator[str]:
-    one, last = facts.one, len(facts.one.convs)
-    x = "x"
-    if facts.preact != NEVER:
-        active = "F.relu(self.norm1(x))" if one.order == "full_pre" else "F.relu(x)"
-        if facts.preact != ALWAYS:
-            test = "self.norm1 is not None" if one.order == "full_pre" else "self.preact"
-            active = f"{active} if {test} else x"
-        yield f"preact = {active}"
-        x = "preact"
-    source = {ALWAYS: x, NEVER: "x"}.get(facts.shares, "preact if self.share else x")
-    if facts.preact == NEVER:
-        source = "x"
-    if not facts.plain:
-        yield f"shortcut = self.shortcut({source})"
-    if one.dropout is not None:
-        yield "shortcut = self.dropout(shortcut)"
-    if one.gate is not None:
-        yield f"gate = torch.sigmoid(self.gate({source}))"
-    for k in range(1, last + 1):
-        if one.order == "full_pre":
-            inner = x if k == 1 else f"F.relu(self.norm{k}(x))"
-            yield f"x = self.conv{k}({inner})"
-        else:
-            value = f"self.anti_alias({x})" if k == last and facts.anti_aliases != NEVER else x
-            value = f"self.conv{k}({value})"
-            if k < last or one.order != "norm_after_add":
-                value = f"self.norm{k}({value})"
-            yield (
-                f"x = F.relu({value})"
-                if k < last or one.order == "act_before_add"
-                else f"x = {value}"
-            )
-        x = "x"
-    joined = facts.joined
-    if one.order == "norm_after_add":
-        joined = f"self.norm{last}({joined})"
-    yield (
-        f"return F.relu({joined})"
-        if one.order in ("post", "norm_after_add")
-        else f"return {joined}"
-    )
-
-
-def _projection(facts: Facts) -> Iterator[str]:
-    path = facts.projection
-    yield "class Projection(nn.Sequential):"
-    yield from docstring([facts.about_projection], 1)
-    yield ""
-    choose = facts.averages not in (ALWAYS, NEVER, "stride != 1")
-    stride = ["stride: int"] if facts.strides else []
-    average = ["average: bool"] if choose else []
-    arguments = ["self", "in_channels: int", "out_channels: int", *stride, *average]
-    yield from call("def __init__(", arguments, "):", 1)
-    yield "        super().__init__()"
-    conv_stride = "stride" if facts.strides else "1"
-    if facts.averages != NEVER:
-        pool = "self.pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)"
-        condition = "average" if choose else facts.averages
-        yield from indented(branches([(condition, pool)]), 2)
-        conv_stride = "1"
-    yield from _conv(facts.projection_conv, ("in_channels", "out_channels"), conv_stride)
-    if path.norm is not None:
-        yield f"        self.norm = {norm_name(facts)}(out_channels)"
-
-
-def _stem(facts: Facts) -> Iterator[str]:
-    stem = facts.plan.stem
-    yield "class Stem(nn.Module):"
-    yield from docstring([facts.about_stem], 1)
-    yield ""
-    yield "    def __init__(self):"
-    yield "        super().__init__()"
-    steps = []
-    for k, (conv, norm) in enumerate(zip(stem.convs, stem.norms, strict=True), 1):
-        channels = (str(conv.in_channels), str(conv.out_channels))
-        line = _conv(conv, channels, str(conv.stride), name=f"conv{k}")
-        yield from facts.with_shape(line, f"stem.conv{k}", first=True)
-        value = f"self.conv{k}(x)"
-        if norm is not None:
-            yield f"        self.norm{k} = {norm_name(facts)}({norm.channels})"
-            value = f"F.relu(self.norm{k}({value}))"
-        steps.append(f"x = {value}")
-    if stem.pool is not None:
-        yield from facts.with_shape(
-            [f"        self.pool = {torch_layers.pool(stem.pool)}"], "stem.pool", first=True
-        )
-        steps.append("x = self.pool(x)")
-    if stem.anti_alias is not None:
-        yield from facts.with_shape(
-            [f"        self.anti_alias = BlurPool2d({stem.anti_alias.stride})"],
-            "stem.anti_alias",
-            first=True,
-        )
-        steps.append("x = self.anti_alias(x)")
-    steps[-1] = steps[-1].replace("x = ", "return ", 1)
-    yield ""
-    yield "    def forward(self, x: Tensor) -> Tensor:"
-    yield from indented(steps, 2)
-
-
-_STAGE = '''class Stage(nn.Module):
+STAGE = '''class Stage(nn.Module):
     """Blocks, one after the other."""
 
     def __init__(self, *blocks: nn.Module):
@@ -284,46 +114,127 @@ _STAGE = '''class Stage(nn.Module):
         return self.blocks(x)'''
 
 
-def _net(facts: Facts) -> Iterator[str]:
-    plan, spec = facts.plan, facts.spec
-    yield "class ResNet(nn.Module):"
-    yield from docstring([facts.about_net("[N, C, H, W]")], 1)
+def corrections(facts: Facts) -> list[list[str]]:
+    """The classes, in the order in which they stand in the file."""
+    plan, spec, norm = facts.plan, facts.spec, norm_of(facts.plan)
+    found = []
+    if spec.weight_std_eps is not None:
+        found.append(STD_CONV.replace("{eps}", number(spec.weight_std_eps)))
+    stem_strides = any(conv.stride > 1 for conv in plan.stem.convs)
+    if (spec.block.padding == "same" and facts.strides_in_3x3) or (
+        spec.stem.padding == "same" and stem_strides
+    ):
+        found.append(SAME_CONV)
+    if isinstance(norm, BatchNorm) and not norm.unbiased:
+        found.append(BIASED_NORM)
+    if isinstance(plan.stem.pool, MaxPool) and plan.stem.pool.padding == "same":
+        found.append(SAME_POOL)
+    if isinstance(facts.anti_alias, BlurPool) or plan.stem.anti_alias is not None:
+        found.append(BLUR)
+    if facts.subsamples != NEVER and not facts.plain:
+        found.append(_subsample(facts))
+    return [text.splitlines() for text in found]
+
+
+def _subsample(facts: Facts) -> str:
+    if not facts.zeros:
+        return SUBSAMPLE
+    split = facts.spec.shortcut.zero_pad == "split"
+    return (
+        SUBSAMPLE_ZEROS.replace("{where}", "on both sides" if split else "behind the others")
+        .replace("{arguments}", "in_channels: int, out_channels: int, stride: int")
+        .replace(
+            "{zeros}",
+            "zeros = out_channels - in_channels\n"
+            "        self.zeros = "
+            + ("(zeros // 2, zeros - zeros // 2)" if split else "(0, zeros)"),
+        )
+    )
+
+
+def torch_file(facts: Facts) -> str:
+    """The file's text."""
+    norm, setting = _norm(facts)
+    dialect = Dialect(
+        module="nn.Module",
+        method="forward(self, x: Tensor) -> Tensor",
+        starts=["super().__init__()"],
+        rngs=False,
+        relu="F.relu",
+        sigmoid="torch.sigmoid",
+        identity="nn.Identity()",
+        dropout="nn.Dropout",
+        linear="nn.Linear",
+        layout="[N, C, H, W]",
+        conv=_conv,
+        norm=norm,
+        anti_alias={BlurPool: "BlurPool2d(stride)", AvgPool: "nn.AvgPool2d(2, stride)"},
+        stem_pool=_stem_pool,
+        global_pool={
+            "avg": ("nn.AdaptiveAvgPool2d(1)", "self.pool(x).flatten(1)"),
+            "max": ("nn.AdaptiveMaxPool2d(1)", "self.pool(x).flatten(1)"),
+        },
+        projection=_projection,
+        stage=STAGE,
+        stages="nn.Sequential(",
+        listed=False,
+        over_stages=["x = self.stages(x)"],
+    )
+    body = [*corrections(facts), [setting], *classes(facts, dialect)]
+    head = head_of(facts, "PyTorch", "NCHW", LOADING)
+    return joined(head, _imports, body)
+
+
+def _imports(body: str) -> Iterator[str]:
+    yield "from functools import partial"
     yield ""
-    yield "    def __init__(self):"
-    yield "        super().__init__()"
-    yield "        self.stem = Stem()"
-    yield "        self.stages = nn.Sequential("
-    for i, stage in enumerate(plan.stages):
-        last = f"stages.{i}.blocks.{len(stage) - 1}"
-        yield f"            Stage(  # {facts.shown_shape(last, first=True)}"
-        for block, count in facts.runs(stage):
-            given = ", ".join([str(block.convs[0].in_channels), *facts.values(block)])
-            one = f"{facts.kind}({given})"
-            yield (
-                f"                {one},"
-                if count == 1
-                else (f"                *({one} for _ in range({count})),")
-            )
-        yield "            ),"
-    yield "        )"
-    features = spec.widths[-1] * spec.expansion
-    if plan.final_norm is not None:
-        yield f"        self.final_norm = {norm_name(facts)}({features})"
-    if plan.pool is not None:
-        mode = "Avg" if plan.pool.mode == "avg" else "Max"
-        yield f"        self.pool = nn.Adaptive{mode}Pool2d(1)"
-    if plan.head is not None:
-        line = f"        self.head = nn.Linear({features}, {plan.head.out_features})"
-        yield from facts.with_shape([line], "head", first=True)
-    yield ""
-    yield "    def forward(self, x: Tensor) -> Tensor:"
-    steps = ["x = self.stem(x)", "x = self.stages(x)"]
-    final = "self.final_norm(x)" if plan.final_norm is not None else "x"
-    if plan.final_act:
-        steps.append(f"x = F.relu({final})")
-    if plan.pool is not None:
-        steps.append("x = self.pool(x).flatten(1)")
-    if plan.head is not None:
-        steps.append("x = self.head(x)")
-    steps[-1] = steps[-1].replace("x = ", "return ", 1)
-    yield from indented(steps, 2)
+    if "torch." in body:
+        yield "import torch"
+    yield "import torch.nn.functional as F"
+    yield "from torch import Tensor, nn"
+
+
+def _norm(facts: Facts) -> tuple[str, str]:
+    """The name of what makes norms, and the line that says what it is."""
+    norm = norm_of(facts.plan)
+    # PyTorch does not train with an eps of 0; the smallest number, added to a variance, is none.
+    eps = number(norm.eps or math.ulp(0.0))
+    if not isinstance(norm, BatchNorm):
+        return "group_norm", f"group_norm = partial(nn.GroupNorm, {norm.groups}, eps={eps})"
+    layer = "nn.BatchNorm2d" if norm.unbiased else "BiasedBatchNorm2d"
+    # PyTorch's momentum is the weight of the new value, the plan's of the old.
+    momentum = number(round(1 - norm.momentum, 12))
+    return "batch_norm", f"batch_norm = partial({layer}, eps={eps}, momentum={momentum})"
+
+
+def _conv(op: Conv, channels: tuple[str, str], stride: str, dilation: str) -> tuple[str, list[str]]:
+    given = [*channels, str(op.kernel_size)]
+    given += [f"stride={stride}"] if stride != "1" else []
+    same = op.padding == "same" and op.kernel_size > 1 and stride != "1"
+    if op.kernel_size > 1 and not same:
+        reach = op.kernel_size // 2
+        pad = str(reach) if dilation == "1" else dilation if reach == 1 else f"{reach} * {dilation}"
+        given.append(f"padding={pad}")
+    given += [f"dilation={dilation}"] if dilation != "1" else []
+    given += [f"groups={op.groups}"] if op.groups > 1 else []
+    given += [] if op.bias else ["bias=False"]
+    layer = "StdConv2d" if op.weight_std_eps is not None else "SameConv2d" if same else "nn.Conv2d"
+    return layer, given
+
+
+def _projection(facts: Facts) -> tuple[str, list[str], list[str]]:
+    pool = "self.pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)"
+    return "nn.Sequential", list(branches([(average_condition(facts), pool)])), []
+
+
+def _stem_pool(op: MaxPool | AvgPool) -> tuple[str, str]:
+    size = f"{op.kernel_size}, {op.stride}"
+    if isinstance(op, AvgPool):
+        return f"nn.AvgPool2d({size})", "self.pool(x)"
+    layer = {
+        "symmetric": f"nn.MaxPool2d({size}, padding={op.kernel_size // 2})",
+        "ceil": f"nn.MaxPool2d({size}, ceil_mode=True)",
+        "zero": f"nn.Sequential(nn.ZeroPad2d({op.kernel_size // 2}), nn.MaxPool2d({size}))",
+        "same": f"SameMaxPool2d({size})",
+    }[op.padding]
+    return layer, "self.pool(x)"

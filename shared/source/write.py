@@ -7,9 +7,15 @@ from collections.abc import Callable, Mapping
 from shared.architecture.spec import ResNetSpec
 from shared.errors import SpecError, nearest
 from shared.source.facts import Facts, facts_of
+from shared.source.flax_file import flax_file
+from shared.source.keras_file import keras_file
 from shared.source.torch_file import torch_file
 
-WRITERS: Mapping[str, Callable[[Facts], str]] = {"torch": torch_file}
+WRITERS: Mapping[str, Callable[[Facts], str]] = {
+    "torch": torch_file,
+    "keras": keras_file,
+    "flax": flax_file,
+}
 
 
 def source(spec: ResNetSpec, framework: str) -> str:

@@ -126,6 +126,7 @@ def an_evidence(**changes: Any) -> Evidence:
             "score": 0.1,
             "other_scores": {"imagenet": 0.9, "unit": 0.2, "caffe": 1e6},
             "as_likely": ("unit",),
+            "fit": 0.01,
             **changes,
         }
     )
@@ -152,6 +153,12 @@ def test_the_farther_off_come_with_their_factors() -> None:
     table = shown_table(an_evidence())
     assert "half, not imagenet" in table
     assert "imagenet 9.0; caffe > 100,000" in table
+
+
+def test_images_that_do_not_fit_are_noted() -> None:
+    (note,) = notes([an_evidence(instead_of=None, fit=0.4)])
+    assert "unlike those that the network was trained on" in note.plain
+    assert list(notes([an_evidence(instead_of=None)])) == []
 
 
 @pytest.mark.parametrize(

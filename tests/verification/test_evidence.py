@@ -152,3 +152,41 @@ def test_strides_of_any_number_of_stages(stages: int) -> None:
     assert found[0] == spec.strides
     assert {len(strides) for strides in found} == {stages}
     assert len(found) == len(set(found)) == {1: 2, 2: 3, 3: 4, 4: 5, 5: 2}[stages]
+
+
+def test_one_wrong_field_does_not_make_another_look_wrong() -> None:
+    """Both SAME padding and an average in front of a convolution shift what it sees."""
+    assumed = miniature(get_spec("torchvision/resnet18"))
+    truth = assumed.replace(block_padding="same", stem_pool="none")
+    found = by_field(gather(assumed, trained_on_the_samples(truth), PIXELS, "imagenet"))
+    assert found["stem.pool"].instead_of == "max"
+    assert found["block.padding"].value == "same"
+    assert {name for name, evidence in found.items() if evidence.instead_of is not None} == {
+        "stem.pool",
+        "block.padding",
+    }
+
+
+def test_what_excludes_the_evidence_for_another_field_is_no_candidate_beside_it() -> None:
+    """An average in the place of the stride is none where the 1x1 strides."""
+    assumed = miniature(get_spec("torchvision/resnet50"))
+    weights = trained_on_the_samples(assumed.replace(block_stride_conv=1))
+    told = [name for name in FIELDS if name not in ("block.stride_conv", "anti_alias")]
+    found = by_field(gather(assumed, weights, PIXELS, "imagenet", told=told))
+    assert found["block.stride_conv"].instead_of == 2
+    assert "anti_alias" not in found
+
+
+def test_a_network_that_cannot_take_the_images_is_no_candidate() -> None:
+    spec = miniature(get_spec("kuangliu/resnet18"))
+    told = [name for name in FIELDS if name != "anti_alias"]
+    found = gather(spec, probe_weights(spec), sample_pixels(28)[:1], None, told=told)
+    assert found[1].field == "anti_alias"
+    assert found[1].other_scores.keys() == {"blur"}
+
+
+@pytest.mark.parametrize(("fit", "strength"), [(0.01, "clear"), (0.3, "weak"), (3.0, "none")])
+def test_images_that_do_not_fit_tell_less(fit: float, strength: str) -> None:
+    found = evidence._judged("stem.pool", "max", {"max": 3.0, "none": 1.0}, fit)
+    assert found.strength == strength
+    assert found.value == ("max" if strength == "none" else "none")
