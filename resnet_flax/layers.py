@@ -1,4 +1,4 @@
-"""NNX layers as the plan wants them, and the only place where a stock layer is corrected.
+"""NNX layers as the plan specifies them, and the only place where a stock layer is corrected.
 
 Each layer takes an operator of the plan. Channel order is NHWC, kernels are HWIO. `dtype` is that
 of the parameters, of the running statistics and of the computation. Kernels start as zeros: `build`
@@ -121,7 +121,7 @@ class BatchNorm(nnx.BatchNorm):
 
     The stock layer's variance is E[x^2] - E[x]^2, which cancels where the mean is large, its
     running statistics start as float32 in a model of any dtype, and its running variance is always
-    an average of the biased ones, which is not what PyTorch and its like store.
+    an average of the biased ones, which is not what PyTorch stores.
     """
 
     def __init__(self, op: ops.BatchNorm, *, rngs: nnx.Rngs, dtype: Dtype):

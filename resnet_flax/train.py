@@ -273,7 +273,7 @@ def _step(
     training: Training,
     layerwise: bool,
 ) -> tuple[jax.Array, jax.Array]:
-    """The loss before the step, and how many labels the network named."""
+    """The loss before the step, and how many images it classified correctly."""
 
     def loss_of(model: ResNet) -> tuple[jax.Array, jax.Array]:
         logits = layer_by_layer(in_training(model, training, masks), layerwise)(images)

@@ -93,7 +93,7 @@ def compute_dtype(model: ResNet) -> str:
 
 
 def require_x64(dtype: str) -> None:
-    """Raise `FrameworkError` where JAX would make float32 of `dtype` without a word."""
+    """Raise `FrameworkError` where JAX would silently make float32 of `dtype`."""
     if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
         raise FrameworkError(
             f"JAX computes {dtype} as float32 in this process: set JAX_ENABLE_X64=1 before it "

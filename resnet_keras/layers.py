@@ -1,4 +1,4 @@
-"""Keras layers as the plan wants them, and the only place where a stock layer is corrected.
+"""Keras layers as the plan specifies them, and the only place where a stock layer is corrected.
 
 Each factory takes an operator of the plan and the `Scope` that names the layer. Channel order is
 NHWC, stated wherever a layer could read it from the user's keras.json.

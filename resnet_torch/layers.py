@@ -1,4 +1,4 @@
-"""PyTorch layers as the plan wants them, and the only place where a stock layer is corrected.
+"""PyTorch layers as the plan specifies them, and the only place where a stock layer is corrected.
 
 Each factory takes an operator of the plan. Channel order is NCHW.
 """
