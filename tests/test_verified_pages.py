@@ -1,4 +1,4 @@
-"""`docs/verify-*.md` and what README and docs/proof.md say of them still speak of the networks that there are today.
+"""`docs/verify-*.md`, and what README and `docs/proof.md` say of them, speak of today's networks.
 
 Running them again takes hours; that a preset, a field or a parameter has changed since can be seen
 in a second.
