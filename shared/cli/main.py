@@ -187,7 +187,7 @@ def show(
 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Networks": (source.source, identify.identify),
-    "Proof": (verify.verify, verify.trace, verify.compare, why.diagnose),
+    "Proof": (verify.verify, verify.trace, verify.compare, why.diagnose, why.audit),
     "Checkpoints": (checkpoints.inspect, checkpoints.convert, checkpoints.predict),
     "Training": (training.recipes, training.train, training.evaluate, training.curves),
 }

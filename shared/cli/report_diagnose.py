@@ -10,10 +10,12 @@ from rich.status import Status
 from rich.text import Text
 
 from shared.cli.tables import printable
+from shared.verification.diagnosis.audit import Audit, Planted
 from shared.verification.diagnosis.diagnose import Cause, Diagnosis
 from shared.verification.instrument import Instrument
 
 SHOWN = 3  # layers of a cause; JSON has all of them
+UNSEEN_SHOWN = 8  # mistakes of a kind
 
 
 def print_diagnosis(console: Console, found: Diagnosis, seconds: float) -> None:
@@ -88,6 +90,45 @@ def on_try(status: Status, what: str = "looking for the change") -> Callable[[in
 
     def show(tried: int, sentence: str) -> None:
         status.update(f"{what}: {tried}, {printable(sentence)[:80]}")
+
+    return show
+
+
+def print_audit(console: Console, name: str, found: Audit, seconds: float) -> None:
+    """The score, why the check is blind, and what it cannot see, a kind at a time."""
+    unseen = found.unseen
+    total = len(found.mistakes)
+    if not total:
+        said = f"✗ {name}: no mistake could be planted"
+    elif unseen:
+        said = f"✗ {name}: {len(unseen)} of {total} planted mistakes would pass unseen"
+    else:
+        said = f"✓ {name}: all {total} planted mistakes are seen"
+    ok = bool(total) and not unseen
+    console.print(Text(printable(said), "bold green" if ok else "bold red"), soft_wrap=True)
+    lines = [f"  why       {line}" for line in found.why_blind]
+    groups: dict[str, list[Planted]] = {}
+    for planted in unseen:
+        groups.setdefault(planted.kind, []).append(planted)
+    for kind, members in groups.items():
+        lines.append(f"  {kind:<9} {len(members)} unseen:")
+        lines += [f"            {p.error:.1e}  {p.what}" for p in members[:UNSEEN_SHOWN]]
+        if len(members) > UNSEEN_SHOWN:
+            lines.append(f"            and {len(members) - UNSEEN_SHOWN} more; --json has all")
+    count, height, width, _ = found.images
+    lines.append(
+        f"  {count} images of {height} x {width}, tolerance {found.tolerance:g}, "
+        f"{len(found.layers)} layers beside the output; {seconds:.1f} s"
+    )
+    for line in lines:
+        console.print(Text(printable(line)), soft_wrap=True)
+
+
+def on_plant(status: Status) -> Callable[[int, int, str], None]:
+    """A callback that shows which mistake is being planted."""
+
+    def show(done: int, count: int, sentence: str) -> None:
+        status.update(f"planting {done} of {count}: {printable(sentence)[:80]}")
 
     return show
 

@@ -9,6 +9,9 @@ from typing import Annotated
 import typer
 
 from shared.cli.options import (
+    Batch,
+    Images,
+    ImageSize,
     Json,
     LeaveOut,
     Settings,
@@ -16,8 +19,12 @@ from shared.cli.options import (
     check_outputs,
     make_console,
     parse_settings,
+    parse_size,
     write_json,
 )
+from shared.errors import SpecError
+
+BATCH = 2  # random images, where none are given
 
 Format = Annotated[
     str | None,
@@ -80,3 +87,84 @@ def diagnose(
     print_remarks(console, checkpoint)
     report.print_diagnosis(console, found, time.perf_counter() - started)
     raise typer.Exit(0 if found.same else 1)
+
+
+def audit(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            help="The weights of the check: a checkpoint of any format. Without one, --io is a "
+            "trace of the probe's weights.",
+            metavar="TARGET",
+        ),
+    ] = None,
+    io: Annotated[
+        Path | None,
+        typer.Option(
+            "--io",
+            help="The images of the check, and the layers that it compares, as for diagnose.",
+            metavar="FILE",
+        ),
+    ] = None,
+    image: Images = None,
+    image_size: ImageSize = None,
+    batch: Batch = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="The largest error, relative to the largest value, that the check lets pass; "
+            "1e-4 unless given.",
+            min=0.0,
+            metavar="X",
+        ),
+    ] = None,
+    source_format: Format = None,
+    preset: WhichPreset = None,
+    settings: Settings = None,
+    take: Take = None,
+    leave_out: LeaveOut = None,
+    json_file: Json = None,
+) -> None:
+    """Say which mistakes a check of outputs could not see with its weights and images, and why."""
+    from shared.cli import report_diagnose as report
+    from shared.cli.report_checkpoints import print_remarks
+    from shared.formats.checkpoint import open_checkpoint
+    from shared.frameworks.diagnose import audit_of_trace, audit_of_weights
+    from shared.verification.diagnosis.audit import TOLERANCE
+
+    started = time.perf_counter()
+    check_outputs(json_file)
+    if target is None and io is None:
+        raise SpecError("name the weights of the check, or give --io with a trace of the probe's")
+    if io and (image or image_size or batch):
+        raise SpecError("--io has the images; --image, --image-size and --batch go without it")
+    if target and target.startswith("python:"):
+        raise SpecError(f"{target}: a model is not read here; give the checkpoint that it loads")
+    limit = TOLERANCE if tolerance is None else tolerance
+    console, errors = make_console(json_file), make_console(stderr=True)
+    with errors.status("running the reference") as status:
+        if target is None:
+            found, name = audit_of_trace(Path(str(io)), limit, report.on_plant(status))
+        else:
+            checkpoint = open_checkpoint(
+                target,
+                source_format,
+                preset,
+                parse_settings(settings),
+                take=take,
+                leave_out=leave_out or (),
+            )
+            name = checkpoint.spec.name
+            found = audit_of_weights(
+                checkpoint,
+                io,
+                image,
+                parse_size(image_size),
+                batch or BATCH,
+                limit,
+                report.on_plant(status),
+            )
+            print_remarks(console, checkpoint)
+    write_json(json_file, found.to_dict())
+    report.print_audit(console, name, found, time.perf_counter() - started)
+    raise typer.Exit(0 if found.mistakes and not found.unseen else 1)

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, RosettaError
 from shared.formats.checkpoint import Checkpoint
 from shared.frameworks import reference
 from shared.frameworks.reference import Reference
 from shared.verification.comparison import Comparison
+from shared.verification.diagnosis.audit import Audit, audit
 from shared.verification.diagnosis.diagnose import Diagnosis
 from shared.verification.diagnosis.diagnose import diagnose as search
 from shared.verification.diagnosis.observations import (
@@ -22,9 +24,10 @@ from shared.verification.diagnosis.observations import (
     read_observations,
 )
 from shared.verification.diagnosis.passes import TrainerKit
+from shared.verification.recording import EVAL, OUTPUT
 from shared.verification.trace import Trace
 from shared.weights.digests import digest
-from shared.weights.probe import probe_weights
+from shared.weights.probe import probe_images, probe_weights
 
 KIT = TrainerKit(reference.Trainer, Reference, reference.load_weights)
 
@@ -121,3 +124,62 @@ def causes(
             except RosettaError as error:
                 found[trace.framework] = str(error)
     return found
+
+
+OnPlant = Callable[[int, int, str], None]
+
+
+def audit_of_weights(
+    checkpoint: Checkpoint,
+    file: Path | None,
+    photographs: Sequence[Path] | None,
+    size: tuple[int, int] | None,
+    batch: int,
+    tolerance: float,
+    on_try: OnPlant,
+) -> Audit:
+    """`audit` of a checkpoint, with the images of a file, photographs, or the probe's."""
+    spec = checkpoint.spec
+    layers: tuple[str, ...] = ()
+    if file is not None:
+        observed = read_observations(file, spec, images_alone=True)
+        images, layers = observed.images, _layers(observed)
+    elif photographs:
+        from shared.images.photographs import load_images
+
+        side = size[0] if size else None
+        images = load_images(photographs, spec, checkpoint.preprocessing, side, checkpoint.resize)
+    else:
+        height, width = size or (spec.image_size, spec.image_size)
+        images = probe_images((batch, height, width, spec.in_channels))
+    make_plan(spec, (images.shape[1], images.shape[2]))
+    return audit(
+        checkpoint.weights(),
+        spec,
+        images,
+        layers=layers,
+        tolerance=tolerance,
+        prepared=checkpoint.preprocessing,
+        on_try=on_try,
+    )
+
+
+def audit_of_trace(file: Path, tolerance: float, on_try: OnPlant) -> tuple[Audit, str]:
+    """`audit` of a trace of the probe's weights and images, and the network's name."""
+    trace = Trace.load(file)
+    observed = observations_of_trace(trace, path=str(file))
+    found = audit(
+        _probe_weights(trace),
+        trace.spec,
+        observed.images,
+        layers=_layers(observed),
+        tolerance=tolerance,
+        on_try=on_try,
+    )
+    return found, trace.spec.name
+
+
+def _layers(observed: Observations) -> tuple[str, ...]:
+    """The layers that a check compares beside the output."""
+    keys = (key.partition("/") for key in observed.values)
+    return tuple(layer for check, _, layer in keys if check == EVAL and layer != OUTPUT)

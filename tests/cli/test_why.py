@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared import Trace, probe_weights, save_weights
+from shared import Trace, initial_weights, probe_weights, save_weights
 from shared.frameworks import reference
 from shared.verification.diagnosis.passes import Passes
 from tests.cli_runner import Rosetta
@@ -169,3 +169,29 @@ def test_weights_that_are_not_known_are_said(rosetta: Rosetta, traces: tuple[Pat
     result = rosetta("compare", *traces)
     assert result.code == 1
     assert "not of the probe's weights" in result.out
+
+
+def test_audit_of_fresh_weights(rosetta: Rosetta, tmp_path: Path) -> None:
+    spec = small().replace(**{"init.zero_residual": True})
+    file = tmp_path / "fresh.safetensors"
+    save_weights(file, initial_weights(spec), spec)
+    result = rosetta("audit", file, "--image-size", "32")
+    assert result.code == 1
+    assert "would pass unseen" in result.out
+    assert "the last gamma of each block is zero" in result.out
+
+
+def test_audit_json_and_exit_code(rosetta: Rosetta, traces: tuple[Path, Path]) -> None:
+    """A trace of the probe, every layer compared: nothing passes."""
+    result = rosetta("audit", "--io", traces[0], "--tolerance", "1e-12", "--json", "-")
+    assert result.json.keys() >= {"score", "mistakes", "why_blind"}
+    assert result.json["mistakes"][0].keys() >= {"kind", "what", "visible", "error"}
+    assert (result.code, result.json["score"]) == (0, 1.0)
+
+
+def test_audit_refuses_in_one_line(rosetta: Rosetta, weights: Path, tmp_path: Path) -> None:
+    rosetta("audit").refused("name the weights")
+    rosetta("audit", "python:mine.py:net").refused("give the checkpoint that it loads")
+    rosetta("audit", tmp_path / "none.pth").refused("none.pth")
+    rosetta("audit", weights, "--io", port(tmp_path), "--batch", "2").refused("--io has the images")
+    rosetta("audit", weights, "--tolerance", "-1").refused("--tolerance")

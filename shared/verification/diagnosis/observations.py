@@ -48,8 +48,11 @@ class Observations:
     notes: tuple[str, ...] = field(default=())
 
 
-def read_observations(path: str | Path, spec: ResNetSpec) -> Observations:
-    """Read what a port made of images, for a network of `spec`.
+def read_observations(
+    path: str | Path, spec: ResNetSpec, *, images_alone: bool = False
+) -> Observations:
+    """Read what a port made of images, for a network of `spec`; or its images alone, where these
+    are enough.
 
     Raises `CheckpointError` for a file that is none of the three, has no images or nothing that a
     layer computes, or arrays of other shapes than the network's.
@@ -69,7 +72,7 @@ def read_observations(path: str | Path, spec: ResNetSpec) -> Observations:
         raise CheckpointError(
             f"{path}: has no array called images [N, H, W, C]; it has {_listed(arrays)}"
         )
-    return observations(arrays, images, spec, str(path))
+    return observations(arrays, images, spec, str(path), images_alone=images_alone)
 
 
 def observations_of_trace(
@@ -118,6 +121,7 @@ def observations(
     where: str,
     training: Training = PROBE,
     seed: int = 0,
+    images_alone: bool = False,
 ) -> Observations:
     """See `read_observations`; `where` is what messages call the file."""
     images = _checked_images(images, spec, where)
@@ -137,13 +141,13 @@ def observations(
             values[key] = array
             notes += [note] if note else []
     left_out = tuple(sorted(name for key, name in known.items() if key not in wanted))
-    if not values:
+    if not values and not images_alone:
         raise CheckpointError(
             f"{where}: has neither outputs nor a layer of {spec.name}; it has {_listed(arrays)}"
         )
     if labels is None:
         labels = probe_labels(len(images), num_outputs(plan), seed)
-    stored = lowest_dtype(values.get(OUTPUT_KEY, next(iter(values.values()))))
+    stored = lowest_dtype(values.get(OUTPUT_KEY, next(iter(values.values()), images)))
     return Observations(
         spec, images, values, stored, np.asarray(labels), training, left_out, tuple(notes)
     )
