@@ -26,4 +26,9 @@ def _inference(model: nnx.Module, x: jax.Array) -> Callable[[], object]:
 def main() -> list[Result]:
     x = jax.random.normal(jax.random.key(0), (BATCH, SIZE, SIZE, 3))
     ours, peer = resnet_flax.build(get_spec("torchvision/resnet50")), PlainResNet50(nnx.Rngs(0))
-    return [race("resnet_flax", "plain nnx.Conv", _inference(ours, x), _inference(peer, x))]
+    name, theirs = "plain nnx.Conv", _inference(peer, x)
+    deployed = resnet_flax.inference(ours)
+    return [
+        race("resnet_flax", name, _inference(ours, x), theirs),
+        race("resnet_flax.inference", name, lambda: deployed(x).block_until_ready(), theirs),
+    ]

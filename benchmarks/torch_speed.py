@@ -1,4 +1,6 @@
-"""`resnet_torch` against torchvision, in torchvision's best eager layout."""
+"""`resnet_torch` against torchvision, in torchvision's best eager layout; and `inference()` against
+that and the runtimes that are installed.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import torch
 from torch import nn
 
 import resnet_torch
+from benchmarks.runtimes import runtimes
 from benchmarks.timing import BATCH, SIZE, Result, race
 from shared import get_spec
 from tests.peers import import_torchvision
@@ -36,7 +39,14 @@ def main() -> list[Result]:
             last,
         ),
     }
-    return [
-        race("resnet_torch", name, _inference(ours, last), _inference(peer, x))
-        for name, (peer, x) in peers.items()
+    eager = {name: _inference(peer, x) for name, (peer, x) in peers.items()}
+    results = [
+        race("resnet_torch", name, _inference(ours, last), run) for name, run in eager.items()
+    ]
+    deployed = resnet_torch.inference(ours)
+    name = "torchvision, channels_last"
+    sides = [(name, eager[name]), *runtimes(models.resnet50(), planar)]
+    return results + [
+        race("resnet_torch.inference", name, lambda: deployed(last), run, warmups=2)
+        for name, run in sides
     ]
