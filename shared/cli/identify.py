@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shared.cli.options import Json, check_outputs, make_console, write_json
+from shared.cli.options import (
+    HtmlFile,
+    Json,
+    MarkdownFile,
+    check_outputs,
+    command_line,
+    make_console,
+    write_json,
+    write_pages,
+)
 from shared.errors import RosettaError, SpecError
 
 if TYPE_CHECKING:
@@ -54,12 +63,14 @@ def identify(
         float, typer.Option(help="How long the model's own code may take.", min=1.0, metavar="S")
     ] = 600.0,
     json_file: Json = None,
+    html: HtmlFile = None,
+    markdown: MarkdownFile = None,
 ) -> None:
     """Say which ResNet a model is, where it departs from it, and prove it by numbers."""
     from shared.cli import report_identify as report
     from shared.frameworks.identify import identify_target
 
-    check_outputs(json_file, None if output is None or output.is_dir() else output)
+    check_outputs(json_file, html, markdown, None if output is None or output.is_dir() else output)
     spec, weights = _other_side(against, image_size, seconds)
     errors = make_console(stderr=True)
     with errors.status(f"reading {target}"):
@@ -77,6 +88,10 @@ def identify(
     good = found["recognised"] and not (against and found["departures"])
     written = _write(answer, output) if output is not None else None
     write_json(json_file, found)
+    if html or markdown:
+        from shared.cli.pages_of_others import identify_page
+
+        write_pages(identify_page(target, found, against, good, command_line()), html, markdown)
     console = make_console(json_file)
     console.print(report.answer(target, found, against, good), soft_wrap=True)
     if written:

@@ -43,42 +43,51 @@ def verdict(found: Diagnosis) -> Text:
 
 
 def details(found: Diagnosis, seconds: float) -> list[str]:
-    lines = [f"  seen      {line}" for line in found.look[:1]]
-    lines += [f"            {line}" for line in found.look[1:]]
-    causes = [] if found.same else list(found.causes)
-    for i, cause in enumerate(causes):
-        lines += _cause("cause     " if not i else "and       ", cause)
-    if found.still is not None:
-        lines.append(f"  left      {found.still} still differs; nothing that is known explains it")
-        for near in found.nearest:
-            setting = f" (--set {near.set})" if near.set else ""
-            lines.append(f"  near      {near.what}{setting} would leave {near.error:.1e}")
-        if not found.nearest:
-            lines.append("  near      no single change that is known leaves less than there is")
-        lines.append("  help      layers beside the outputs, by their canonical names, say where")
-    where = f" at {found.key}" if found.key else ""
-    after = f", {_figure(found.error_after)} with the change" if causes else ""
-    lines.append(
-        f"  error     {_figure(found.error_before)}{where}{after}; rounding in {found.dtype} "
-        f"explains {_figure(found.limit)}"
-    )
-    lines += [f"  note      {note}" for note in found.notes]
+    """`facts` as lines of a terminal, and how long it took."""
+    lines = [f"  {label:<10}{text}" for label, text in facts(found)]
     tried = f"{found.tried} changes tried, " if found.tried else ""
     what = "array" if found.keys == 1 else "arrays"
     lines.append(f"  {tried}{found.keys} {what} compared, {seconds:.1f} s")
     return lines
 
 
-def _cause(title: str, cause: Cause) -> list[str]:
-    lines = [f"  {title}{cause.what}"]
+def facts(found: Diagnosis) -> list[tuple[str, str]]:
+    """What was seen, the causes and the figures: what a line is about, and what it says."""
+    rows = [("" if i else "seen", line) for i, line in enumerate(found.look)]
+    causes = [] if found.same else list(found.causes)
+    for i, cause in enumerate(causes):
+        rows += _cause("and" if i else "cause", cause)
+    if found.still is not None:
+        rows.append(("left", f"{found.still} still differs; nothing that is known explains it"))
+        for near in found.nearest:
+            setting = f" (--set {near.set})" if near.set else ""
+            rows.append(("near", f"{near.what}{setting} would leave {near.error:.1e}"))
+        if not found.nearest:
+            rows.append(("near", "no single change that is known leaves less than there is"))
+        rows.append(("help", "layers beside the outputs, by their canonical names, say where"))
+    where = f" at {found.key}" if found.key else ""
+    after = f", {_figure(found.error_after)} with the change" if causes else ""
+    error = (
+        f"{_figure(found.error_before)}{where}{after}; rounding in {found.dtype} "
+        f"explains {_figure(found.limit)}"
+    )
+    return [*rows, ("error", error), *(("note", note) for note in found.notes)]
+
+
+def _cause(label: str, cause: Cause) -> list[tuple[str, str]]:
+    rows = [(label, cause.what)]
     if cause.where:
         more = f" and {len(cause.where) - SHOWN} more" if len(cause.where) > SHOWN else ""
-        lines.append(f"            in {', '.join(cause.where[:SHOWN])}{more}")
+        rows.append(("", f"in {', '.join(cause.where[:SHOWN])}{more}"))
+    flags = flags_of(cause)
+    return [*rows, ("", flags)] if flags else rows
+
+
+def flags_of(cause: Cause) -> str:
+    """The options that make the change in a network or a training of ours, where there are any."""
     flags = [f"--set {part}" for part in (cause.set or "").split()]
     flags += [f"--training {part}" for part in (cause.training or "").split()]
-    if flags:
-        lines.append(f"            {' '.join(flags)}")
-    return lines
+    return " ".join(flags)
 
 
 def _figure(value: float) -> str:

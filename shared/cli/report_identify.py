@@ -23,31 +23,31 @@ def answer(
     target: str, found: Mapping[str, Any], against: str | None, good: bool
 ) -> RenderableType:
     """The verdict, what it rests on, and a table of departures."""
-    lines: list[RenderableType] = [Text(target, style="bold"), _verdict(found, against, good)]
-    lines += [Text(f"  {line}") for line in _details(found)]
+    lines: list[RenderableType] = [Text(target, style="bold"), verdict(found, against, good)]
+    lines += [Text(f"  {line}") for line in details(found)]
     if found["departures"]:
-        lines += [Text(""), _departures(found["departures"])]
+        lines += [Text(""), departure_table(found["departures"])]
     elif found["from_nearest"]:
         lines += [Text(f"\nwhat {found['nearest']} has otherwise:"), Text("")]
-        lines.append(_departures(found["from_nearest"]))
+        lines.append(departure_table(found["from_nearest"]))
     return Group(*lines)
 
 
-def _verdict(found: Mapping[str, Any], against: str | None, good: bool) -> Text:
+def verdict(found: Mapping[str, Any], against: str | None, good: bool) -> Text:
     mark = "✓" if good else "✗"
     style = "green" if good else "red"
     count = len(found["departures"])
     name = found["preset"] or "a ResNet of its own"
-    verdict = found["verdict"]
+    result = found["verdict"]
     if against:
         is_it = "the same as" if good else "not the same as"
         text = f"{is_it} {against}"
-    elif verdict == NO_RESNET:
+    elif result == NO_RESNET:
         text = "no ResNet"
-    elif verdict == THIS_SIZE:
+    elif result == THIS_SIZE:
         text = f"{name}, at {found['image_sizes'][0]} pixels only"
     elif found["recognised"] and not count:
-        text = f"{name}: the {verdict}"
+        text = f"{name}: the {result}"
     elif not count:
         text = f"{name} by its operators, but its numbers are others"
     else:
@@ -72,7 +72,7 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _details(found: Mapping[str, Any]) -> list[str]:
+def details(found: Mapping[str, Any]) -> list[str]:
     rows = []
     spec = ResNetSpec.from_dict(found["spec"]) if found["spec"] else None
     if spec is not None:
@@ -102,7 +102,7 @@ def _details(found: Mapping[str, Any]) -> list[str]:
     return rows
 
 
-def _departures(departures: list[dict[str, Any]]) -> Table:
+def departure_table(departures: list[dict[str, Any]]) -> Table:
     """Equal departures in one row."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for one in departures:

@@ -10,17 +10,21 @@ import typer
 
 from shared.cli.options import (
     Batch,
+    HtmlFile,
     Images,
     ImageSize,
     Json,
     LeaveOut,
+    MarkdownFile,
     Settings,
     Take,
     check_outputs,
+    command_line,
     make_console,
     parse_settings,
     parse_size,
     write_json,
+    write_pages,
 )
 from shared.errors import SpecError
 
@@ -60,6 +64,8 @@ def diagnose(
     take: Take = None,
     leave_out: LeaveOut = None,
     json_file: Json = None,
+    html: HtmlFile = None,
+    markdown: MarkdownFile = None,
 ) -> None:
     """Say why a port's outputs are not what they should be: the change of network, weights, images
     or training that explains them.
@@ -70,7 +76,7 @@ def diagnose(
     from shared.frameworks.diagnose import diagnose as find
 
     started = time.perf_counter()
-    check_outputs(json_file)
+    check_outputs(json_file, html, markdown)
     checkpoint = open_checkpoint(
         weights,
         source_format,
@@ -83,6 +89,10 @@ def diagnose(
     with errors.status("running the reference") as status:
         found = find(checkpoint, io, report.on_try(status))
     write_json(json_file, found.to_dict())
+    if html or markdown:
+        from shared.cli.pages_of_others import diagnose_page
+
+        write_pages(diagnose_page(found, command_line()), html, markdown)
     console = make_console(json_file)
     print_remarks(console, checkpoint)
     report.print_diagnosis(console, found, time.perf_counter() - started)

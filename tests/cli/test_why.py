@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 
 from shared import Trace, initial_weights, probe_weights, save_weights
+from shared.cli.pages_of_others import diagnose_page
 from shared.frameworks import reference
+from shared.reports.html import html_page
+from shared.reports.markdown import markdown_page
+from shared.verification.diagnosis.diagnose import Diagnosis, Near
 from shared.verification.diagnosis.passes import Passes
 from tests.cli_runner import Rosetta
+from tests.reports.reading import assert_nothing_from_elsewhere, read
 from tests.verification.diagnosis.ports import right, small, with_mistakes
 
 KEYS = {"same", "explained", "causes", "error_before", "error_after", "limit", "spec", "tried"}
@@ -195,3 +200,51 @@ def test_audit_refuses_in_one_line(rosetta: Rosetta, weights: Path, tmp_path: Pa
     rosetta("audit", tmp_path / "none.pth").refused("none.pth")
     rosetta("audit", weights, "--io", port(tmp_path), "--batch", "2").refused("--io has the images")
     rosetta("audit", weights, "--tolerance", "-1").refused("--tolerance")
+
+
+def test_a_page(rosetta: Rosetta, weights: Path, tmp_path: Path) -> None:
+    file, pages = port(tmp_path, "block.padding=same"), (tmp_path / "p.html", tmp_path / "p.md")
+    result = rosetta("diagnose", weights, "--io", file, "--html", pages[0], "--markdown", pages[1])
+    assert (result.code, result.err) == (1, "")
+    page, text = (path.read_text("utf-8") for path in pages)
+    assert_nothing_from_elsewhere(page)
+    document = read(page)
+    assert document.all("h1")[0].text == result.out.splitlines()[0]
+    assert [h.text for h in document.all("h2")][:2] == ["What explains it", "What was seen"]
+    cells = [cell.text for cell in document.all("td")]
+    assert "--set block.padding=same" in cells
+    assert "--set block.padding=same" in text
+    assert str(weights) in document.all("pre")[0].text
+
+
+def test_a_page_of_what_nothing_explains() -> None:
+    """What comes nearest is shown, and markup in it is text."""
+    nasty = "<script>1</script> | *a*"
+    found = Diagnosis(
+        spec=small(),
+        same=False,
+        explained=False,
+        causes=(),
+        key="eval/output",
+        error_before=1e-2,
+        error_after=1e-2,
+        limit=1e-6,
+        dtype="float32",
+        tried=7,
+        keys=1,
+        look=(nasty,),
+        still="eval/output",
+        nearest=(Near(nasty, "norm.eps=0.001", 5e-3, 1e-3),),
+        notes=(nasty,),
+    )
+    page = diagnose_page(found, "rosetta diagnose")
+    text = html_page(page)
+    assert_nothing_from_elsewhere(text)
+    document = read(text)
+    assert [h.text for h in document.all("h2")][:2] == ["What comes nearest", "What was seen"]
+    assert [cell.text for cell in document.all("td")][:3] == [
+        nasty,
+        "--set norm.eps=0.001",
+        "5.0e-03",
+    ]
+    assert "<script" not in markdown_page(page)
