@@ -9,15 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from shared.cli import report_training, report_verify
+from shared.cli.pages_of_others import why_parts
 from shared.cli.tables import Column
 from shared.frameworks.inputs import Inputs
 from shared.frameworks.verify import Verdict
 from shared.reports.comparisons import ALL_MARKS, parting, strips
-from shared.reports.markdown import code, table_lines
+from shared.reports.markdown import code, part_lines, table_lines
 from shared.reports.page import Cell, Chart, Mark, Page, Part, Scale, Series, Strip, Table, Tone
 from shared.training.curves import Divergence, labels, relative_difference
 from shared.training.runs import Run
 from shared.verification.comparison import Comparison
+from shared.verification.diagnosis.diagnose import Diagnosis
 
 SMOOTHED = 20  # steps of a training loss, as in the plot
 BINS = 140  # of a strip over the steps of two runs
@@ -36,6 +38,9 @@ def verify_page(verdicts: Sequence[Verdict], inputs: Inputs, command: str) -> Pa
     comparisons = [c for verdict in verdicts for c in verdict.comparisons]
     details = (*_first([c for c in comparisons if not c.passed]), *details)
     parts = list(_where_it_parts(comparisons))
+    for verdict in verdicts:
+        of = f" on {verdict.spec.name}" if len(verdicts) > 1 else ""
+        parts += why_parts(verdict.causes, of)
     if len(verdicts) > 1:
         parts.append(Part("Networks", [report_verify.verdict_table(verdicts).for_page()]))
     merged = sum(c.tensors for v in verdicts if not v.same_as for c in v.comparisons) > ALL_MARKS
@@ -59,7 +64,10 @@ def _network(verdict: Verdict, inputs: Inputs, *, alone: bool, merged: bool) -> 
 
 
 def compare_page(
-    comparisons: Sequence[Comparison], environment: Mapping[str, str], command: str
+    comparisons: Sequence[Comparison],
+    environment: Mapping[str, str],
+    command: str,
+    causes: Mapping[str, Diagnosis | str] | None = None,
 ) -> Page:
     """What `rosetta compare` found of each pair of traces."""
     networks = ", ".join(dict.fromkeys(c.preset for c in comparisons))
@@ -78,6 +86,7 @@ def compare_page(
     table = report_verify.comparison_table(comparisons).for_page()
     parts = [
         *_where_it_parts(comparisons),
+        *why_parts(causes or {}),
         Part("Pairs", [table]),
         Part("Every layer", strips(comparisons)),
     ]
@@ -128,6 +137,9 @@ def verify_markdown(verdicts: Sequence[Verdict], inputs: Inputs, command: str) -
     parted = parting(comparisons)
     if parted is not None:
         lines += ["", "## Where it parts first", *table_lines(parted)]
+    for verdict in verdicts:
+        for part in why_parts(verdict.causes, f" on {verdict.spec.name}"):
+            lines += part_lines(part)
     return "\n".join(lines) + "\n"
 
 

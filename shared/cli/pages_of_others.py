@@ -45,6 +45,21 @@ def diagnose_page(found: Diagnosis, command: str) -> Page:
     return Page("rosetta diagnose", tone, verdict.plain, (), parts, _versions(), command)
 
 
+def why_parts(causes: Mapping[str, Diagnosis | str], of: str = "") -> Iterable[Part]:
+    """For each framework that was not as the reference is, why; `of` names the network."""
+    for framework, found in causes.items():
+        title = f"Why {framework} differs{of}"
+        if isinstance(found, str):
+            yield Part(title, lines=[f"No cause: {found}"])
+        elif found.same and not found.causes:
+            said = "as the reference is, within what rounding explains"
+            yield Part(f"{framework}, compared with the reference{of}", lines=[f"It is {said}."])
+        else:
+            tables = [_causes(found)] if found.causes else []
+            facts = _facts(report_diagnose.facts(found))
+            yield Part(title, [*tables, facts], [report_diagnose.verdict(found).plain])
+
+
 def _causes(found: Diagnosis) -> Table:
     rows = [
         [

@@ -277,7 +277,8 @@ def compare(
     if html or markdown:
         from shared.cli.pages import compare_page
 
-        write_pages(compare_page(comparisons, environment, command_line()), html, markdown)
+        page = compare_page(comparisons, environment, command_line(), why)
+        write_pages(page, html, markdown)
     write_node_data(model_explorer, comparisons)
     console = make_console(json_file)
     if layers:

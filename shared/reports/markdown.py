@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from shared.reports.page import Cell, Page, Strip, Table, Tone, shown
+from shared.reports.page import Cell, Page, Part, Strip, Table, Tone, shown
 
 _MEANS_SOMETHING = re.compile(r"[\\`*\[\]<>|&#~]")
 
@@ -40,16 +40,7 @@ def _page(page: Page) -> Iterator[str]:
     if page.details:
         yield from ("", *(f"{escape(line)}  " for line in page.details))
     for part in page.parts:
-        tables = [item for item in part.items if isinstance(item, Table)]
-        strips = [item for item in part.items if isinstance(item, Strip)]
-        if not tables and not strips and not part.lines:
-            continue
-        yield from ("", f"## {escape(part.title)}")
-        yield from (line for text in part.lines for line in ("", escape(text)))
-        for table in tables:
-            yield from table_lines(table)
-        if strips:
-            yield from ("", *map(_line, strips))
+        yield from part_lines(part)
     if page.environment:
         versions = ", ".join(
             f"{escape(k)} {escape(v)}" for k, v in sorted(page.environment.items())
@@ -57,6 +48,19 @@ def _page(page: Page) -> Iterator[str]:
         yield from ("", f"Versions: {versions}.")
     if page.command:
         yield from ("", f"Written by {code(page.command)}.")
+
+
+def part_lines(part: Part) -> Iterator[str]:
+    """A part under its heading; nothing of one that has charts alone."""
+    tables = [item for item in part.items if isinstance(item, Table)]
+    strips = [item for item in part.items if isinstance(item, Strip)]
+    if tables or strips or part.lines:
+        yield from ("", f"## {escape(part.title)}")
+        yield from (line for text in part.lines for line in ("", escape(text)))
+        for table in tables:
+            yield from table_lines(table)
+        if strips:
+            yield from ("", *map(_line, strips))
 
 
 def table_lines(table: Table) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from shared import get_spec, make_plan, miniature, probe_images
-from shared.cli.pages import BINS, verify_page
+from shared.cli.pages import BINS, verify_markdown, verify_page
 from shared.frameworks import reference
 from shared.frameworks.inputs import Inputs
 from shared.frameworks.verify import TraceTaken, Verdict
@@ -179,3 +180,12 @@ def test_runs_of_one_label_are_told_apart(tmp_path: Path) -> None:
     runs = [read_run(make_run(tmp_path / name / "torch", [1.0])) for name in ("a", "b")]
     assert [name.rpartition(" ")[2] for name in labels(runs)] == ["(a)", "(b)"]
     assert labels(runs[:1]) == [labels(runs)[0].removesuffix(" (a)")]
+
+
+def test_verify_says_why_in_each_form() -> None:
+    verdict = dataclasses.replace(verdict_of(comparison(1e-3)), causes={"torch": "no weights"})
+    page = verify_page([verdict], Inputs(), "c")
+    assert [part.title for part in page.parts][:2] == ["Where it parts first", "Why torch differs"]
+    text = verify_markdown([verdict], Inputs(), "c")
+    assert "## Where it parts first" in text
+    assert "## Why torch differs on cifar/resnet20\n\nNo cause: no weights\n" in text

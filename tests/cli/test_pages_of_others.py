@@ -1,4 +1,4 @@
-"""The page of `identify`."""
+"""The pages of `identify`, and why a framework differs on those of `verify` and `compare`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from shared import get_spec
-from shared.cli.pages_of_others import identify_page
+from shared.cli.pages_of_others import identify_page, why_parts
 from shared.reports.html import html_page
 from shared.reports.markdown import markdown_page
-from shared.reports.page import Tone
+from shared.reports.page import Page, Tone
+from shared.verification.diagnosis.diagnose import Cause, Diagnosis
 from tests.cli_runner import Rosetta
 from tests.reports.reading import assert_nothing_from_elsewhere, read
 
@@ -40,6 +41,24 @@ def found(**changes: Any) -> dict[str, Any]:
         "notes": [],
         "assumed": [],
     } | changes
+
+
+def diagnosis(**changes: Any) -> Diagnosis:
+    """One of a port that differs, changed."""
+    facts: dict[str, Any] = {
+        "spec": get_spec("resnet18"),
+        "same": False,
+        "explained": False,
+        "causes": (),
+        "key": "eval/output",
+        "error_before": 1e-2,
+        "error_after": 1e-2,
+        "limit": 1e-6,
+        "dtype": "float32",
+        "tried": 7,
+        "keys": 1,
+    }
+    return Diagnosis(**(facts | changes))
 
 
 def departure(where: str) -> dict[str, Any]:
@@ -72,3 +91,30 @@ def test_where_it_departs(key: str) -> None:
 def test_a_place_that_cannot_be_written_is_refused_first(rosetta: Rosetta, option: str) -> None:
     place = "no/such/folder/x"
     rosetta("identify", "python:none.py:net", option, place).refused("there is no folder")
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (NASTY, [f"No cause: {NASTY}"]),
+        (diagnosis(same=True), ["It is as the reference is, within what rounding explains."]),
+        (diagnosis(), ["✗ torchvision/resnet18: the port differs; not explained"]),
+        (
+            diagnosis(
+                explained=True,
+                causes=(Cause("spec", NASTY, "norm.eps=0.001", None, ("stem.norm1",), 1e-2),),
+            ),
+            ["✗ torchvision/resnet18: the port differs, and one change explains it"],
+        ),
+    ],
+    ids=["none", "same", "unexplained", "explained"],
+)
+def test_why_a_framework_differs(cause: Diagnosis | str, said: list[str]) -> None:
+    (part,) = why_parts({"torch": cause}, " on x")
+    assert "torch" in part.title
+    assert part.title.endswith(" on x")
+    assert list(part.lines) == said
+    cells = [cell.text for table in part.items for row in table.rows for cell in row]
+    assert ("--set norm.eps=0.001" in cells) == (not isinstance(cause, str) and bool(cause.causes))
+    page = Page("t", Tone.bad, "v", (), [part])
+    assert_nothing_from_elsewhere(html_page(page))
