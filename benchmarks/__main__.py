@@ -1,5 +1,5 @@
-"""`python -m benchmarks [torch|keras|flax|train|loop|convert|startup|verify ...]`: every figure of
-the README's tables.
+"""`python -m benchmarks [torch|keras|flax|train|loop|convert|inspect|startup|verify ...]`: every
+figure of the README's tables.
 
 Run it while nothing else runs. Each framework is timed in a process of its own, beside its peer.
 `--quick` only shows that all of it runs: tiny batches, a few rounds.
@@ -18,14 +18,14 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import convert_speed, loop_speed, startup
+from benchmarks import convert_speed, inspect_speed, loop_speed, startup
 from benchmarks.timing import BATCH, SIZE, Result
 from shared.cli.options import make_console
 from shared.cli.tables import Column, Table
 from shared.frameworks.registry import get_framework
 
 FRAMEWORKS = ("torch", "keras", "flax")
-KINDS = (*FRAMEWORKS, "train", "loop", "convert", "startup", "verify")
+KINDS = (*FRAMEWORKS, "train", "loop", "convert", "inspect", "startup", "verify")
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 PIPELINE_AT_LEAST = 2.0  # times as many images a second as the fastest training step
@@ -143,6 +143,20 @@ def conversions(console: Console) -> None:
     console.print(table, soft_wrap=True)
 
 
+def inspections(console: Console) -> None:
+    """Whole processes, and the limits."""
+    table = Table(
+        Column("rosetta inspect, whole process"),
+        Column("seconds", right=True),
+        Column("below", right=True),
+        Column(""),
+    )
+    for timed in inspect_speed.main():
+        verdict = "✓" if timed.seconds < timed.below else "✗"
+        table.row(timed.what, f"{timed.seconds:.2f}", f"{timed.below:g}", verdict)
+    console.print(table, soft_wrap=True)
+
+
 def startups(console: Console) -> None:
     """Whole processes."""
     table = Table(Column("start-up, whole process"), Column("seconds", right=True))
@@ -206,6 +220,8 @@ def main() -> None:
         loops(console, asked.quick)
     if "convert" in wanted:
         conversions(console)
+    if "inspect" in wanted:
+        inspections(console)
     if "startup" in wanted:
         startups(console)
     if "verify" in wanted:

@@ -152,8 +152,8 @@ def _gated(chain: Chain) -> bool:
 
 def _places(chain: Chain) -> Iterator[str]:
     """The canonical name of each block."""
-    stage, start = -1, 0
+    stage, start, starts = -1, 0, set(chain.starts)
     for i in range(len(chain.blocks)):
-        if i in chain.starts:
+        if i in starts:
             stage, start = stage + 1, i
         yield f"stages.{stage}.blocks.{i - start}"
