@@ -31,7 +31,7 @@ _KNOWN = frozenset(
 # Single layers that are no classifiers.
 _OTHERS = re.compile(
     r".*(project|predictor|prototype|embed|queue|memory|discriminat|criterion|loss|aux|domain|"
-    r"decod|attn|attention|pos_|text|reduction|bottleneck|rot_|rotation|center).*"
+    r"decod|attn|attention|pos_|whiten|pca|text|reduction|bottleneck|rot_|rotation|center).*"
 )
 
 

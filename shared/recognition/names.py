@@ -26,7 +26,8 @@ _WRAPPERS = frozenset(
 _COLLECTION = re.compile(
     r"(?:(?P<before>\w+)_)??(?:params|batch_stats|model_state|state|variables)(?:_(?P<behind>\w+))?"
 )
-_AVERAGED = "ExponentialMovingAverage"  # TensorFlow puts it behind the name of the variable
+AVERAGED = "ExponentialMovingAverage"  # TensorFlow puts it behind the name of the variable
+_ATTRIBUTE = "/.ATTRIBUTES/VARIABLE_VALUE"  # and this, where objects are saved
 _PARTS = re.compile(r"[./]")
 _WORDS = re.compile(r"[./_]+")
 _PIECES = re.compile(r"\d+|\D+")
@@ -42,9 +43,11 @@ def parts_of(name: str) -> Words:
     >>> parts_of("state_dict/module.layer1._orig_mod.0.conv1.weight")
     ('state_dict', 'layer1', '0', 'conv1', 'weight')
     """
-    parts = [part for part in _PARTS.split(name.removesuffix(":0")) if part]
-    if parts and parts[-1] == _AVERAGED:
-        parts = [_AVERAGED, *parts[:-1]]
+    parts = [
+        part for part in _PARTS.split(name.removesuffix(":0").removesuffix(_ATTRIBUTE)) if part
+    ]
+    if parts and parts[-1] == AVERAGED:
+        parts = [AVERAGED, *parts[:-1]]
     return tuple(part for part in parts if part not in _WRAPPERS)
 
 

@@ -16,7 +16,7 @@ from shared.recognition.conventions import Mismatch, dialect_of, resolve
 from shared.recognition.heads import find_head
 from shared.recognition.layers import LAYOUTS, WEIGHT, Layer, Tensor, layout_of, oriented
 from shared.recognition.named import Named, blocks_of, canonical_shape, inside
-from shared.recognition.names import Words, common, parts_of, pattern_of, words_of
+from shared.recognition.names import AVERAGED, Words, common, parts_of, pattern_of, words_of
 from shared.recognition.strangers import word_for
 from shared.recognition.structure import Structure
 from shared.weights.canonical import is_float
@@ -233,10 +233,14 @@ def _with_head(network: Network, layer: Layer, axes: tuple[int, ...]) -> Network
 
 
 def path_of(names: Mapping[str, str]) -> str:
-    """What the names of a network's kernels begin with, as the file has them."""
+    """What the names of a network's kernels begin with, as the file has them; and what TensorFlow
+    puts behind those of averages.
+    """
     kernels = [name for own, name in names.items() if "conv" in own and own.endswith("weight")]
     start, end = min(kernels), max(kernels)
     pairs = enumerate(itertools.zip_longest(start, end))
     length = next((i for i, (a, b) in pairs if a != b), len(start))
     ends = [match.start() for match in _SEPARATOR.finditer(start[:length])]
-    return start[: ends[-1]].rstrip("./~") if ends else ""
+    path = start[: ends[-1]].rstrip("./~") if ends else ""
+    averaged = all(name.endswith(f"/{AVERAGED}") for name in kernels)
+    return f"{path}/{AVERAGED}".lstrip("/") if averaged else path

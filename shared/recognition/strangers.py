@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -174,15 +173,15 @@ def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
 def _small(names: Sequence[str], shapes: Mapping[str, Shape]) -> list[str]:
     """Matrices that narrow channels, of which others widen them again."""
     sizes = {
-        name: tuple(sorted(n for n in shapes[name] if n > 1))
+        name: tuple(n for n in shapes[name] if n > 1)
         for name in names
         if len(shapes[name]) in (2, 4)
     }
-    count = Counter(sizes.values())
+    there = set(sizes.values())
     return [
         name
         for name, size in sizes.items()
-        if len(size) == 2 and size[0] < size[1] and count[size] > 1
+        if len(size) == 2 and size[0] != size[1] and size[::-1] in there
     ]
 
 

@@ -310,6 +310,38 @@ def slim(folder: Path) -> Path:
     return tensorflow_files.write(folder / "model.ckpt.index", found)
 
 
+def counted_variables() -> Arrays:
+    """`conv2d_17/kernel`, as TensorFlow counts layers."""
+    leaves = {"running_mean": "moving_mean", "running_var": "moving_variance"}
+    found = {}
+    for name, array in counted().items():
+        layer, _, leaf = name.rpartition(".")
+        if leaf != "num_batches_tracked":
+            norm = {**leaves, "weight": "gamma", "bias": "beta"}
+            own = norm[leaf] if "batchnorm" in layer else {"weight": "kernel"}.get(leaf, leaf)
+            found[f"{layer}/{own}"] = hwio(array) if array.ndim > 1 else array
+    return found
+
+
+def averaged(folder: Path) -> Path:
+    """Beside the averages that TensorFlow puts behind the names, and a slot of an optimizer."""
+    raw = {f"model/{name}": array for name, array in counted_variables().items()}
+    averages = {f"{name}/ExponentialMovingAverage": array + 1 for name, array in raw.items()}
+    slots = {f"{name}/Momentum": array for name, array in raw.items() if "moving" not in name}
+    return tensorflow_files.write(folder / "model.ckpt.index", raw | averages | slots)
+
+
+def objects(folder: Path) -> Path:
+    """As `tf.train.Checkpoint(model=…)` names the layers of a Keras model: by number."""
+    numbers: dict[str, int] = {}
+    found = {"save_counter/.ATTRIBUTES/VARIABLE_VALUE": np.array(1)}
+    for name, array in counted_variables().items():
+        layer, _, leaf = name.partition("/")
+        number = numbers.setdefault(layer, len(numbers))
+        found[f"model/layer_with_weights-{number}/{leaf}/.ATTRIBUTES/VARIABLE_VALUE"] = array
+    return tensorflow_files.write(folder / "model.ckpt.index", found)
+
+
 def whole_module(folder: Path) -> Path:
     """An object of a class that is gone when the file is read."""
     torch = pytest.importorskip("torch")
@@ -408,6 +440,8 @@ CASES: dict[str, Case] = {
     "detectron2": Case("pickle", pickled(detectron2), classes=0),
     "paddle": Case("pickle", pickled(paddle)),
     "slim": Case("tensorflow", slim),
+    "averaged": Case("tensorflow", averaged),
+    "objects": Case("tensorflow", objects),
     "linen": Case("arrays", msgpack),
     "npz": Case("arrays", npz),
 }  # fmt: skip

@@ -263,12 +263,13 @@ def test_a_single_linear_layer_is_the_classifier(name: str, prefix: str) -> None
         called("fc", (FEATURES, FEATURES), (16, FEATURES)),
         called("projection_head", (32, FEATURES), (16, 32)),
         called("projector", (16, FEATURES)),
+        called("whiten", (16, FEATURES)),
         called("head.mlp", (32, FEATURES)) | {"head.last_layer.weight_v": entry(40, 32)},
         {"fc1.weight": entry(32, FEATURES), "fc1.bias": entry(32), "fc2.weight": entry(5, 32)},
         called("out", (5, FEATURES // 2)),
         {"head.weight": entry(5, FEATURES)},
     ],
-    ids=["moco", "swav", "byol", "dino", "two layers", "other features", "no bias"],
+    ids=["moco", "swav", "byol", "retrieval", "dino", "two layers", "other features", "no bias"],
 )
 def test_projections_are_no_classifiers(more: Entries) -> None:
     found = survey(under("net.", BODY) | dict(more))

@@ -113,6 +113,15 @@ def test_small_layers_without_a_name_are_told_by_their_shapes() -> None:
     assert "another attention" in str(survey(entries).word)
 
 
+def test_layers_that_narrow_alone_are_no_attention() -> None:
+    """An embedding of classes in each norm."""
+    entries = dict(net())
+    entries |= {f"layer{s}.0.bn1.embed.weight": entry(10, 16) for s in (1, 2, 3)}
+    found = survey(entries)
+    assert not found.networks
+    assert "is inside" in str(found.word)
+
+
 def test_quantised_kernels() -> None:
     entries = dict(net())
     entries["conv1.weight"] = Entry((8, 3, 7, 7), np.dtype(np.int8), unreadable)
