@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,10 +13,14 @@ from rich.text import Text
 from shared.cli.tables import printable
 from shared.verification.diagnosis.audit import Audit, Planted
 from shared.verification.diagnosis.diagnose import Cause, Diagnosis
+from shared.verification.diagnosis.isolated import Alone
 from shared.verification.instrument import Instrument
 
 SHOWN = 3  # layers of a cause; JSON has all of them
+ALONE_SHOWN = 6  # layers
 UNSEEN_SHOWN = 8  # mistakes of a kind
+
+Isolated = tuple[str, str, list[Alone]]  # side, check, its layers
 
 
 def print_diagnosis(console: Console, found: Diagnosis, seconds: float) -> None:
@@ -156,6 +161,43 @@ def print_causes(
         else:
             console.print(Text(printable(f"{framework}, compared with the reference")))
             print_diagnosis(console, found, seconds)
+
+
+def print_isolated(console: Console, found: Sequence[Isolated]) -> None:
+    """Which layers are wrong by themselves, a line a trace and check; the worst where none is."""
+    if found:
+        console.print()
+    for side, check, rows in found:
+        wrong = [row for row in rows if row.wrong]
+        if wrong:
+            some = ", ".join(f"{row.name} ({row.error:.1e})" for row in wrong[:ALONE_SHOWN])
+            more = f" and {len(wrong) - ALONE_SHOWN} more" if len(wrong) > ALONE_SHOWN else ""
+            said, style = f"{len(wrong)} of {len(rows)} layers are wrong: {some}{more}", "red"
+        else:
+            worst = max(rows, key=lambda row: row.error / row.limit)
+            said = f"all {len(rows)} layers are right; worst {worst.error:.1e} in {worst.name}"
+            style = "green"
+        line = f"{side}, {check}, every layer by itself: {said}"
+        console.print(Text(printable(line), style), soft_wrap=True)
+
+
+def isolated_json(found: Sequence[Isolated]) -> list[dict[str, Any]]:
+    return [
+        {
+            "side": side,
+            "check": check,
+            "wrong": [row.name for row in rows if row.wrong],
+            "layers": [
+                {
+                    "name": row.name,
+                    "error": row.error if math.isfinite(row.error) else None,
+                    "limit": row.limit,
+                }
+                for row in rows
+            ],
+        }
+        for side, check, rows in found
+    ]
 
 
 def causes_json(causes: Mapping[str, Diagnosis | str], **more: str) -> list[dict[str, Any]]:

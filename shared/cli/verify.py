@@ -228,6 +228,15 @@ def trace(
 def compare(
     files: Annotated[list[Path], typer.Argument(help="Two traces or more.", metavar="FILE...")],
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer.", metavar="")] = False,
+    alone: Annotated[
+        bool,
+        typer.Option(
+            "--isolated",
+            help="Also every layer by itself, fed what its framework had in front of it, so that "
+            "errors do not add up (traces of the probe's weights).",
+            metavar="",
+        ),
+    ] = False,
     json_file: Json = None,
     html: HtmlFile = None,
     markdown: MarkdownFile = None,
@@ -235,8 +244,15 @@ def compare(
 ) -> None:
     """Compare traces, each with every other one, and say why one differs from the reference."""
     from shared.cli import report_verify as report
-    from shared.cli.report_diagnose import causes_json, on_try, print_causes, print_instruments
-    from shared.frameworks.diagnose import causes
+    from shared.cli.report_diagnose import (
+        causes_json,
+        isolated_json,
+        on_try,
+        print_causes,
+        print_instruments,
+        print_isolated,
+    )
+    from shared.frameworks.diagnose import causes, isolated_layers
     from shared.verification.comparison import compare
     from shared.verification.instrument import examine
     from shared.verification.trace import Trace
@@ -263,6 +279,7 @@ def compare(
     if not passed:
         with make_console(stderr=True).status("looking for the cause") as status:
             why = causes(traces, comparisons, on_try=on_try(status))
+    by_itself = isolated_layers(traces) if alone else []
     environment = {k: v for t in traces for k, v in t.versions.items()}
     write_json(
         json_file,
@@ -270,6 +287,7 @@ def compare(
             "passed": passed,
             "environment": environment,
             "comparisons": [c.to_dict() for c in comparisons],
+            **({"isolated": isolated_json(by_itself)} if alone else {}),
             "instrument": [instrument.to_dict() for instrument in instruments],
             "causes": causes_json(why),
         },
@@ -287,6 +305,7 @@ def compare(
             console.print()
     console.print(report.comparison_table(comparisons), soft_wrap=True)
     report.print_failures(console, comparisons)
+    print_isolated(console, by_itself)
     print_causes(console, why, time.perf_counter() - started)
     print_instruments(console, instruments)
     raise typer.Exit(0 if passed else 1)

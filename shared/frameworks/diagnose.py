@@ -17,6 +17,7 @@ from shared.verification.comparison import Comparison
 from shared.verification.diagnosis.audit import Audit, audit
 from shared.verification.diagnosis.diagnose import Diagnosis
 from shared.verification.diagnosis.diagnose import diagnose as search
+from shared.verification.diagnosis.isolated import Alone, isolated
 from shared.verification.diagnosis.observations import (
     STORED,
     Observations,
@@ -24,7 +25,8 @@ from shared.verification.diagnosis.observations import (
     read_observations,
 )
 from shared.verification.diagnosis.passes import TrainerKit
-from shared.verification.recording import EVAL, OUTPUT
+from shared.verification.hypotheses.hypothesis import Port
+from shared.verification.recording import EVAL, OUTPUT, TRAIN
 from shared.verification.trace import Trace
 from shared.weights.digests import digest
 from shared.weights.probe import probe_images, probe_weights
@@ -123,6 +125,24 @@ def causes(
                 found[trace.framework] = diagnose_trace(trace, weights, images, on_try)
             except RosettaError as error:
                 found[trace.framework] = str(error)
+    return found
+
+
+def isolated_layers(traces: Sequence[Trace]) -> list[tuple[str, str, list[Alone]]]:
+    """For each trace of the probe's weights, and check of a forward pass that it has, every layer
+    by itself: (framework, check, layers).
+
+    Raises `CheckpointError` for a trace of other weights or images.
+    """
+    found = []
+    for trace in traces:
+        observed = observations_of_trace(trace)
+        weights = {n: np.asarray(a).astype(np.float64) for n, a in _probe_weights(trace).items()}
+        port = Port(trace.spec, weights, observed.images, training=observed.training)
+        for check in (EVAL, TRAIN):
+            if f"{check}/{OUTPUT}" in observed.values:
+                rows = isolated(port, observed.values, trace.dtype, check)
+                found.append((trace.framework, check, rows))
     return found
 
 

@@ -248,3 +248,11 @@ def test_a_page_of_what_nothing_explains() -> None:
         "5.0e-03",
     ]
     assert "<script" not in markdown_page(page)
+
+
+def test_compare_isolated(rosetta: Rosetta, traces: tuple[Path, Path]) -> None:
+    result = rosetta("compare", *traces, "--isolated", "--json", "-")
+    right_side, wrong_side = result.json["isolated"]
+    assert (right_side["side"], right_side["wrong"]) == ("reference", [])
+    assert wrong_side["wrong"] == [f"stages.{stage}.blocks.0.conv1" for stage in (1, 2, 3)]
+    assert "3 of " in rosetta("compare", *traces, "--isolated").out

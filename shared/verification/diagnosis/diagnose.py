@@ -13,13 +13,14 @@ import numpy as np
 from shared.architecture.spec import ResNetSpec
 from shared.verification.diagnosis.changes import changed_layers
 from shared.verification.diagnosis.execution import in_training
+from shared.verification.diagnosis.isolated import isolated
 from shared.verification.diagnosis.look import look
 from shared.verification.diagnosis.observations import OUTPUT_KEY, Observations
 from shared.verification.diagnosis.passes import TrainerKit, check_of
 from shared.verification.diagnosis.precision import Rounding, as_rounding
 from shared.verification.diagnosis.search import Search, Tried, default_listing
 from shared.verification.hypotheses.hypothesis import Hypothesis, Port, setting
-from shared.verification.recording import EVAL
+from shared.verification.recording import EVAL, TRAIN
 
 MOST_IMAGES = 16  # that evaluation is proved on
 
@@ -72,6 +73,8 @@ class Diagnosis:
     tried: int
     keys: int
     look: tuple[str, ...] = ()
+    # Layers that are wrong by themselves: fed what the port had in front of them.
+    isolated: tuple[str, ...] = ()
     still: str | None = None  # the first key that differs with all causes
     nearest: tuple[Near, ...] = ()
     notes: tuple[str, ...] = ()
@@ -91,6 +94,7 @@ class Diagnosis:
             "dtype": self.dtype,
             "compared": self.keys,
             "look": list(self.look),
+            "isolated": list(self.isolated),
             "nearest": [
                 {"what": n.what, "set": n.set, "error": _json(n.error), "distance": n.distance}
                 for n in self.nearest
@@ -142,6 +146,10 @@ def diagnose(
         )  # fmt: skip
     before, limit = search.error(search.exact, key), search.limits.limit(key)
     seen = look(search.exact, observed, key)
+    alone = _alone(search, key)
+    if alone:
+        some = ", ".join(alone[:3]) + (f" and {len(alone) - 3} more" if len(alone) > 3 else "")
+        seen.append(f"wrong by themselves, fed what the port had in front of them: {some}")
     causes, changed, still, nearest = search.explain()
     if still is not None and not causes:
         rounding = search.rounding or _rounding(search)
@@ -164,11 +172,22 @@ def diagnose(
         limit=limit,
         tried=search.tried,
         look=tuple(seen),
+        isolated=tuple(alone),
         still=still,
         nearest=tuple(_near(tried) for tried in nearest) if still is not None else (),
         notes=notes,
         **common,
     )
+
+
+def _alone(search: Search, key: str) -> list[str]:
+    """The layers that are wrong by themselves, where more than the output was observed."""
+    check = check_of(key)
+    values = search.observed.values
+    if check not in (EVAL, TRAIN) or sum(k.startswith(f"{check}/") for k in values) < 3:
+        return []
+    rows = isolated(search.exact.port, values, search.observed.dtype, check)
+    return [row.name for row in rows if row.wrong]
 
 
 def _of_fewer_images(observed: Observations) -> tuple[Observations, tuple[str, ...]]:
