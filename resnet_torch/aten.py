@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.fx import Node
+from torch.fx.node import map_arg
 
 from shared.graphs.primitives import RawGraph
 
@@ -63,6 +64,8 @@ class AtenReader:
     def __init__(self, graph: RawGraph, rules: Mapping[str, Rule]):
         self.graph, self.rules = graph, rules
         self.values: dict[Node, Value] = {}
+        self.tensors: dict[Node, Any] = {}  # of parameters, and what has been computed from them
+        self._constant_nodes: dict[Node, bool] = {}
         self._place: dict[str, str] = {}
 
     def read(self, node: Node, where: str, line: str) -> Value:
@@ -85,7 +88,38 @@ class AtenReader:
         names = [argument.name for argument in schema.arguments]
         return bound | dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
 
+    def is_constant(self, node: Node) -> bool:
+        """Whether a node depends on no image: asked in order, node by node."""
+        if node not in self._constant_nodes:
+            inner = node.all_input_nodes
+            known = node in self.tensors
+            self._constant_nodes[node] = known or (
+                node.op == "call_function" and bool(inner) and all(map(self.is_constant, inner))
+            )
+        return self._constant_nodes[node]
+
+    def computed(self, node: Node) -> Any:
+        """The value of a constant node, by PyTorch itself."""
+        if node not in self.tensors:
+            args, kwargs = map_arg((node.args, node.kwargs), self.computed)
+            self.tensors[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return self.tensors[node]
+
+    def _constant(self, node: Node) -> Value | None:
+        """What NumPy lacks an operator for, as a constant under the names that it is made of."""
+        if not self.is_constant(node):
+            return None
+        found = self.computed(node)
+        names = [self.graph.nodes[self.id_of(x)].name for x in node.all_input_nodes]
+        name = ", ".join(name for name in names if name) or None
+        parts = found if isinstance(found, (list, tuple)) else [found]
+        ids = [self.graph.const(part.detach().cpu().numpy(), name) for part in parts]
+        return ids if isinstance(found, (list, tuple)) else ids[0]
+
     def _opaque(self, node: Node) -> Value:
+        constant = self._constant(node)
+        if constant is not None:
+            return constant
         value = node.meta.get("val")
         ins = [self.id_of(x) for x in node.all_input_nodes]
         what = base_name(node)

@@ -273,6 +273,8 @@ def _graph_of(program: ExportedProgram, size: int, own: dict[str, Tensor]) -> Ra
     for node in program.graph.nodes:
         if node.op == "placeholder":
             reader.values[node] = _placeholder(graph, node, names, state, own)
+            if node.name in names:
+                reader.tensors[node] = state[names[node.name]]
         elif node.op == "get_attr":
             tensor = program.graph_module
             for part in str(node.target).split("."):

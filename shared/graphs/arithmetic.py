@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from shared.graphs.affine import Expr
-from shared.graphs.axes import aligned, axes_in, by_channel
+from shared.graphs.axes import aligned, axes_in, by_channel, layout_of
 from shared.graphs.constants import decimal
 from shared.graphs.meaning import sliding
 from shared.graphs.net import Node
@@ -109,6 +109,8 @@ def _of_two(state: State, raw: Raw, op: str, a: Act, b: Act) -> Act:
         raise Foreign(f"elementwise {op} of two activations")
     i, j = state.settle(a), state.settle(b)
     rank = len(state.shape(raw.id))
+    for known in (layout_of(a.dims), layout_of(b.dims)):
+        a, b = state.adopted(a, known), state.adopted(b, known)
     left, right = aligned(a.dims, rank), aligned(b.dims, rank)
     for x, y in zip(left, right, strict=True):
         if x and y and x != y:
@@ -158,6 +160,7 @@ def batch_norm(state: State, raw: Raw) -> Act:
     if others:
         raise Foreign("batch normalisation by what depends on the images")
     attrs = raw.attrs
+    act = state.adopted(act, "NCHW" if attrs["axis"] == 1 else "NHWC")
     if axes_in(act.dims[attrs["axis"] % len(act.dims)]) not in (("C",), ()):
         raise LayoutError
     if attrs.get("training"):

@@ -39,7 +39,7 @@ class Constants:
         self.is_data: list[bool] = []
         for node in graph.nodes:
             depends = any(self.is_data[i] for i in node.ins)
-            self.is_data.append(node.prim == "input" or depends or node.prim == "opaque")
+            self.is_data.append(node.prim == "input" or depends)
         self._values: Env = {}
 
     def value(self, i: int, env: Env | None = None) -> Array:
@@ -150,7 +150,10 @@ class Constants:
         """Of a convolution (`layout` of O, I, H, W) or a matrix (of O, I)."""
         axes = [layout.index(axis) for axis in "OIHW"[: len(layout)]]
         if self.is_view(i):
-            return Kernel(np.transpose(self.native(i), axes), self.name_of(i))
+            name = self.name_of(i)
+            several = name is not None and ", " in name  # computed by the framework
+            note = f"its kernel is computed from {name}" if several else ""
+            return Kernel(np.transpose(self.native(i), axes), name, note=note)
         used = np.transpose(np.asarray(self.value(i), np.float64), axes)
         big = [k for k in self.leaves([i]) if self.size(k) > 1 and self.is_number(k)]
         whole = [k for k in big if self.size(k) == used.size]

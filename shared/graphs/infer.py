@@ -131,7 +131,7 @@ class _Evidence:
             "in_channels": self.source.channels,
             "image_size": self.source.image[0],
             "num_classes": linear[-1].channels if linear else 0,
-            "head.pool": pools[0].attrs["mode"] if pools else "none",
+            "head.pool": pools[0].attrs["mode"] if pools else "avg" if linear else "none",
             "depths": tuple(len(stage) for stage in self.stages),
             "widths": tuple(self.units[s[0]].join.channels // expansion for s in self.stages),
             "strides": strides,

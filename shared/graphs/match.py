@@ -30,6 +30,7 @@ VISIBLE = (
     *("block.kind", "block.groups", "block.base_width", "stem.convs", "norm.kind"),
     *("anti_alias", "weight_std_eps"),
 )
+SOME = 4  # additions, below which nothing is compared with a ResNet
 NEAR = 2  # blocks by which a preset may differ and still be near
 
 
@@ -177,8 +178,8 @@ def _matched(own: Trimmed, against: ResNetSpec | None) -> Match:
         inferred = []
     plans = list(_planned(inferred, own))
     found.exact = [o for plan in plans if _may_fit(plan, own) and (o := fits(plan, own))]
-    if not found.exact and plans:
-        near = [] if against else list(_planned(_near_presets(inferred[0]), own))
+    if not found.exact and (plans or _adds(own) >= SOME):
+        near = [] if against else list(_planned(_near_presets(inferred, own), own))
         found.nearest = _nearest([*_likeliest(plans, own), *_likeliest(near, own)], own)
     return found
 
@@ -242,15 +243,28 @@ def like(name: str, spec: ResNetSpec) -> ResNetSpec:
     return preset.replace(**changes)
 
 
-def _near_presets(spec: ResNetSpec) -> Iterator[ResNetSpec]:
-    """Presets of about the same depths."""
+def _adds(own: Trimmed) -> int:
+    return sum(node.op == "Add" for node in own.target.order)
+
+
+def _near_presets(inferred: list[ResNetSpec], own: Trimmed) -> Iterator[ResNetSpec]:
+    """Presets of about the same depths; all of them, where nothing could be inferred."""
+    if not inferred:
+        output = own.target.net.nodes[own.target.net.output]
+        source = own.target.net.nodes[own.target.first]
+        classes = output.channels if output.op == "Linear" else 0
+        for name in list_presets():
+            found = get_spec(name).replace(in_channels=source.channels)
+            yield found.replace(num_classes=classes) if classes else found
+        return
+    spec = inferred[0]
     for name in list_presets():
-        own = get_spec(name)
-        if own.block.kind != spec.block.kind or own.widths[0] != spec.widths[0]:
+        preset = get_spec(name)
+        if preset.block.kind != spec.block.kind or preset.widths[0] != spec.widths[0]:
             continue
-        if len(own.depths) != len(spec.depths):
+        if len(preset.depths) != len(spec.depths):
             continue
-        apart = sum(abs(a - b) for a, b in zip(own.depths, spec.depths, strict=True))
+        apart = sum(abs(a - b) for a, b in zip(preset.depths, spec.depths, strict=True))
         if apart <= NEAR:
             yield like(name, spec)
 

@@ -119,6 +119,18 @@ class State:
         """The same axis in another size, where it is one."""
         return whole(old[d][0][0] if old and len(old[d]) == 1 else "?", n)
 
+    def adopted(self, act: Act, layout: str) -> Act:
+        """An activation whose axes were lost behind what is not known, in the layout that the next
+        operator has. Nothing exact follows: what is not known is a departure.
+        """
+        lost = any(axis == "?" for dim in act.dims for axis, _, _ in dim)
+        if not lost or len(act.dims) != len(layout):
+            return act
+        i = self.settle(act)
+        size = {axis: size_of(dim) for axis, dim in zip(layout, act.dims, strict=True)}
+        self.nodes[i].size = size
+        return Act(i, tuple(whole(axis, size[axis]) for axis in layout))
+
     # What an affine map is.
 
     def settle(self, act: Act) -> int:

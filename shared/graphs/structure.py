@@ -188,8 +188,13 @@ def trunk_of(shape: Shape, first: int, last: int) -> Trunk:
             chain, i = [], unit.fork.id
         else:
             chain.append(node)
-            i = main_input(net, node)
+            i = _before(shape, node)
     return Trunk(chain[::-1], units[::-1], behind[::-1])
+
+
+def _before(shape: Shape, node: Node) -> int:
+    """What a chain goes on with: behind paths that part and meet again, where they part."""
+    return node.ins[0] if len(node.ins) == 1 else shape.dominator[node.id]
 
 
 def main_input(net: Net, node: Node) -> int:
@@ -200,7 +205,7 @@ def main_input(net: Net, node: Node) -> int:
 def _unit(shape: Shape, add: Node) -> Unit:
     net, fork = shape.net, shape.dominator[add.id]
     terms = terms_of(net, add)
-    paths = [_path(net, i, fork) for i in (terms.shortcut, terms.branch)]
+    paths = [_path(shape, i, fork) for i in (terms.shortcut, terms.branch)]
     scales = terms.scales
     weights = [_weight(path) for path in paths]
     if terms.mode == "plain" and weights[0] > weights[1]:
@@ -214,10 +219,10 @@ def _weight(path: Sequence[Node]) -> Weight:
     return Weight(len(convs), sum(c.attrs["kernel"] != (1, 1) for c in convs), len(path))
 
 
-def _path(net: Net, i: int, stop: int) -> list[Node]:
+def _path(shape: Shape, i: int, stop: int) -> list[Node]:
     found = []
-    while i > stop and net.nodes[i].ins:
-        node = net.nodes[i]
+    while i > stop and shape.net.nodes[i].ins:
+        node = shape.net.nodes[i]
         found.append(node)
-        i = main_input(net, node)
+        i = _before(shape, node)
     return found[::-1]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from shared.architecture.ops import Conv
 from shared.architecture.plan import make_plan
 from shared.architecture.preprocessing import PREPROCESSING, preprocess
 from shared.architecture.presets import get_spec, list_presets
@@ -29,6 +30,7 @@ SAME_FUNCTION = "same function"
 THIS_SIZE = "at this size only"
 DEPARTS = "departs"
 NO_RESNET = "no ResNet"
+SHARE = 0.6  # of a network's convolutions, that a model must have to be compared with it
 SMALL = 97  # pixels of the images of the numbers, odd, where the model takes them
 
 Read = Callable[[int | None], RawGraph]
@@ -129,11 +131,15 @@ def _depart(answer: Identified, nearest: Overlay, against: ResNetSpec | None) ->
     answer.spec = nearest.spec
     answer.departures = nearest.departures
     answer.nearest = (against or nearest.spec).name if against else nearest_preset(nearest.spec)
-    if sum(d.what in ("extra", "missing", "operator", "wiring") for d in nearest.departures) > max(
-        8, len(nearest.ours.order) // 2
-    ):
-        answer.verdict, answer.spec = NO_RESNET, None
-        answer.notes.append("too little of it is a ResNet for a comparison")
+    wrong = {departure.layer for departure in nearest.departures}
+    nodes = nearest.ours.net.nodes
+    convs = {nodes[i].where for i, op in nearest.ours.ops.items() if isinstance(op, Conv)}
+    placed = len(convs & set(nearest.placed) - wrong) / max(len(convs), 1)
+    if placed < SHARE:
+        answer.verdict, answer.spec, answer.departures = NO_RESNET, None, []
+        answer.notes.append(
+            f"only {placed:.0%} of the convolutions of {nearest.spec.name}, the nearest, are there"
+        )
 
 
 def _decide(

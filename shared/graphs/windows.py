@@ -59,7 +59,7 @@ def convolution(state: State, raw: Raw) -> Act:
     attrs = raw.attrs
     if any(state.is_data(i) for i in raw.ins[1:]):
         raise Foreign("a convolution whose kernel depends on the image")
-    act = state.acts(raw)[0]
+    act = state.adopted(state.acts(raw)[0], attrs["x"])
     check_layout(act, attrs["x"])
     i = state.settle(act)
     source, pads, strides = state.nodes[i], attrs["pads"], tuple(attrs["strides"])
@@ -142,7 +142,7 @@ def _pool(
     state: State, raw: Raw, op: str, layout: str, shape: Sequence[int], how: Mapping[str, Any]
 ) -> Act:
     """A pool over height and width, of the one input."""
-    act = state.acts(raw)[0]
+    act = state.adopted(state.acts(raw)[0], layout)
     check_layout(act, layout)
     source, pads = state.nodes[state.settle(act)], how["pads"]
     attrs: dict[str, Any] = {key: tuple(how[key]) for key in ("kernel", "stride", "dilation")}
