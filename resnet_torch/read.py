@@ -7,7 +7,9 @@ What is decided about it is decided in `shared.graphs`.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -239,6 +241,15 @@ def _read_script(model: torch.jit.ScriptModule, size: int) -> RawGraph:
     graph.run = _runner(model, None)
     graph.dtype = str(example.dtype).removeprefix("torch.")
     return graph
+
+
+def prepare() -> None:
+    """Load all of PyTorch that `load` and `read_graph` need, while this process may still look for
+    a temporary folder and the like.
+    """
+    tempfile.gettempdir()
+    importlib.import_module("torch._export.converter")
+    torch.export.export(nn.ReLU(), (torch.zeros(1),), strict=False)
 
 
 def load(path: str) -> Any:

@@ -13,13 +13,12 @@ import numpy as np
 
 from shared.architecture.presets import get_spec
 from shared.architecture.spec import ResNetSpec
-from shared.errors import FrameworkError
+from shared.errors import FrameworkError, RosettaError
 from shared.frameworks.readers import reader_of
 from shared.frameworks.targets import checked, said, target_reader, working_folder
 from shared.graphs.verdict import Identified, identify_graph
 from shared.processes import ON_CPU, call
 from shared.weights.canonical import Weights
-from shared.weights.files import read_tensors
 
 SECONDS = 600.0  # that a target may take, its framework's import among them
 
@@ -53,7 +52,7 @@ def identify(
     read = reader_of(model)
     try:
         return identify_graph(read, image_size, spec)
-    except (FrameworkError, KeyboardInterrupt):
+    except RosettaError:
         raise
     except Exception as error:  # noqa: BLE001 - a user's model may raise anything
         raise FrameworkError(f"the model cannot be read: {said(error)}") from None
@@ -88,7 +87,7 @@ def identify_target(
     folder = working_folder()
     full = checked(target, folder)
     with tempfile.TemporaryDirectory(prefix="rosetta-") as scratch:
-        path = Path(scratch) / "weights.safetensors"
+        path = Path(scratch) / "weights.npz"
         found = call(
             serve_identify,
             full,
@@ -101,8 +100,12 @@ def identify_target(
             environment=_ENVIRONMENT,
             seconds=seconds,
         )
-        weights = read_tensors(path)[0] if keep_weights and found["tensors"] else {}
-        return Answer(found, weights)
+        return Answer(found, _read(path) if keep_weights and found["tensors"] else {})
+
+
+def _read(path: Path) -> Weights:
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def of_one_dtype(weights: Weights) -> Weights:
@@ -128,12 +131,10 @@ def serve_identify(
         try:
             found = identify_graph(target_reader(target, folder), image_size, spec)
             if output and found.weights:
-                from safetensors.numpy import save
-
-                file.write(save(of_one_dtype(found.weights)))
+                np.savez(file, allow_pickle=False, **of_one_dtype(found.weights))
         except MemoryError:
             problem = "needs more memory than is free on this machine"
-        except FrameworkError as error:
+        except RosettaError as error:
             problem = str(error).removeprefix(f"{target}: ")
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything
             problem = said(error)

@@ -94,6 +94,7 @@ def file_reader(path: Path) -> Read:
             f"{path}: holds tensors and no model; `rosetta inspect` says whose they may be"
         )
     torch = _load("resnet_torch.read", "torch")
+    torch.prepare()
     confine(path)
     return reader_of(torch.load(str(path)))
 

@@ -23,7 +23,7 @@ from shared.graphs.planned import Planned, planned
 from shared.graphs.structure import BACK, FRONT
 
 CUSTOM = ResNetSpec().name  # of what is no preset
-ALIGNED = 3  # candidates that are paired node by node where none lies flat
+ALIGNED = 4  # candidates that are paired node by node where none lies flat
 MODES = ("", "relu", "all")
 # Fields that are what they are in every graph: a preset that differs here does not lie flat.
 VISIBLE = (
@@ -180,7 +180,9 @@ def _matched(own: Trimmed, against: ResNetSpec | None) -> Match:
     found.exact = [o for plan in plans if _may_fit(plan, own) and (o := fits(plan, own))]
     if not found.exact and (plans or _adds(own) >= SOME):
         near = [] if against else list(_planned(_near_presets(inferred, own), own))
-        found.nearest = _nearest([*_likeliest(plans, own), *_likeliest(near, own)], own)
+        found.nearest = _nearest(
+            [*plans[:1], *_likeliest(plans[1:], own), *_likeliest(near, own)], own
+        )
     return found
 
 

@@ -135,7 +135,7 @@ def _depart(answer: Identified, nearest: Overlay, against: ResNetSpec | None) ->
     nodes = nearest.ours.net.nodes
     convs = {nodes[i].where for i, op in nearest.ours.ops.items() if isinstance(op, Conv)}
     placed = len(convs & set(nearest.placed) - wrong) / max(len(convs), 1)
-    if placed < SHARE:
+    if placed < SHARE and not against:
         answer.verdict, answer.spec, answer.departures = NO_RESNET, None, []
         answer.notes.append(
             f"only {placed:.0%} of the convolutions of {nearest.spec.name}, the nearest, are there"

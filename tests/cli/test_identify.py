@@ -1,0 +1,205 @@
+"""`rosetta identify`: the user's own code in a process, its answers, and every wrong target in one
+line.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.cli_runner import Rosetta, run_python
+
+MODEL = """
+import time
+import torch
+from torch import nn
+import helper
+
+
+class Unit(nn.Module):
+    def __init__(self, before, width, stride):
+        super().__init__()
+        self.first = nn.Conv2d(before, width, 3, stride, 1, bias=False)
+        self.norm_1 = nn.BatchNorm2d(width)
+        self.second = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.norm_2 = nn.BatchNorm2d(width)
+        self.project = None
+        if before != width:
+            self.project = nn.Sequential(
+                nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
+
+    def forward(self, x):
+        skip = x if self.project is None else self.project(x)
+        y = torch.relu(self.norm_1(self.first(x)))
+        return helper.activate(self.norm_2(self.second(y)) + skip)
+
+
+class Net(nn.Module):
+    def __init__(self, end=True):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        widths = (16, 16, 16, 32, 32, 32, 64, 64, 64)
+        before = (16, *widths)
+        self.units = nn.Sequential(
+            *(Unit(b, w, 1 if b == w else 2) for b, w in zip(before, widths))
+        )
+        self.head = nn.Linear(64, 10)
+        self.end = end
+
+    def forward(self, x):
+        x = self.units(torch.relu(self.norm(self.stem(x))))
+        return {"features": x, "logits": self.head(x.mean((2, 3)))}
+
+
+torch.manual_seed(0)
+model = Net()
+
+
+def changed():
+    net = Net()
+    net.units[4].norm_2 = nn.Identity()
+    return net
+
+
+def wanting_data(x=1):
+    class Branching(Net):
+        def forward(self, x):
+            return super().forward(-x if x.sum() > 0 else x)
+
+    return Branching()
+
+
+def large():
+    return nn.Linear(1 << 20, 1 << 20)
+"""
+WRONG = """
+import time
+
+number = 3
+
+
+def failing():
+    raise ValueError("no data set here\\nand a second line")
+
+
+def endless():
+    while True:
+        time.sleep(1)
+
+
+def leaving():
+    import os
+    os._exit(7)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's folder."""
+    (tmp_path / "mine.py").write_text(MODEL)
+    (tmp_path / "helper.py").write_text("import torch\nactivate = torch.relu\n")
+    (tmp_path / "wrong.py").write_text(WRONG)
+    (tmp_path / "text.pt2").write_text("no program")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_model_its_weights_and_what_it_is_compared_with(rosetta: Rosetta, folder: Path) -> None:
+    pytest.importorskip("torch")
+    target = "python:mine.py:model"
+    result = rosetta("identify", target, "-o", "mine.weights.h5", "--json", "-")
+    assert result.code == 0, result
+    found = result.json
+    assert found["recognised"]
+    assert found["verdict"] == "same model"
+    assert found["spec"]["depths"] == [3, 3, 3]
+    assert found["names"]["stages.1.blocks.0.shortcut.conv.weight"] == "units.3.project.0.weight"
+    assert found["evidence"]["passed"]
+    assert found["evidence"]["dtype"] == "float64"
+    assert found["tensors"] == len(found["names"])
+    inspected = rosetta("inspect", "mine.weights.h5", "--json", "-").json
+    assert inspected["spec"]["depths"] == [3, 3, 3]
+    same = rosetta("identify", target, "--against", "mine.weights.h5", "--json", "-")
+    assert (same.code, same.json["departures"]) == (0, [])
+
+
+@pytest.mark.zoo
+def test_another_network_is_not_the_same(rosetta: Rosetta, folder: Path) -> None:
+    target = "python:mine.py:model"
+    other = rosetta("identify", target, "--against", "kuangliu/resnet18", "--json", "-")
+    assert other.code == 1
+    assert other.json["departures"]
+
+
+def test_a_departure_is_named(rosetta: Rosetta, folder: Path) -> None:
+    pytest.importorskip("torch")
+    result = rosetta("identify", "python:mine.py:changed")
+    assert result.code == 1
+    assert "✗ departs in 1 place" in result.out
+    assert "units.4.second" in result.out
+    assert "BatchNorm" in result.out
+    assert "mine.py:" in result.out
+
+
+TORCH = {
+    "cannot be traced": (("python:mine.py:wanting_data",), ("PyTorch cannot trace it", "mine.py:")),
+    "10 GB of weights": (("python:mine.py:large",), ("memory",)),
+    "no program": (("text.pt2",), ("text.pt2: PyTorch cannot load it",)),
+}
+REFUSALS = {
+    "no such file": (("python:nowhere.py:net",), ("there is no file nowhere.py",)),
+    "no such model file": (("model.onnx",), ("model.onnx: no such file",)),
+    "no name": (("python:mine.py",), ("expected python:FILE.py:NAME",)),
+    "no such name": (("python:wrong.py:failling",), ("has no 'failling'", "nearest: failing")),
+    "no such module": (("python:no_module_here.net:x",), ("ModuleNotFoundError",)),
+    "no model": (("python:wrong.py:number",), ("expected a model, found int",)),
+    "an exception": (
+        ("python:wrong.py:failing",),
+        ("python:wrong.py:failing: ValueError at wrong.py:8: no data set here",),
+    ),
+    "no end": (("python:wrong.py:endless", "--seconds", "3"), ("took longer than 3 s",)),
+    "an exit": (("python:wrong.py:leaving",), ("ended with code 7",)),
+    "no preset": (("python:wrong.py:x", "--against", "resnet55"), ("unknown preset",)),
+    **TORCH,
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_wrong_target_is_one_line(rosetta: Rosetta, folder: Path, case: str) -> None:
+    if case in TORCH:
+        pytest.importorskip("torch")
+    arguments, said = REFUSALS[case]
+    rosetta("identify", *arguments).refused(*said)
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "open('written', 'w')",
+        "open('/etc/hostname'); open('secret').read()",
+        "__import__('os').system('true')",
+        "__import__('subprocess').run(['true'])",
+        "__import__('socket').create_connection(('127.0.0.1', 9))",
+    ],
+)
+def test_a_program_of_others_can_do_nothing_else(tmp_path: Path, attempt: str) -> None:
+    from shared.formats.containers import landlock
+
+    if not landlock.version():
+        pytest.skip("the system has no Landlock")
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "program.pt2").write_text("")
+    code = (
+        "import os, pathlib, socket, subprocess\n"
+        "from shared.frameworks.readers import confine\n"
+        f"os.chdir({str(tmp_path)!r})\n"
+        f"confine(pathlib.Path({str(tmp_path / 'program.pt2')!r}))\n"
+        f"try:\n    {attempt}\n"
+        "except Exception as error:\n    print(type(error).__name__)\n"
+        "else:\n    print('done')\n"
+    )
+    assert run_python(code) in ("FrameworkError", "PermissionError")
+    assert sorted(os.listdir(tmp_path)) == ["program.pt2", "secret"]
