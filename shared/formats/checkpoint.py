@@ -71,6 +71,7 @@ class Checkpoint(Identified):
     refused: tuple[Refusal, ...] = ()  # what is nearly a network
     doubts: tuple[str, ...] = ()  # of how tensors were told apart
     assumes: str = ""  # of the code behind names that no format has
+    assumed_preprocessing: str | None = None  # of the same code
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -90,6 +91,7 @@ class Checkpoint(Identified):
         if stated in PREPROCESSING:
             return stated
         told = next((told.preprocessing for told in self.told if told.preprocessing), None)
+        told = told or self.assumed_preprocessing
         return told or get_preset(self.preset or self.scheme.convention).preprocessing
 
     @property
@@ -343,6 +345,7 @@ def _opened(
         refused=tuple(survey.refused),
         doubts=(*survey.doubts, *network.doubts),
         assumes=network.assumes,
+        assumed_preprocessing=network.preprocessing,
         taken_by="--take" if wanted.take is not None else survey.why,
     )
 

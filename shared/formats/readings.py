@@ -78,6 +78,8 @@ def readings(formats: Sequence[Format], names: list[str]) -> Iterator[Reading]:
         if key not in known:
             known[key] = _read_names(scheme, names)
         canonical, unrecognised = known[key]
+        if canonical and not set(scheme.requires) <= set(canonical.values()):
+            continue
         yield Reading(f, scheme, canonical, tuple(unrecognised))
 
 

@@ -71,7 +71,8 @@ class Scheme:
 
     `convention` is the preset that says what tensors cannot tell (eps, padding, stride placement),
     with `changes` where the code behind the names differs from it. `free` are the fields that this
-    code lets one choose; None: all of them.
+    code lets one choose; None: all of them. `requires` are canonical tensors without which a file is
+    another project's that has the same names.
     """
 
     layers: Table
@@ -82,6 +83,7 @@ class Scheme:
     free: tuple[str, ...] | None = SIZES
     channels_last: bool = False
     head_is_conv: bool = False  # the classifier is a 1 x 1 convolution
+    requires: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -292,7 +294,9 @@ FORMATS: dict[str, Format] = {
         )),
         # Before 2019 the norms had Keras' default eps (keras-applications 1.0.7 resnet50.py).
         Format("keras-caffe", "Keras ResNet-50 before 2019, Caffe's names", ("hdf5", "tfjs"), (
-            _keras(_CAFFE, "keras/resnet50", changes={"norm.eps": 1e-3}, free=("num_classes",)),
+            # TensorFlow's official Keras model has these names, too, and no biases.
+            _keras(_CAFFE, "keras/resnet50", changes={"norm.eps": 1e-3}, free=("num_classes",),
+                   requires=("stem.conv1.bias",)),
         )),
         Format("keras-hub", "KerasHub", ("keras-weights", "keras", "hdf5"), (
             _keras(_HUB, "keras_hub/resnet_50", free=SIZES[:-1]),

@@ -32,20 +32,65 @@ class Dialect:
     mark: re.Pattern[str]
     says: str  # of what is assumed
     changes: Mapping[str, Any] = field(default_factory=dict)  # of the conventions of its family
+    conventions: tuple[str, ...] = ()  # presets that are its own, before all others
+    # What its released weights want of an image; a key of architecture.preprocessing.PREPROCESSING.
+    preprocessing: str | None = None
 
 
+_SLIM: Mapping[str, Any] = {
+    "strides": (2, 2, 2, 1),
+    "block.stride_block": "last",
+    "shortcut.projection": "channels",
+    "stem.pool_padding": "same",
+}
 DIALECTS = (
-    Dialect("Haiku", re.compile(r"block_group_\d+/(~/)?block_\d+"), "Haiku pads SAME", SAME),
     Dialect(
-        "TF-slim",
-        re.compile(r"block\d+/unit_\d+/bottleneck_v[12]"),
-        "TF-slim strides in the last unit of a block, and pools SAME",
-        {
-            "strides": (2, 2, 2, 1),
-            "block.stride_block": "last",
-            "shortcut.projection": "channels",
-            "stem.pool_padding": "same",
-        },
+        "Haiku",
+        re.compile(r"block_group_\d+/(~/)?block_\d+"),
+        "Haiku pads SAME",
+        SAME,
+        preprocessing="imagenet",
+    ),
+    *(
+        Dialect(
+            f"TF-slim V{version}",
+            re.compile(rf"block\d+/unit_\d+/bottleneck_v{version}"),
+            "TF-slim strides in the last unit of a block, and pools SAME; its weights want "
+            f"{wanted}",
+            _SLIM,
+            preprocessing=how,
+        )
+        for version, wanted, how in (
+            (1, "pixels without the channels' means, not scaled", "tf_official"),
+            (2, "pixels from -1 to 1", "half"),
+        )
+    ),
+    Dialect(
+        "TensorFlow official",
+        re.compile(r"(^|/)resnet_model/(conv2d|batch_normalization)(_\d+)?/"),
+        "TensorFlow's official ResNet strides in the 3x3, pads it symmetrically and pools SAME; it "
+        "wants pixels without the channels' means, not scaled",
+        {"stem.pool_padding": "same"},
+        conventions=("tf/resnet50_v1", "tf/resnet50_v2", "tf/cifar_resnet20_v2"),
+        preprocessing="tf_official",
+    ),
+    Dialect(
+        "TensorFlow official, in Keras",
+        re.compile(r"(^|/)(res|bn)\d[a-z]_branch2[abc]/"),
+        "TensorFlow's official Keras ResNet-50 strides in the 3x3, and pads its blocks SAME; it "
+        "wants pixels without the channels' means, not scaled",
+        {"stem.pool_padding": "same", "block.padding": "same"},
+        conventions=("tf/resnet50_v1.5",),
+        preprocessing="tf_official",
+    ),
+    Dialect(
+        "SimCLR",
+        re.compile(r"(^|/)base_model/(conv2d|batch_normalization)(_\d+)?/"),
+        "SimCLR strides in the 3x3, pads it symmetrically, and pools SAME; it wants pixels from 0 "
+        "to 1",
+        {"stem.pool_padding": "same"},
+        conventions=("tf/resnet50_v1",),
+        preprocessing="unit",
     ),
     Dialect(
         "detectron2",
@@ -58,6 +103,7 @@ DIALECTS = (
         re.compile(r"res\d+_\d+_branch\d"),
         "Caffe2 strides in the first 1x1, and takes BGR",
         {"block.stride_conv": 1},
+        preprocessing="caffe",
     ),
     Dialect(
         "Hugging Face Flax",
@@ -150,6 +196,7 @@ def _specs(
     names = list(dict.fromkeys(scheme.convention for scheme in FORMATS["canonical"].schemes))
     if "stem.conv2.weight" not in shapes and shapes["stem.conv1.weight"][2] == 3:
         names = list(dict.fromkeys((*_SMALL_STEM, *names)))
+    names = [*(dialect.conventions if dialect else ()), *names]
     for name in names:
         spec = get_spec(name)
         if (spec.block.order == "full_pre") != pre:

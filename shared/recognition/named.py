@@ -128,6 +128,8 @@ def _fit(
     changes: Mapping[str, Any],
 ) -> Named | None:
     """The network, if the plan of the spec that its tensors tell has just these."""
+    if any(own not in names for own in scheme.requires):
+        return None
     found = {own: canonical_shape(scheme, own, shapes[name]) for own, name in names.items()}
     try:
         spec = infer_spec(found, get_spec(scheme.convention, **{**scheme.changes, **changes}))

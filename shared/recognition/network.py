@@ -47,6 +47,7 @@ class Network:
     scheme: Scheme | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)  # of the convention
     assumes: str = ""  # of the code behind its names
+    preprocessing: str | None = None  # of the images of those who have such names
     doubts: tuple[str, ...] = ()
     twins: tuple[str, ...] = ()  # paths of the same tensors, value by value
     twin_names: tuple[str, ...] = ()
@@ -146,6 +147,7 @@ def from_structure(
         convention=resolved.convention,
         changes=resolved.changes,
         assumes=dialect.says if dialect else "",
+        preprocessing=dialect.preprocessing if dialect else None,
         doubts=tuple(structure.doubts),
     )
 

@@ -170,6 +170,9 @@ def test_what_no_tensor_tells_is_taken_from_the_habits_of_whose_names_they_are()
 def test_every_known_dialect_is_one_of_those_that_are_tried(known: object) -> None:
     spec = miniature(get_spec("torchvision/resnet50"))
     names = [name for d in DIALECTS.values() for name in renamed(spec, d)[1].values()]
+    names += [name.replace("bottleneck_v1", "bottleneck_v2") for name in names]
+    roots = ("resnet_model", "base_model")  # as in `test_habits`
+    names += [f"{r}/{name}" for r in roots for name in renamed(spec, counted(spec))[1].values()]
     assert any(re.search(known.mark, name) for name in names)  # type: ignore[attr-defined]
 
 
