@@ -40,7 +40,7 @@ p{margin:.4rem 0}
 header.good,header.bad,header.measured{color:inherit}
 header.good h1{color:var(--good)}header.bad h1{color:var(--bad)}
 header.measured h1{color:var(--near)}
-td.good,td.bad,td.measured{font-weight:600}
+td.good,td.bad,td.measured{font-weight:600;white-space:nowrap}
 .table{overflow-x:auto;margin:.5rem 0}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;
 overflow-wrap:normal}
@@ -49,7 +49,7 @@ border-bottom:1px solid var(--line)}
 th{font-weight:600;color:var(--soft);white-space:nowrap}
 td{min-width:3.5rem;max-width:34rem}
 .right{text-align:right;white-space:nowrap}
-figure{margin:1rem 0 1.4rem;break-inside:avoid-page}
+figure{margin:1rem 0 1.4rem}.group,tr{break-inside:avoid}
 figcaption{display:flex;flex-wrap:wrap;gap:0 .8rem;align-items:baseline}
 figcaption b{font-weight:600}
 figcaption small,.scale,.soft{color:var(--soft);font-size:.82rem}
