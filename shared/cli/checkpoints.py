@@ -62,6 +62,7 @@ def inspect(
     preset: WhichPreset = None,
     settings: Settings = None,
     take: Take = None,
+    leave_out: LeaveOut = None,
     tensors: Annotated[
         bool,
         typer.Option("--tensors", help="List every tensor under both of its names.", metavar=""),
@@ -79,7 +80,13 @@ def inspect(
     check_outputs(json_file)
     side = evidence_size(evidence, image, image_size)
     checkpoint = open_checkpoint(
-        file, source_format, preset, parse_settings(settings), take=take, look=True
+        file,
+        source_format,
+        preset,
+        parse_settings(settings),
+        take=take,
+        leave_out=leave_out or (),
+        look=True,
     )
     candidates = checkpoint.candidates()
     nearest_preset = None if checkpoint.preset else checkpoint.nearest()

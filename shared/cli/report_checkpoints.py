@@ -70,12 +70,19 @@ def _lines(
     for network in c.inside:
         if network.twins:
             yield "the same", f"{', '.join(network.twins)}, value by value"
-    foreign = [group for group in c.left if group.kind == OTHER]
+    asked = set(c.left_out)
+    foreign = [
+        group._replace(names=rest)
+        for group in c.left
+        if group.kind == OTHER and (rest := [n for n in group.names if n not in asked])
+    ]
     by_itself = [group for group in c.left if group.kind not in (OTHER, COUNTER)]
     for refusal in c.refused:
         yield "nearly", f"{refusal.path}: {refusal.why}" if refusal.path else refusal.why
     if foreign:
         yield "no ResNet", f"{groups_text(foreign)}; --leave-out says that they may be left"
+    if asked:
+        yield "left out", f"{len(asked)} by --leave-out, as they belong to no ResNet"
     if by_itself:
         yield "left out", groups_text(by_itself)
     if c.normalisers:

@@ -17,7 +17,7 @@ import numpy as np
 from shared.architecture.preprocessing import PREPROCESSING
 from shared.architecture.presets import get_preset
 from shared.architecture.spec import ResNetSpec
-from shared.errors import CheckpointError, RosettaError, SpecError, nearest
+from shared.errors import CheckpointError, RosettaError, SpecError, nearest, shown
 from shared.formats.attempt import Identified, Wanted, attempt
 from shared.formats.configuration.statements import Statements, with_layer_names
 from shared.formats.containers.archive import Archive
@@ -262,6 +262,11 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
             raise _stranger(path, archive, names, word.text)
         nearest_formats = [max(read, key=lambda r: r.known).format] if read else formats
         raise no_resnet(path, archive, names, nearest_formats)
+    if wanted.take and best == len(names):
+        raise CheckpointError(
+            f"{path}: --take {shown(wanted.take)} means none of its networks; the file is a single "
+            "one, with nothing around it"
+        )
     try:
         return _read_whole(path, archive, wanted, statements, [r for r in read if r.known == best])
     except RosettaError as error:
@@ -325,7 +330,7 @@ def _opened(
         return None
     if len(survey.networks) > 1 or any(group.kind == OTHER for group in survey.left):
         statements = Statements(archive, part=True)
-    left = left_out(path, survey.left, ("*",) if wanted.look else wanted.leave_out)
+    left = left_out(path, survey.left, wanted.leave_out, anything=wanted.look)
     turned = canonical_archive(archive, network)
     found = attempt(path, turned, reading, wanted, statements, hints=True)
     if isinstance(found, RosettaError):

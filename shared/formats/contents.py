@@ -92,10 +92,13 @@ def _listed(paths: Sequence[str]) -> str:
     return ", ".join(map(shown, paths[:SHOWN])) + (", …" if len(paths) > SHOWN else "")
 
 
-def left_out(path: Path, groups: Sequence[Group], globs: Sequence[str]) -> list[str]:
+def left_out(
+    path: Path, groups: Sequence[Group], globs: Sequence[str], *, anything: bool = False
+) -> list[str]:
     """The tensors that belong to no network and may be left, because a glob says so.
 
-    Raises `CheckpointError` for any that none does, with the option that would.
+    Raises `CheckpointError` for any that none does, with the option that would; unless `anything`
+    may be left.
     """
     named: list[str] = []
     kept: list[Group] = []
@@ -105,7 +108,7 @@ def left_out(path: Path, groups: Sequence[Group], globs: Sequence[str]) -> list[
         rest = [name for name in group.names if not _matches((group.path, name), globs)]
         named += [name for name in group.names if name not in rest]
         kept += [group._replace(names=rest)] if rest else []
-    if kept:
+    if kept and not anything:
         count = sum(len(group.names) for group in kept)
         raise CheckpointError(
             f"{path}: {count} tensor{'s belong' if count > 1 else ' belongs'} to no ResNet: "

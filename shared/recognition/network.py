@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -202,12 +203,22 @@ def not_floats(names: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str |
     return f"quantised tensors: {whole[0]} is {tensors[whole[0]].dtype}" if whole else None
 
 
-def with_classifiers(networks: Sequence[Network], layers: Sequence[Layer]) -> list[Network]:
-    """The networks, with the classifiers that stand elsewhere, or are called by other names."""
+def with_classifiers(
+    networks: Sequence[Network], layers: Sequence[Layer], tensors: Mapping[str, Tensor]
+) -> list[Network]:
+    """The networks, with the classifiers that stand elsewhere, or are called by other names; equal
+    ones under several names are one.
+    """
     used = {name for network in networks for name in network.names.values()}
     free = [la for la in layers if used.isdisjoint(la.names.values())]
+    features = {network.features for network in networks}
+    linear = [la for la in layers if la.kind == "linear"]
+    linear = [la for la in linear if any(n in features for n in la.shapes[WEIGHT])]
+    same = _equal_layers(linear, {la for la in linear if la in free}, tensors)
     layout, _ = layout_of(layers)
     found = []
+    for group in same:
+        free = [la for la in free if la is group[0] or la not in group]
     for network in networks:
         if not network.classifier:
             others = [other.scope for other in networks if other is not network]
@@ -217,8 +228,46 @@ def with_classifiers(networks: Sequence[Network], layers: Sequence[Layer]) -> li
             if head is not None and "bias" in head.layer.names:
                 network = _with_head(network, head.layer, head.axes)
                 free.remove(head.layer)
-        found.append(network)
+        found.append(_with_twins(network, same, used))
     return found
+
+
+def _equal_layers(
+    layers: Sequence[Layer], free: Container[Layer], tensors: Mapping[str, Tensor]
+) -> list[list[Layer]]:
+    """Layers that are the same, value by value; of several only the first may not be free."""
+    alike: dict[Hashable, list[Layer]] = {}
+    for la in layers:
+        alike.setdefault(tuple(sorted(la.shapes.items())), []).append(la)
+    found: list[list[Layer]] = []
+    for members in alike.values():
+        if len(members) > 1 and any(la in free for la in members):  # whose values are read
+            groups: dict[Hashable, list[Layer]] = {}
+            for la in sorted(members, key=lambda la: la in free):
+                values = tuple(_digest(tensors[la.names[role]]) for role in sorted(la.names))
+                group = groups.setdefault(values, [])
+                if not group or la in free:
+                    group.append(la)
+            found += [group for group in groups.values() if len(group) > 1]
+    return found
+
+
+def _digest(tensor: Tensor) -> tuple[str, bytes]:
+    return tensor.dtype.str, hashlib.sha256(tensor.load().tobytes()).digest()
+
+
+def _with_twins(network: Network, same: Sequence[Sequence[Layer]], used: Container[str]) -> Network:
+    """The network, with the other names of its classifier."""
+    own = network.names.get(HEAD[0])
+    names = [
+        name
+        for group in same
+        if any(la.names[WEIGHT] == own for la in group)
+        for la in group
+        for name in la.names.values()
+        if name not in used and name not in (own, network.names.get(HEAD[1]))
+    ]
+    return replace(network, twin_names=(*network.twin_names, *names))
 
 
 def _with_head(network: Network, layer: Layer, axes: tuple[int, ...]) -> Network:

@@ -81,6 +81,7 @@ REFUSED: dict[str, tuple[Arrays, tuple[str, ...], tuple[str, ...]]] = {
         ("--take", "net"),
         ("2 of its networks", "'a.net', 'b.net'"),
     ),
+    "one, and another asked for": (net(1), ("--take", "teacher"), ("--take 'teacher'", "single")),
     "projection": (net(1, 0) | PROJECTION, (), ("2 tensors belong", "head", "--leave-out")),
     "a glob of other tensors": (
         net(1, 0) | PROJECTION,
@@ -153,6 +154,14 @@ def test_inspect_lists_what_is_inside(tmp_path: Path, rosetta: Rosetta) -> None:
         "1 in optimizer",
     ):
         assert word in said
+
+
+def test_inspect_says_what_would_still_have_to_be_left(tmp_path: Path, rosetta: Rosetta) -> None:
+    path = save(tmp_path, net(1, 0) | PROJECTION | ones(queue=(4, 64)))
+    said = rosetta("inspect", path, "--leave-out", "head").out
+    assert "no ResNet 1 in queue; --leave-out" in said
+    assert "left out  2 by --leave-out" in said
+    assert "--leave-out says" not in rosetta("inspect", path, "--leave-out", "*").out
 
 
 def test_inspect_takes_none_where_no_rule_says_which(tmp_path: Path, rosetta: Rosetta) -> None:

@@ -471,6 +471,9 @@ def test_a_fine_tuned_keras_model(suffix: str, tmp_path: Path, rosetta: Rosetta)
     """Its layers are named by Keras, and its weights are what Keras drew."""
     target = run("keras", keras_model(suffix)(tmp_path), rosetta)
     assert bits(target)["head.bias"] == bytes(4 * 5)
+    if suffix != ".weights.h5":  # which does not say what its model does with images
+        arguments = ("no.png", "--weights", tmp_path / f"file{suffix}", "--framework", "reference")
+        rosetta("predict", *arguments).refused("prepares the images itself", "--preprocessing")
     said = rosetta("convert", tmp_path / f"file{suffix}", target).out
     for layer in ("RandomFlip", "Rescaling", "dropout", "softmax behind the classifier"):
         assert (layer in said) == (suffix != ".weights.h5")

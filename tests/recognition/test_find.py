@@ -279,7 +279,8 @@ def test_projections_are_no_classifiers(more: Entries) -> None:
 
 def test_of_several_single_layers_a_known_name_is_taken_or_none() -> None:
     def layer(name: str) -> dict[str, Entry]:
-        return {f"{name}.{leaf}": tensor for leaf, tensor in LINEAR.items()}
+        weight, bias = np.full((5, FEATURES), len(name)), np.zeros(5)
+        return {f"{name}.weight": Entry.of(weight * 1.0), f"{name}.bias": Entry.of(bias)}
 
     known = survey(under("net.", BODY) | layer("age") | layer("classifier"))
     assert known.networks[0].names["head.weight"] == "classifier.weight"
@@ -287,6 +288,20 @@ def test_of_several_single_layers_a_known_name_is_taken_or_none() -> None:
     unknown = survey(under("net.", BODY) | layer("age") | layer("gender"))
     assert not unknown.networks[0].classifier
     assert "could each be the classifier" in unknown.networks[0].doubts[0]
+
+
+@pytest.mark.parametrize("classes", [0, 5])
+def test_equal_classifiers_under_several_names_are_one(classes: int) -> None:
+    matrix = net(1)["fc.weight"].load()
+    layer = {"weight": Entry.of(matrix), "bias": net(1)["fc.bias"]}
+    more = {f"{name}.{leaf}": t for name in ("age", "out") for leaf, t in layer.items()}
+    found = survey(under("net.", net(1, classes)) | more)
+    head = found.networks[0].names["head.weight"]
+    assert head == ("net.fc.weight" if classes else "age.weight")
+    assert not others(found)
+    assert not found.networks[0].doubts
+    changed = Entry.of(matrix + np.float32(1e-6))
+    assert "out" in others(survey(under("net.", net(1)) | more | {"out.weight": changed}))
 
 
 def test_a_matrix_that_is_stored_the_other_way_round_is_told_by_its_features() -> None:
