@@ -29,6 +29,8 @@ _OPERATIONS = {
     **{"Sigmoid": "logistic", "Tanh": "tanh", "Sqrt": "sqrt", "Square": "square"},
 }
 
+_REDUCTIONS = {"Max": "max", "Mean": "mean", "Min": "min", "Sum": "sum"}
+
 
 def read_graph(
     model: Any,
@@ -172,13 +174,36 @@ class _Walk(KerasLayers):
     ) -> int:
         """A function of `keras.ops` of tensors and numbers."""
         kind, module = type(operation).__name__, type(operation).__module__
-        if not module.startswith("keras.src.ops.") or kind not in _OPERATIONS or arguments.kwargs:
+        said = {name: value for name, value in arguments.kwargs.items() if value is not None}
+        fill = float(said.pop("constant_values", 0.0)) if kind == "Pad" else 0.0
+        if not module.startswith("keras.src.ops.") or said:
+            raise Unknown(f"{kind} {where}")
+        if kind == "Pad" or kind in _REDUCTIONS:
+            (given,) = arguments.args[:1]
+            if id(given) not in values or any(value is not None for value in arguments.args[1:]):
+                raise Unknown(f"{kind} {where}")
+            return self._of_axes(operation, values[id(given)], fill, where)
+        if kind not in _OPERATIONS:
             raise Unknown(f"{kind} {where}")
         ins = [
             values[id(given)] if id(given) in values else self.graph.const(_number(given))
             for given in arguments.args
         ]
         return self.add("ew", *ins, op=_OPERATIONS[kind], where=where)
+
+    def _of_axes(self, operation: Any, id: int, fill: float, where: str) -> int:
+        """What has its axes as attributes."""
+        rank, kind = len(self.sized(id)), type(operation).__name__
+        if kind in _REDUCTIONS:
+            axes = range(rank) if operation.axis is None else operation.axis
+            found = tuple(int(d) % rank for d in ([axes] if isinstance(axes, int) else axes))
+            keep = bool(operation.keepdims)
+            return self.add(
+                "reduce", id, op=_REDUCTIONS[kind], axes=found, keepdims=keep, where=where
+            )
+        pads = [tuple(map(int, sides)) for sides in operation.pad_width]
+        pads = pads * rank if len(pads) == 1 else pads
+        return self.add("pad", id, pads=tuple(pads), value=fill, mode=operation.mode, where=where)
 
 
 def _number(value: Any) -> Array:

@@ -152,11 +152,13 @@ def _decide(
     options = [*(flat[name] for name in chosen), *found.exact]
     try:
         second = read(graph.image_size + 1)
-    except RosettaError as error:
+    except Exception as error:  # noqa: BLE001 - the user's own code may raise anything at a size
         best = options[0]
+        text = next(iter(str(error).strip().splitlines()), "")
+        what = text if isinstance(error, RosettaError) else f"{type(error).__name__}: {text}"
         answer.notes.append(
             f"it was read at {graph.image_size} x {graph.image_size} pixels alone, where even and "
-            f"odd sizes could not be told apart: {error}"
+            f"odd sizes could not be told apart: {what}"
         )
         answer.verdict = THIS_SIZE
     else:

@@ -30,6 +30,10 @@ def _fresh_names() -> None:
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "subclassed"])
 def test_layers_mean_what_the_model_computes(name: str, size: int) -> None:
     model = varied(MODELS[name]())
+    if (name, size) == ("nested", 33):  # its head takes the features of 32 pixels alone
+        with pytest.raises(ValueError, match="784"):
+            read_graph(model, size)
+        return
     graph = read_graph(model, size)
     assert reading.unknown(graph) == []
     assert all("/convolution" not in place for place in reading.places(graph))
