@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -84,7 +84,8 @@ def identify(
     found = answer.found
     if weights is not None:
         found["departures"] += report.unequal_tensors(answer.weights, weights, found["names"])
-    found["against"] = against
+    causes = _causes(answer, spec, weights)
+    found |= {"against": against, "causes": causes}
     good = found["recognised"] and not (against and found["departures"])
     written = _write(answer, output) if output is not None else None
     write_json(json_file, found)
@@ -94,6 +95,9 @@ def identify(
         write_pages(identify_page(target, found, against, good, command_line()), html, markdown)
     console = make_console(json_file)
     console.print(report.answer(target, found, against, good), soft_wrap=True)
+    for cause in causes:
+        line = f"  cause     {cause['what']} ({len(cause['tensors'])} tensors)"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if written:
         console.print(written, highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(0 if good else 1)
@@ -124,6 +128,27 @@ def _other_side(
 
     checkpoint = open_checkpoint(against)
     return checkpoint.spec, checkpoint.weights()
+
+
+def _causes(
+    answer: Answer, spec: ResNetSpec | None, weights: Weights | None
+) -> list[dict[str, Any]]:
+    """What has been done to tensors that are not those of the other side."""
+    if spec is None or weights is None or not answer.weights:
+        return []
+    from shared.verification.diagnosis.tensors import explain_tensors
+
+    causes, _ = explain_tensors(spec, weights, answer.weights)
+    return [
+        {
+            "kind": cause.kind,
+            "what": cause.what,
+            "set": None,
+            "where": list(dict.fromkeys(tensor.rpartition(".")[0] for tensor in tensors)),
+            "tensors": list(tensors),
+        }
+        for cause, tensors in causes
+    ]
 
 
 def _write(answer: Answer, output: Path) -> str:

@@ -256,3 +256,36 @@ def test_compare_isolated(rosetta: Rosetta, traces: tuple[Path, Path]) -> None:
     assert (right_side["side"], right_side["wrong"]) == ("reference", [])
     assert wrong_side["wrong"] == [f"stages.{stage}.blocks.0.conv1" for stage in (1, 2, 3)]
     assert "3 of " in rosetta("compare", *traces, "--isolated").out
+
+
+MODEL = """
+import torch
+import resnet_torch
+from shared import get_spec, miniature, probe_weights
+
+def net():
+    spec = miniature(get_spec("torchvision/resnet18"))
+    weights = probe_weights(spec)
+    name = "stages.1.blocks.0.conv1.weight"
+    weights[name] = weights[name].swapaxes(2, 3).copy()
+    model = resnet_torch.build(spec)
+    resnet_torch.load_weights(model, weights)
+    return model
+"""
+
+
+def test_identify_against_weights_says_the_cause(
+    rosetta: Rosetta, weights: Path, tmp_path: Path
+) -> None:
+    """The tensor, then what has been done to it."""
+    pytest.importorskip("torch")
+    file = tmp_path / "model.py"
+    file.write_text(MODEL)
+    result = rosetta(
+        "identify", f"python:{file}:net", "--against", weights, "--image-size", "64", "--json", "-"
+    )
+    assert result.code == 1
+    assert [d["ours"] for d in result.json["departures"]] == ["stages.1.blocks.0.conv1.weight"]
+    (cause,) = result.json["causes"]
+    assert cause["what"].endswith("its height and width transposed")
+    assert cause["where"] == ["stages.1.blocks.0.conv1"]

@@ -33,6 +33,7 @@ LIKELY_RANK = 2  # hypotheses of the whole network, before single tensors
 BEAM = 3  # single hypotheses that a second one is looked for behind
 LEAST_GAIN = 0.97  # of the distance that is left, for a hypothesis worth going on with
 NEAREST = 3
+STRIKING = 1e-3  # of the difference: what leaves no more is worth a proof in float64
 MANY = 100  # hypotheses of single tensors, that the gradient is asked about
 POINTED_AT = 120  # of them that are tried first; the right one is mostly among the first ten
 SECONDS_FOR_THE_REST = 15.0  # of one processor
@@ -199,6 +200,8 @@ class _Scan:
         quick = self.check in (EVAL, TRAIN) and error > SEEN_IN_FLOAT32 * max(own, 1e-7)
         self.dtype = "float32" if quick else "float64"
         self.tolerance = max(self.limit, 32 * max(own, 1e-7) if quick else 0.0)
+        # A port whose outputs grow beyond all bounds rounds by more than the right one does.
+        self.worth_proving = max(self.tolerance, STRIKING * min(1.0, error))
         self._bases: dict[bool, Passes] = {}
         self.before = self._distance(self._base(whole=not self.single))[0]
         earlier = search.keys[: search.keys.index(key)]
@@ -302,7 +305,7 @@ class _Scan:
             if tried is None:
                 continue
             self.tried.append(tried)
-            if tried.error > self.tolerance or self._proved(hypothesis) is None:
+            if tried.error > self.worth_proving or self._proved(hypothesis) is None:
                 continue
             best = self._best_of(hypothesis, self.chosen)
             reach = self._reach(best)
@@ -387,7 +390,7 @@ class _Scan:
             if other is hypothesis or set(other.set) != {field} or other.kind != hypothesis.kind:
                 continue
             tried = self._try(other)
-            if tried is not None and tried.error <= self.tolerance:
+            if tried is not None and tried.error <= self.worth_proving:
                 error = self._proved(other)
                 if error is not None and least is not None and error < least:
                     best, least = other, error

@@ -1,0 +1,1 @@
+"""PortBench: ports with known mistakes, and how well `rosetta diagnose` names them."""
