@@ -216,7 +216,7 @@ def _prove(answer: Identified, graph: RawGraph, own: Trimmed) -> None:
         return
     sizes = [graph.image_size]
     if answer.verdict != THIS_SIZE and graph.image_size > SMALL:
-        sizes.insert(0, SMALL)
+        sizes = [SMALL, graph.image_size, 224]  # the last: where a layer is for that size alone
     for size in sizes:
         try:
             answer.evidence = compare_numbers(
