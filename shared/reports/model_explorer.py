@@ -31,7 +31,10 @@ THRESHOLDS = (
 def graph(plan: Plan) -> dict[str, Any]:
     """A graph collection with the plan as its graph; the id of both is the network's name."""
     rows = {row.name: row for row in plan.layers}
-    nodes: list[dict[str, Any]] = [{"id": INPUT, "label": "images"}]
+    nodes: list[dict[str, Any]] = [
+        # Model Explorer fills in nothing: a node without a namespace stops it.
+        {"id": INPUT, "label": "images", "namespace": "", "attrs": [], "incomingEdges": []}
+    ]
     for node in plan.nodes():
         *space, label = node.name.split(".")
         if label.isdecimal():  # a block's own output stands in the block
