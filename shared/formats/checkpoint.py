@@ -31,6 +31,7 @@ from shared.formats.contents import (
     narrowed,
     pick,
     reading_of,
+    readings_as,
     summary,
 )
 from shared.formats.readings import Reading, near_text, no_resnet, occurs_in, readings, weight_names
@@ -325,25 +326,20 @@ def _opened(
     said may be.
     """
     network = pick(path, survey, wanted.take, anyone=wanted.look)
-    reading = reading_of(network)
-    if wanted.format not in (None, reading.format.name):
-        return None
+    read = [reading_of(network)]
+    if wanted.format not in (None, read[0].format.name):
+        read = readings_as(get_format(wanted.format), network)
+        if not read:
+            return None
     if len(survey.networks) > 1 or any(group.kind == OTHER for group in survey.left):
         statements = Statements(archive, part=True)
     left = left_out(path, survey.left, wanted.leave_out, anything=wanted.look)
     turned = canonical_archive(archive, network)
-    found = attempt(path, turned, reading, wanted, statements, hints=True)
-    if isinstance(found, RosettaError):
-        raise found
-    checkpoint = _checkpoint(
-        path,
-        dataclasses.replace(archive, stripped_prefixes=turned.stripped_prefixes),
-        reading.format,
-        found,
-    )
     decided = wanted.take is not None or survey.taken is not None
     return dataclasses.replace(
-        checkpoint,
+        _read_whole(path, turned, wanted, statements, read),
+        archive=dataclasses.replace(archive, stripped_prefixes=turned.stripped_prefixes),
+        ignored=_counters(archive),
         inside=inside(survey, network if decided else None),
         left=tuple(survey.left),
         left_out=tuple(left),
@@ -355,10 +351,18 @@ def _opened(
     )
 
 
+def _counters(archive: Archive) -> tuple[str, ...]:
+    return tuple(name for name in archive.entries if name.endswith(f".{COUNTER}"))
+
+
 def _checkpoint(path: Path, archive: Archive, form: Format, found: Identified) -> Checkpoint:
-    ignored = tuple(name for name in archive.entries if name.endswith(f".{COUNTER}"))
     classifier = bool(found.spec.num_classes)
     only = Inside("", summary(found.spec), found.preset, len(found.entries), classifier, True)
     return Checkpoint(
-        **vars(found), path=path, format=form, archive=archive, ignored=ignored, inside=(only,)
+        **vars(found),
+        path=path,
+        format=form,
+        archive=archive,
+        ignored=_counters(archive),
+        inside=(only,),
     )

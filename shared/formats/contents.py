@@ -16,7 +16,7 @@ from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError
 from shared.formats.containers.archive import Archive, Entry
 from shared.formats.containers.spans import shown
-from shared.formats.readings import Reading
+from shared.formats.readings import Reading, readings
 from shared.naming.names import stem_name
 from shared.naming.nearest_preset import first
 from shared.naming.schemes import FORMATS, Format, Scheme
@@ -189,6 +189,25 @@ def reading_of(network: Network) -> Reading:
         free=None,
     )
     return Reading(STRUCTURE, scheme, canonical, ())
+
+
+def readings_as(form: Format, network: Network) -> list[Reading]:
+    """The network as the schemes of another format read it: those that call every tensor the
+    same.
+    """
+    depth = len(parts_of(network.path))
+    found = []
+    for joint in "./":
+        bare = {joint.join(parts_of(name)[depth:]): name for name in network.names.values()}
+        for reading in readings([form], list(bare)):
+            own = {canonical: bare[name] for name, canonical in reading.canonical.items()}
+            if own == dict(network.names):
+                scheme = dataclasses.replace(
+                    reading.scheme, channels_last=False, head_is_conv=False
+                )
+                files = {name: canonical for canonical, name in own.items()}
+                found.append(Reading(form, scheme, files, ()))
+    return found
 
 
 def narrowed(archive: Archive, names: Sequence[str]) -> Archive:

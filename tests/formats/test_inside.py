@@ -156,6 +156,18 @@ def test_inspect_lists_what_is_inside(tmp_path: Path, rosetta: Rosetta) -> None:
         assert word in said
 
 
+def test_a_network_inside_may_be_read_as_another_format(tmp_path: Path, rosetta: Rosetta) -> None:
+    """timm's names are torchvision's, with other habits behind them."""
+    tensors = under("encoder_q.", net(1, 0)) | under("encoder_k.", net(2, 0)) | PROJECTION
+    path = save(tmp_path, tensors)
+    found = rosetta("inspect", path, "--from", "timm", "--json", "-").json
+    assert found["format"] == "timm"
+    taken = {n["path"]: n["taken"] for n in found["inside"]}
+    assert taken == {"encoder_q": True, "encoder_k": False}
+    assert len(found["ignored"]) == 2 * sum("running_var" in name for name in net(1, 0))
+    rosetta("inspect", path, "--from", "keras").refused("no ResNet that is known")
+
+
 def test_inspect_says_what_would_still_have_to_be_left(tmp_path: Path, rosetta: Rosetta) -> None:
     path = save(tmp_path, net(1, 0) | PROJECTION | ones(queue=(4, 64)))
     said = rosetta("inspect", path, "--leave-out", "head").out
