@@ -78,6 +78,12 @@ class Facts:
         }
         return min(carriers) if carriers else None
 
+    @property
+    def strides_in(self) -> int:
+        """How many of a block's convolutions stride, in one block or another."""
+        every = range(len(self.one.convs))
+        return sum(any(block.convs[k].stride != 1 for block in self.blocks) for k in every)
+
     @cached_property
     def projects(self) -> str:
         return self._condition("project", lambda b: b.shortcut.conv is not None)
@@ -248,6 +254,10 @@ class Facts:
             "act_only_pre": "ReLU, convolution and norm, {} times; nothing after the addition.",
         }[self.one.order]
         how_often = {2: "two", 3: "three"}[len(convs)]
+        if self.plain:
+            said = said.replace("add, ", "")
+        elif self.joined != "shortcut + x":
+            said = said.replace("add", "join")
         return said.format(how_often if "times" in said else ", ".join(convs))
 
     @property
@@ -303,6 +313,12 @@ class Facts:
         return next(row.output for row in self.plan.layers if row.name == name)
 
 
+def _shared(block: Block) -> tuple[object, ...]:
+    """What a file takes for the same in every block of its class."""
+    convs = tuple((c.kernel_size, c.groups, c.padding, c.bias) for c in block.convs)
+    return convs, block.order, block.join, block.dropout, block.gate is None
+
+
 def stride_of(block: Block) -> int:
     """Of the whole block, wherever it sits."""
     path = block.shortcut
@@ -335,6 +351,8 @@ def facts_of(spec: ResNetSpec) -> Facts:
     plan = make_plan(spec)
     _ = plan.output  # an image size that the network cannot take is refused here
     facts = Facts(plan, tuple(block for _, block in plan.blocks()))
+    if len({_shared(block) for block in facts.blocks}) > 1 or facts.strides_in > 1:
+        raise SpecError(f"no source can be written for {spec.name}: its blocks differ in kind")
     if any(spec.dilate):
         if spec.anti_alias != "none":
             raise _cannot("dilate", "together with anti_alias")

@@ -136,7 +136,8 @@ def _conv(
 ) -> Iterator[str]:
     """The convolution, and in front of it the padding that Keras has no word for."""
     padded = op.kernel_size > 1 and op.padding == "symmetric" and stride != "1"
-    if padded:  # SAME would pad less in front than behind, at stride 2 on even sizes
+    if padded:
+        yield '# padding="same" would pad less in front than behind, at stride 2 on even sizes.'
         yield f"{target} = layers.ZeroPadding2D({op.kernel_size // 2})({source})"
         source = target
     given = [out, str(op.kernel_size)]
@@ -317,7 +318,8 @@ def _pool(op: MaxPool | AvgPool, activated: bool) -> Iterator[str]:
     reach = op.kernel_size // 2
     sides = f"(0, {op.stride - 1})" if op.padding == "ceil" else f"({reach}, {reach})"
     if op.padding == "zero" or activated:
-        # What a ReLU leaves is never below zero, so zeros are as good as the -inf of the original.
+        if op.padding != "zero":
+            yield "# Zeros are as good as -inf here: nothing that a ReLU leaves is below them."
         pads = f"({sides}, {sides})" if op.padding == "ceil" else str(reach)
         yield f"x = layers.ZeroPadding2D({pads})(x)"
     else:

@@ -8,7 +8,7 @@ from shared.architecture.ops import AvgPool, BatchNorm
 from shared.architecture.presets import get_preset, list_presets
 from shared.architecture.spec import ResNetSpec
 from shared.source.facts import Facts, norm_of
-from shared.source.lines import docstring
+from shared.source.lines import docstring, number
 
 
 def head_of(facts: Facts, framework: str, layout: str, loading: str) -> list[str]:
@@ -50,7 +50,9 @@ def _stem(facts: Facts) -> Iterator[str]:
     spec = facts.spec
     kernels = [kernel for kernel, _, _ in spec.stem.convs]
     if len(kernels) > 1:
-        yield f"{len(kernels)} {kernels[0]} x {kernels[0]} convolutions in the place of the 7 x 7"
+        count = {2: "two", 3: "three", 4: "four"}.get(len(kernels), str(len(kernels)))
+        sizes = " and ".join(dict.fromkeys(f"{kernel} x {kernel}" for kernel in kernels))
+        yield f"{count} convolutions of {sizes} in the place of the 7 x 7"
     if spec.stem.pool == "none":
         yield "no pool in the stem: the images are small"
     if spec.stem.bias:
@@ -70,7 +72,7 @@ def _stem(facts: Facts) -> Iterator[str]:
 def _block(spec: ResNetSpec) -> Iterator[str]:
     block = spec.block
     if block.kind == "bottleneck":
-        if block.stride_conv == 2 and block.order == "post":
+        if block.stride_conv == 2 and block.order == "post" and spec.anti_alias == "none":
             yield 'the 3 x 3 convolution strides, not the first 1 x 1 as in the paper ("V1.5")'
         if block.stride_conv == 1:
             yield "the first 1 x 1 convolution strides, as in the paper"
@@ -102,9 +104,10 @@ def _block(spec: ResNetSpec) -> Iterator[str]:
         yield f"{what} halves the image in front of a block's last convolution; nothing strides"
     order = {
         "norm_after_add": "the last norm stands behind the addition (arXiv:1603.05027, figure 4b)",
-        "act_before_add": "the branch is activated before the addition (figure 4c)",
+        "act_before_add": "the branch is activated in front of the addition "
+        "(arXiv:1603.05027, figure 4c)",
         "act_only_pre": "the activation stands in front of the convolution, the norm behind it "
-        "(figure 4d)",
+        "(arXiv:1603.05027, figure 4d)",
     }.get(block.order)
     if order:
         yield order
@@ -134,6 +137,9 @@ def _shortcut(spec: ResNetSpec) -> Iterator[str]:
 
 def _join(spec: ResNetSpec) -> Iterator[str]:
     shortcut = spec.shortcut
+    if shortcut.join == "scale" and shortcut.scales == (0, 1):
+        yield "no shortcut: a plain network, for comparison"
+        return
     said = {
         "scale": "{:g} times the shortcut plus {:g} times the branch".format(*shortcut.scales),
         "exclusive_gate": "a gate g joins the two: (1 - g) shortcut + g branch",
@@ -147,9 +153,9 @@ def _join(spec: ResNetSpec) -> Iterator[str]:
 def _norm(facts: Facts) -> Iterator[str]:
     norm = norm_of(facts.plan)
     if not isinstance(norm, BatchNorm):
-        yield f"group norm of {norm.groups} groups, eps {norm.eps:g}"
+        yield f"group norm of {norm.groups} groups, eps {number(norm.eps)}"
         return
     if norm.eps != 1e-5:
-        yield f"eps is {norm.eps:g}"
+        yield f"eps is {number(norm.eps)}"
     if norm.momentum != 0.9:
         yield f"running statistics keep {norm.momentum:g} of the old value"
