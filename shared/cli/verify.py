@@ -48,6 +48,8 @@ from shared.errors import SpecError
 if TYPE_CHECKING:
     from shared.verification.trace import Trace
 
+PAGE_SHARE = 20  # of the time of a run, one part in so many goes into pages of what is done
+
 
 def verify(
     context: typer.Context,
@@ -111,16 +113,20 @@ def verify(
         specs, names, dtype, seed, batch, image_size, canonical, image, weights, check, training
     )
     console, errors = make_console(json_file), make_console(stderr=True)
-    verdicts = []
+    verdicts, due = [], 0.0
     with report.VerifyProgress(errors, total=count_networks(specs) * len(chosen)) as progress:
         for verdict in iter_verdicts(specs, chosen, inputs, progress.step):
             verdicts.append(verdict)
             if markdown:  # after every network: a long run that is interrupted keeps what it found
                 write_text(markdown, pages.verify_markdown(verdicts, inputs, command_line()))
-            if html:
+            if html and time.perf_counter() >= due:  # a page of many networks takes seconds
+                begun = time.perf_counter()
                 write_pages(pages.verify_page(verdicts, inputs, command_line()), html)
+                due = time.perf_counter() + PAGE_SHARE * (time.perf_counter() - begun)
             if len(specs) > 1 and not verdict.passed:
                 report.print_failure(errors, verdict)
+    if html:
+        write_pages(pages.verify_page(verdicts, inputs, command_line()), html)
     comparisons = [c for verdict in verdicts for c in verdict.comparisons]
     passed = all(verdict.passed for verdict in verdicts)
     environment = {k: v for verdict in verdicts for k, v in verdict.versions.items()}

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 
 from shared.reports.charts import draw
-from shared.reports.page import OVER_LIMIT, Chart, Mark, Page, Part, Strip, Table, shown
+from shared.reports.page import OVER_LIMIT, Chart, Mark, Page, Part, Scale, Strip, Table, shown
 from shared.reports.style import LEVELS, LINES, style
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -46,8 +46,9 @@ def _page(page: Page) -> Iterator[str]:
     yield f"<h1>{escape(page.verdict)}</h1>"
     yield from (f"<p>{escape(line)}</p>" for line in page.details)
     yield "</header><main>"
+    explained: set[Scale] = set()
     for part in page.parts:
-        yield from _part(part)
+        yield from _part(part, explained)
     yield "</main><footer>"
     if page.environment:
         yield "<h2>Environment</h2><dl>"
@@ -59,14 +60,13 @@ def _page(page: Page) -> Iterator[str]:
     yield "</footer></body></html>"
 
 
-def _part(part: Part) -> Iterator[str]:
+def _part(part: Part, explained: set[Scale]) -> Iterator[str]:
     yield f"<section><h2>{escape(part.title)}</h2>"
     yield from (f"<p>{escape(line)}</p>" for line in part.lines)
-    scale = None
     for item in part.items:
         if isinstance(item, Strip):
-            if item.scale != scale:  # once for all that follow
-                scale = item.scale
+            if item.scale not in explained:
+                explained.add(item.scale)
                 yield f'<p class="scale">{_legend(item)}</p>'
             yield from _strip(item)
         elif isinstance(item, Table):

@@ -52,6 +52,13 @@ def test_every_layer_has_a_mark_in_order() -> None:
     assert "first at stages.0.blocks.1.conv1" in figures[1].text
 
 
+def test_a_scale_is_explained_once() -> None:
+    part = page_with(comparison(1e-15)).parts[0]
+    page = html_page(Page("t", Tone.good, "v", (), [part, part]))
+    assert page.count("Hover or tap a bar") == 1
+    assert page.count("<figure") == 2
+
+
 def heights(page: str) -> list[int]:
     found = [m.classes[0] for m in read(page).all("i")]
     assert all(name.startswith("h") for name in found)
