@@ -249,6 +249,8 @@ class Machine:
 
     def _new(self) -> None:
         arguments, constructor = self._pop(), self._pop()
+        if type(constructor) is InertFunction:  # a class that is called like one
+            constructor = InertClass(*constructor)
         if type(constructor) is InertClass and type(arguments) is tuple:
             self._push(make_object(self._budget, constructor, arguments))
             return
@@ -288,8 +290,10 @@ class Machine:
 
     def _persistent(self) -> None:
         match self._pop():
-            case ("module", InertClass() as kind, str() | None, str() | None):
-                self._push(kind)  # with its source, which nothing reads
+            case ("module", InertClass() | InertFunction() as kind, str() | None, str() | None):
+                self._push(
+                    InertClass(kind.module, kind.name)
+                )  # with its source, which nothing reads
                 return
             case ("storage", StorageType() as kind, str() as key, str(), int() as numel, *view):
                 if not view or (len(view) == 1 and view[0] is None):

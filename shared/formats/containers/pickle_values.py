@@ -195,12 +195,14 @@ def _partial(budget: Budget, arguments: tuple) -> Opaque:
     return Opaque("partial")
 
 
-def _attribute(budget: Budget, arguments: tuple) -> Opaque:
-    """getattr, by which a method of an object is pickled."""
+def _attribute(budget: Budget, arguments: tuple) -> InertObject | Opaque:
+    """getattr, by which a method of an object is pickled: `torch.save(model.state_dict)`, without
+    its call, has all of the model.
+    """
     owners = (InertClass, InertFunction, InertObject, Opaque)
     if len(arguments) != 2 or type(arguments[0]) not in owners or type(arguments[1]) is not str:
         raise PickleRefused(why_not("builtins", "getattr"))
-    return Opaque("attribute")
+    return arguments[0] if type(arguments[0]) is InertObject else Opaque("attribute")
 
 
 def make_object(budget: Budget, kind: InertClass, arguments: tuple) -> InertObject:
@@ -218,6 +220,9 @@ def make_object(budget: Budget, kind: InertClass, arguments: tuple) -> InertObje
 
 def _reconstructor(budget: Budget, arguments: tuple) -> InertObject:
     """copy_reg._reconstructor of protocols 0 and 1: class, base, what the base is made of."""
+    first = arguments[0] if arguments else None
+    if type(first) is InertFunction:  # a class that is called like one
+        arguments = (InertClass(*first), *arguments[1:])
     match arguments:
         case (InertClass() as kind, InertClass(), None):
             return make_object(budget, kind, ())

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from shared.errors import CheckpointError
+from shared.formats.containers.protobuf import Source
 from shared.formats.containers.registry import read_archive
 from shared.formats.containers.tensorflow import snappy
 from shared.formats.containers.tensorflow.crc32c import crc32c, masked
+from shared.formats.containers.tensorflow.object_graph import shown_names
 from tests.formats import tensorflow_files as made
 from tests.formats.hostile import assert_same, cheaply, is_refused, mutations, values
 
@@ -111,6 +113,47 @@ def test_variables_of_one_name_keep_their_paths(tmp_path: Path) -> None:
     assert sorted(read_archive(tmp_path / "ckpt").entries) == ["net/parts/0", "net/parts/1"]
 
 
+def object_graph(*variables: tuple[str, str]) -> Source:
+    """Of (key, the variable's own name)."""
+    suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
+    nodes = [
+        made.field(1, made.field(2, made.field(2, name) + made.field(3, key + suffix)))
+        for key, name in variables
+    ]
+    return Source(b"".join(nodes), fail)
+
+
+KERAS = "model/layer_with_weights-0"
+CASES: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
+    "counted layers": ([(f"{KERAS}/kernel", "conv1/kernel")], ["conv1/kernel"]),
+    "attributes": (
+        [("net/blocks/0/c1/kernel", "block/conv2d/kernel"), ("net/fc/_kernel", "dense/kernel")],
+        ["net/blocks/0/c1/kernel", "net/fc/kernel"],
+    ),
+    "two models": (
+        [(f"{KERAS}/kernel", "conv/kernel"), (f"x{KERAS}/kernel", "conv/kernel")],
+        ["model/conv/kernel", "xmodel/conv/kernel"],
+    ),
+    "no names": ([(f"{KERAS}/kernel", "")], [f"{KERAS}/kernel"]),
+    "an optimizer": (
+        [
+            ("optimizer/_trainable_variables/0", "conv/kernel"),
+            ("optimizer/_variables/2", "adam/conv_kernel_momentum"),
+            (f"{KERAS}/kernel/.OPTIMIZER_SLOT/optimizer/m", "Adam/conv/kernel/m"),
+        ],
+        ["conv/kernel", "optimizer/adam/conv_kernel_momentum", "optimizer/Adam/conv/kernel/m"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_names_of_objects(case: str) -> None:
+    variables, names = CASES[case]
+    keys = [f"{key}/.ATTRIBUTES/VARIABLE_VALUE" for key, _ in variables]
+    found = shown_names(keys, object_graph(*variables), lambda a, b: False)
+    assert found == dict(zip(keys, names, strict=True))
+
+
 # What is made by hand.
 
 
@@ -122,6 +165,13 @@ def index(tmp_path: Path) -> Path:
 def test_by_hand(index: Path) -> None:
     made.write(index, ARRAYS)
     assert_same(values(read_archive(index)), ARRAYS)
+
+
+def test_whichever_of_its_files_is_given(index: Path, tmp_path: Path) -> None:
+    made.write(index, ARRAYS)
+    (tmp_path / "model.ckpt.meta").write_bytes(b"")
+    for name in ("model.ckpt", "model.ckpt.meta", "model.ckpt.data-00000-of-00001"):
+        assert len(read_archive(tmp_path / name).entries) == len(ARRAYS)
 
 
 def test_several_data_files(index: Path, tmp_path: Path) -> None:

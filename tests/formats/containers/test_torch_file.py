@@ -278,6 +278,28 @@ def test_a_whole_model(tmp_path, layout, wrap):
     assert all((found.entries[n].load() == a).all() for n, a in expected.items())
 
 
+def test_a_method_that_was_not_called(tmp_path, layout):
+    """`torch.save(model.state_dict)`, as it happens."""
+    model = net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = read(save(tmp_path / "a.pth", model.state_dict, layout))
+    assert list(found.entries) == list(model.state_dict())
+
+
+class small_net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(2, 3, 1)
+
+
+def test_a_class_that_is_called_like_a_function(tmp_path, layout):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = read(save(tmp_path / "a.pth", small_net(), layout))
+    assert list(found.entries) == ["conv.weight", "conv.bias"]
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("make", ["script", "trace"])
 def test_torchscript(tmp_path, make):

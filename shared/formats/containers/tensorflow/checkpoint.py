@@ -33,7 +33,7 @@ MAX_INDEX = 16 << 20  # bytes; 100,000 tensors have names of ten
 MAX_SHARDS = 1 << 10
 MAX_STRINGS = 16 << 20  # bytes of a tensor of texts that is read: the object graph
 _INDEX = ".index"
-_DATA = re.compile(r"(?P<prefix>.+)\.data-\d{5}-of-\d{5}")
+_DATA = re.compile(r"(?P<prefix>.+)\.(data-\d{5}-of-\d{5}|meta)")
 _LATEST = re.compile(r'^model_checkpoint_path: "(?P<path>(?:[^"\\\n]|\\.)*)"', re.MULTILINE)
 _VARIABLES = "variables"
 _MAX_STATE = 1 << 20  # bytes of the file `checkpoint`
@@ -71,7 +71,7 @@ def is_table(path: Path) -> bool:
 
 
 def index_of(path: Path) -> Path | None:
-    """The `.index` file that a prefix (`model.ckpt`) or a data file stands for."""
+    """The `.index` file that a prefix (`model.ckpt`), a data file or a graph stands for."""
     match = _DATA.fullmatch(path.name)
     if match is None and path.exists():
         return None

@@ -2,8 +2,8 @@
 (`model/layer_with_weights-0/kernel/.ATTRIBUTES/VARIABLE_VALUE`).
 
 The object graph that is stored beside them has the variables' own names (`conv1_conv/kernel`),
-which are taken where they tell all variables apart. Source: tensorflow,
-`core/protobuf/trackable_object_graph.proto`.
+which are taken where the paths only count layers, and names tell all variables apart. Source:
+tensorflow, `core/protobuf/trackable_object_graph.proto`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ _SLOT = "/.OPTIMIZER_SLOT/"
 _OPTIMIZER = "optimizer"
 _OPTIMIZERS = re.compile(rf"(?:^|/)_?{_OPTIMIZER}(?:/|$)")
 _WEIGHTS = re.compile(rf"(?:^|/)_?{_OPTIMIZER}/_(?:non_)?trainable_variables/\d+$")
+# Where Keras counts what it holds. Attributes of a program's own classes tell more than the names
+# that Keras gives to layers in them.
+_COUNTED = re.compile(
+    r"(^|/)(layer(_with_weights)?-\d+|_operations/\d+|_?(all_|(non_)?trainable_)?variables/\d+)/"
+)
 _ESCAPES = ((".S", "/"), ("..", "."))  # of keys: a slash in an attribute's name
 _MAX_NODES = 1 << 16
 _MAX_NAME = 512  # characters
@@ -40,11 +45,13 @@ def shown_names(keys: Sequence[str], graph: Source | None, same: Same) -> dict[s
     ordered = [*full, *(key for key in keys if key not in full)]
     plain = {key: _plain(key) for key in ordered}
     state = {key for key in ordered if _is_state(key)}
-    for named in (
+    own_names = [
         {key: full.get(key, "") for key in ordered},
         {key: f"{key.partition('/')[0]}/{full[key]}" if full.get(key) else "" for key in ordered},
-        plain,
-    ):
+    ]
+    weights = [key for key in ordered if key not in state]
+    counted = sum(_COUNTED.search(key) is not None for key in weights)
+    for named in [*own_names, plain] if 2 * counted > len(weights) else [plain, *own_names]:
         chosen = _unique(
             {
                 key: f"{_OPTIMIZER}/{name or plain[key]}" if key in state else name
