@@ -88,9 +88,16 @@ OWNERS: dict[str, Owner] = {
         "the network; slim strides in the last unit of a block, and pools SAME, as is told",
         CONVERT,
     ),
+    "onnx": Owner(
+        "an export to ONNX that kept its batch norms",
+        "a `.onnx`, with or without a file of values beside it",
+        "the weights by their layers; where the exporter folded the norms into the kernels, as "
+        "most do, it is refused and says so, whatever the tensors are called",
+        CONVERT,
+    ),
     "arrays": Owner(
         "NumPy, JAX, Flax",
-        "an `.npz` or `.msgpack` of any tree",
+        "an `.npz`, `.npy`, `.msgpack` or an Orbax folder of any tree",
         "the network in it; where kernels are HWIO, SAME padding is assumed, and told",
         CONVERT,
     ),

@@ -15,7 +15,7 @@ import pytest
 
 from shared.formats.owners import OWNERS
 from tests.cli_runner import Rosetta
-from tests.formats import tensorflow_files
+from tests.formats import onnx_files, tensorflow_files
 from tests.formats.inside_files import FEATURES, Arrays, bits, net, ones, save, truth, under
 
 RAW, OTHER = 1, 2  # seeds
@@ -364,6 +364,18 @@ def whole_module(folder: Path) -> Path:
     return folder / "file.pt"
 
 
+def onnx(folder: Path) -> Path:
+    """A graph whose batch norms are there."""
+    arrays = {n: a for n, a in net(RAW).items() if not n.endswith("num_batches_tracked")}
+    (folder / "file.onnx").write_bytes(onnx_files.network(arrays))
+    return folder / "file.onnx"
+
+
+def npy(folder: Path) -> Path:
+    np.save(folder / "file.npy", {"model": net(RAW)}, allow_pickle=True)  # type: ignore[arg-type]
+    return folder / "file.npy"
+
+
 def keras_model(suffix: str) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         """A network of keras.applications, nested between others, with the weights of `net`."""
@@ -444,6 +456,8 @@ CASES: dict[str, Case] = {
     "objects": Case("tensorflow", objects),
     "linen": Case("arrays", msgpack),
     "npz": Case("arrays", npz),
+    "npy": Case("arrays", npy),
+    "onnx": Case("onnx", onnx),
 }  # fmt: skip
 
 
