@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shared.formats.checkpoint import Checkpoint, open_checkpoint
     from shared.formats.convert import Conversion, convert
     from shared.frameworks.diagnose import diagnose
-    from shared.frameworks.identify import identify
+    from shared.frameworks.identify import compare_models, identify
     from shared.frameworks.inputs import Inputs
     from shared.frameworks.verify import Verdict, verify
     from shared.graphs.verdict import Identified
@@ -56,6 +56,7 @@ _MODULES = {
     "Verdict": "frameworks.verify",
     "check_weights": "weights.canonical",
     "compare": "verification.comparison",
+    "compare_models": "frameworks.identify",
     "convert": "formats.convert",
     "diagnose": "frameworks.diagnose",
     "fold_norms": "weights.folding",

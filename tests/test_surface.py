@@ -87,7 +87,7 @@ def test_using_a_name_imports_no_framework() -> None:
 def test_the_example_in_a_docstring(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if name in ("verify", "identify"):
+    if name in ("verify", "identify", "compare_models"):
         pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)  # some write a file
     found = getattr(shared, name)

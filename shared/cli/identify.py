@@ -18,7 +18,7 @@ from shared.cli.options import (
     write_json,
     write_pages,
 )
-from shared.errors import RosettaError, SpecError
+from shared.errors import RosettaError
 
 if TYPE_CHECKING:
     from shared.architecture.spec import ResNetSpec
@@ -68,19 +68,24 @@ def identify(
 ) -> None:
     """Say which ResNet a model is, where it departs from it, and prove it by numbers."""
     from shared.cli import report_identify as report
-    from shared.frameworks.identify import identify_target
+    from shared.frameworks.identify import Answer, compare_targets, identify_target
 
     check_outputs(json_file, html, markdown, None if output is None or output.is_dir() else output)
-    spec, weights = _other_side(against, image_size, seconds)
+    side = _other_side(against, image_size, seconds)
     errors = make_console(stderr=True)
     with errors.status(f"reading {target}"):
-        answer = identify_target(
-            target,
-            image_size,
-            spec,
-            keep_weights=output is not None or weights is not None,
-            seconds=seconds,
-        )
+        if side is None:
+            spec, weights = None, None
+            answer = Answer(compare_targets(target, str(against), image_size, seconds=seconds))
+        else:
+            spec, weights = side
+            answer = identify_target(
+                target,
+                image_size,
+                spec,
+                keep_weights=output is not None or weights is not None,
+                seconds=seconds,
+            )
     found = answer.found
     if weights is not None:
         found["departures"] += report.unequal_tensors(answer.weights, weights, found["names"])
@@ -105,8 +110,10 @@ def identify(
 
 def _other_side(
     against: str | None, image_size: int | None, seconds: float
-) -> tuple[ResNetSpec | None, Weights | None]:
-    """The spec to compare with, and its weights if it has any."""
+) -> tuple[ResNetSpec | None, Weights | None] | None:
+    """The spec to compare with, and its weights if it has any; None of a model that is no ResNet
+    that is known in full.
+    """
     from shared.architecture.presets import get_spec
     from shared.frameworks.targets import is_target
 
@@ -116,12 +123,8 @@ def _other_side(
         from shared.frameworks.identify import identify_target
 
         other = identify_target(against, image_size, keep_weights=True, seconds=seconds)
-        if other.spec is None or not other.found["recognised"]:
-            raise SpecError(
-                f"--against {against}: is no ResNet that is known in full ({other.found['verdict']}"
-                "); compare with the network that it should be"
-            )
-        return other.spec, other.weights
+        known = other.spec is not None and other.found["recognised"]
+        return (other.spec, other.weights) if known else None
     if not Path(against).exists():
         return get_spec(against), None
     from shared.formats.checkpoint import open_checkpoint

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from shared.architecture.plan import make_plan
-from shared.architecture.presets import get_spec
+from shared.architecture.presets import get_spec, list_presets
 from shared.architecture.spec import ResNetSpec
 from shared.cli.tables import Column, Table
 from shared.graphs.verdict import NO_RESNET, THIS_SIZE, fields_that_differ, listed
@@ -61,7 +61,7 @@ def _near(found: Mapping[str, Any]) -> str:
     nearest = found["nearest"]
     if spec is None or nearest is None:
         return nearest or "every ResNet"
-    differ = fields_that_differ(spec, get_spec(nearest)) if "/" in nearest else {}
+    differ = fields_that_differ(spec, get_spec(nearest)) if nearest in list_presets() else {}
     shown = [f"{name}={_value(a)}" for name, (a, _) in differ.items() if name != "norm.groups"]
     return nearest + (f" with {', '.join(shown[:4])}" if shown else "")
 
@@ -93,7 +93,8 @@ def details(found: Mapping[str, Any]) -> list[str]:
         mark = "✓" if evidence["passed"] else "✗"
         rows.append(
             f"numbers    {mark} {evidence['images']} in {evidence['dtype']}: "
-            f"{evidence['error']:.1e} from the reference, limit {evidence['limit']:.0e}"
+            f"{evidence['error']:.1e} {'from the reference' if spec else 'apart'}, "
+            f"limit {evidence['limit']:.0e}"
         )
     rows += [f"around     {text}" for text in found["surroundings"]]
     rows += [f"note       {text}" for text in found["notes"]]

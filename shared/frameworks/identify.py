@@ -16,7 +16,8 @@ from shared.architecture.spec import ResNetSpec
 from shared.errors import FrameworkError, RosettaError
 from shared.frameworks.readers import reader_of
 from shared.frameworks.targets import checked, said, target_reader, working_folder
-from shared.graphs.verdict import Identified, identify_graph
+from shared.graphs.pair import ComparedModels, compare_graphs
+from shared.graphs.verdict import DEPARTS, SAME_MODEL, Identified, identify_graph
 from shared.processes import ON_CPU, call
 from shared.weights.canonical import Weights
 
@@ -56,6 +57,31 @@ def identify(
         raise
     except Exception as error:  # noqa: BLE001 - a user's model may raise anything
         raise FrameworkError(f"the model cannot be read: {said(error)}") from None
+
+
+def compare_models(model_a: Any, model_b: Any, image_size: int | None = None) -> ComparedModels:
+    """Whether two models, of one framework or of two, are the same network with the same weights,
+    or where they part first.
+
+    Both are what `identify` takes. They are compared operator by operator at an image size and at
+    the next one, tensor by tensor, and by their outputs for the same images.
+
+    >>> import resnet_torch
+    >>> from shared import compare_models, get_spec
+    >>> one, other = (resnet_torch.build(get_spec("cifar/resnet20"), seed=k) for k in (1, 2))
+    >>> found = compare_models(one, other)
+    >>> found.same, found.departures[0].where, found.departures[0].what
+    (False, 'stem.conv1', 'weights')
+
+    Raises `FrameworkError` for what is no model, or cannot be traced.
+    """
+    readers = (reader_of(model_a), reader_of(model_b))
+    try:
+        return compare_graphs(*readers, image_size)
+    except RosettaError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a user's model may raise anything
+        raise FrameworkError(f"the models cannot be compared: {said(error)}") from None
 
 
 @dataclass
@@ -141,3 +167,45 @@ def serve_identify(
         else:
             return found.to_dict()
     raise FrameworkError(problem if problem.startswith(f"{name}: ") else f"{name}: {problem}")
+
+
+def compare_targets(
+    target: str, other: str, image_size: int | None = None, *, seconds: float = SECONDS
+) -> dict[str, Any]:
+    """`compare_models` for two targets, in one process, as `rosetta identify --json` writes it.
+
+    Raises `FrameworkError` as `identify_target` does.
+    """
+    folder = working_folder()
+    full = [checked(name, folder) for name in (target, other)]
+    found = call(
+        serve_compare,
+        *full,
+        str(folder),
+        image_size,
+        name=f"{target} and {other}",
+        environment=_ENVIRONMENT,
+        seconds=seconds,
+    )
+    answer = Identified(SAME_MODEL if found["same"] else DEPARTS).to_dict()
+    rest = {key: found[key] for key in ("departures", "image_sizes", "notes", "evidence")}
+    return answer | rest | {"recognised": found["same"], "nearest": other}
+
+
+def serve_compare(target: str, other: str, folder: str, image_size: int | None) -> dict[str, Any]:
+    """The child's side of `compare_targets`."""
+    readers = []
+    for name in (target, other):
+        try:
+            readers.append(target_reader(name, folder))
+        except RosettaError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+            raise FrameworkError(f"{name}: {said(error)}") from None
+    a, b = readers
+    try:
+        return compare_graphs(a, b, image_size).to_dict()
+    except RosettaError:
+        raise
+    except Exception as error:  # noqa: BLE001 - as above
+        raise FrameworkError(f"{target} and {other}: {said(error)}") from None

@@ -41,6 +41,7 @@ class Overlay:
     departures: list[Departure] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     placed: dict[str, Node] = field(default_factory=dict)
+    paired: list[tuple[Node, Node]] = field(default_factory=list)  # ours and theirs, alike
     weights: dict[str, Array] = field(default_factory=dict)
     names: dict[str, str | None] = field(default_factory=dict)
 
@@ -105,6 +106,7 @@ def _paired(found: Overlay, a: Node, b: Node, target: Target) -> None:
     where = place_of(b, target)
     found.departures += [Departure(where, *d, b.line, layer) for d in differ]
     found.notes += notes
+    found.paired.append((a, b))
     if a.id in ours.ops:
         found.placed[layer] = b
 
