@@ -1,7 +1,8 @@
-"""`python -m benchmarks [torch|keras|flax|train|loop|convert|inspect|startup|verify ...]`: every
-figure of the README's tables.
+"""`python -m benchmarks [torch|keras|flax|train|loop|convert|inspect|startup|verify|evidence ...]`:
+every figure of the README's tables.
 
 Run it while nothing else runs. Each framework is timed in a process of its own, beside its peer.
+`evidence` is no timing: how often `rosetta inspect --evidence` is right, for docs/evidence.md.
 `--quick` only shows that all of it runs: tiny batches, a few rounds.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import convert_speed, inspect_speed, loop_speed, startup
+from benchmarks import convert_speed, evidence, inspect_speed, loop_speed, startup
 from benchmarks.timing import BATCH, SIZE, Result
 from shared.cli.options import make_console
 from shared.cli.tables import Column, Table
@@ -26,6 +27,7 @@ from shared.frameworks.registry import get_framework
 
 FRAMEWORKS = ("torch", "keras", "flax")
 KINDS = (*FRAMEWORKS, "train", "loop", "convert", "inspect", "startup", "verify")
+EVIDENCE = "evidence"  # no timing, and no part of all
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 PIPELINE_AT_LEAST = 2.0  # times as many images a second as the fastest training step
@@ -207,9 +209,13 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="train and loop: only see that they run"
     )
+    parser.add_argument(
+        "--train", action="store_true", help="evidence: train the networks that are missing"
+    )
     asked = parser.parse_args()
-    if unknown := set(asked.kinds) - set(KINDS):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; known are {', '.join(KINDS)}")
+    known = (*KINDS, EVIDENCE)
+    if unknown := set(asked.kinds) - set(known):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known are {', '.join(known)}")
     wanted = asked.kinds or KINDS
     console = Console()
     if frameworks := [name for name in FRAMEWORKS if name in wanted]:
@@ -226,6 +232,8 @@ def main() -> None:
         startups(console)
     if "verify" in wanted:
         verifications(console)
+    if EVIDENCE in wanted:
+        evidence.main(console, asked.train)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,41 @@
+"""`docs/evidence.md` is what its rows say; the rows are what is judged of their scores today."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.evidence import PAGE, REAL, TRAINED, read_rows
+from benchmarks.evidence_page import OUTCOMES, Row, page
+from shared.verification.evidence import FIELDS, PREPROCESSING_FIELD, _judged
+
+ROWS = read_rows()
+
+
+def test_the_page_is_of_the_rows() -> None:
+    assert PAGE.read_text("utf-8") == page(ROWS)
+
+
+def test_every_network_has_its_rows() -> None:
+    assert [known.name for known in (*REAL, *TRAINED)] == list(
+        dict.fromkeys(row.network for row in ROWS)
+    )
+    assert {row.field for row in ROWS} <= {PREPROCESSING_FIELD, *FIELDS}
+    assert {row.outcome for row in ROWS} <= set(OUTCOMES)
+
+
+@pytest.mark.parametrize("network", dict.fromkeys(row.network for row in ROWS))
+def test_the_judgement_is_todays(network: str) -> None:
+    """A factor that is changed needs rows that are measured again."""
+    rows = [row for row in ROWS if row.network == network and row.field != PREPROCESSING_FIELD]
+    assert len(rows) > 5
+    for row in rows:
+        # What the network has while a field is judged is what is assumed of the field.
+        evidence = _judged(row.field, row.assumed, row.scores, row.scores[row.assumed])
+        assert (evidence.value, evidence.strength) == (row.value, row.strength), row
+        assert row.outcome == outcome(row)
+
+
+def outcome(row: Row) -> str:
+    if row.strength == "none":
+        return "no evidence"
+    return "right" if row.truth in (row.value, *row.as_likely) else "wrong"
