@@ -30,7 +30,7 @@ from shared.verification.recording import EVAL, TRAIN
 
 MAX_CAUSES = 4
 LIKELY_RANK = 2  # hypotheses of the whole network, before single tensors
-BEAM = 3  # single hypotheses that a second one is looked for behind
+BEAM = 4  # single hypotheses that a second one is looked for behind
 LEAST_GAIN = 0.97  # of the distance that is left, for a hypothesis worth going on with
 NEAREST = 3
 STRIKING = 1e-3  # of the difference: what leaves no more is worth a proof in float64
@@ -157,7 +157,7 @@ class Search:
             return [found], scan.nearest()
         nearest = scan.nearest()
         if most > 1 and not self.rounding and check_of(key) in (EVAL, TRAIN):
-            for first in self._worth(scan, port):
+            for first in self._worth(scan):
                 behind = first.hypothesis(port)
                 if behind is None:
                     continue
@@ -167,15 +167,23 @@ class Search:
                     return [first.hypothesis, found], nearest
         return [], nearest
 
-    def _worth(self, scan: _Scan, port: Port) -> list[Tried]:
-        """The single hypotheses that a second one is looked for behind, of different effect."""
+    def _worth(self, scan: _Scan) -> list[Tried]:
+        """The single hypotheses that a second one is looked for behind: of different effect, and
+        of a field's values the one that leaves least.
+        """
         kept: list[Tried] = []
+        fields: set[tuple[str, ...]] = set()
         # Those of equal effect stay in the order of the list, whatever rounding makes of them.
         for tried in sorted(scan.tried, key=lambda t: round(t.distance / scan.before, 5)):
             if tried.distance > LEAST_GAIN * scan.before or len(kept) == BEAM:
                 break
-            if all(abs(tried.distance - other.distance) > 1e-6 * scan.before for other in kept):
+            field = tuple(tried.hypothesis.set) or (tried.hypothesis.name,)
+            other_effect = all(
+                abs(tried.distance - other.distance) > 1e-6 * scan.before for other in kept
+            )
+            if other_effect and field not in fields:
                 kept.append(tried)
+                fields.add(field)
         return kept
 
 

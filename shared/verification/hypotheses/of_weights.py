@@ -166,7 +166,12 @@ def _of_layers(
 
 def _everywhere(found: Mapping[str, Any]) -> Iterator[Hypothesis]:
     """A rule that was wrong for every layer that it concerns, of which there are several."""
-    not_rules = ("not loaded (zeros)", "gamma zero", "its input channels in reverse order")
+    not_rules = (
+        "not loaded (zeros)",
+        "gamma zero",
+        "its input channels in reverse order",
+        "[in, out] read as [out, in]",
+    )
     for kind, rules in (("norm", NORMS), ("kernel", KERNELS), ("layer", BIAS)):
         for what, change in rules.items():
             concerned = [layer for layer, op in found.items() if change in changes_of(op).values()]

@@ -1,0 +1,1 @@
+"""The wall: public ResNets in several frameworks, same or not, and why."""
