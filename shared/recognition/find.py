@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared.architecture.ops import Shape
+from shared.recognition.averages import bodies_of, has_statistics, of_network, of_structure
 from shared.recognition.choice import choose, without_twins
 from shared.recognition.layers import Tensor, layout_of, read_layers
-from shared.recognition.leftovers import Group, groups, kind_of
+from shared.recognition.leftovers import AVERAGES, Group, groups, kind_of
 from shared.recognition.named import find_named
 from shared.recognition.names import Words, parts_of
 from shared.recognition.network import (
-    HEAD,
     Network,
     Refusal,
     from_names,
@@ -25,7 +24,7 @@ from shared.recognition.network import (
     with_classifiers,
 )
 from shared.recognition.strangers import Word, explain
-from shared.recognition.structure import Misfit, find_structures
+from shared.recognition.structure import Misfit, Structure, find_structures
 from shared.recognition.tree import make_tree
 
 
@@ -76,18 +75,32 @@ def survey(tensors: Mapping[str, Tensor], changes: Mapping[str, Any] | None = No
     used = {name for network in networks for name in network.names.values()}
     free = [layer for layer in layers if used.isdisjoint(layer.names.values())]
     layout, doubt = layout_of(free)
-    for structure in find_structures(make_tree(free), layout):
-        found = (
-            Refusal(".".join(structure.scope), structure.why)
-            if isinstance(structure, Misfit)
-            else from_structure(structure, free, rest, changes)
-        )
+    structures = find_structures(make_tree(free), layout)
+    # What has no statistics comes last: it may be averages of a network that has them.
+    structures.sort(key=lambda s: isinstance(s, Structure) and not has_statistics(s))
+    averages = []
+    for structure in structures:
+        if isinstance(structure, Misfit):
+            refused.append(Refusal(".".join(structure.scope), structure.why))
+            continue
+        bare = None if has_statistics(structure) else bodies_of(networks)
+        if bare and (average := of_structure(structure, bare, free)):
+            averages.append(average)
+            continue
+        found = from_structure(structure, free, rest, changes)
         if isinstance(found, Network):
             networks.append(found)
         else:
             refused.append(found)
-    networks, bare = _with_statistics(networks)
-    refused += bare
+    bodies = bodies_of(networks)
+    for network in list(networks):
+        if average := of_network(network, bodies):
+            averages.append(average)
+            networks.remove(network)
+    refused += [average.refusal for average in averages]
+    averaged = {name: AVERAGES for average in averages for name in average.names}
+    aside |= averaged
+    layers = [layer for layer in layers if averaged.keys().isdisjoint(layer.names.values())]
     place = {name: i for i, name in enumerate(tensors)}
     networks = with_classifiers(networks, layers, rest)
     networks.sort(key=lambda network: min(place[name] for name in network.names.values()))
@@ -104,29 +117,6 @@ def survey(tensors: Mapping[str, Tensor], changes: Mapping[str, Any] | None = No
         else explain(tensors, aside, [Word(refusal.why, refusal.known) for refusal in refused]),
         (doubt,) if doubt and any(network.format is None for network in networks) else (),
     )
-
-
-def _with_statistics(networks: Sequence[Network]) -> tuple[list[Network], list[Refusal]]:
-    """Without the averages of the parameters alone of a network with batch norms: as they are, they
-    could only be taken for one with group norms.
-    """
-    bodies = [_parameters(network) for network in networks if network.spec.norm.kind == "batch"]
-    kept, refused = [], []
-    for network in networks:
-        if network.spec.norm.kind == "group" and _parameters(network) in bodies:
-            why = "parameters without running statistics, of a network that has them"
-            refused.append(Refusal(network.path, why, True))
-        else:
-            kept.append(network)
-    return kept, refused
-
-
-def _parameters(network: Network) -> dict[str, Shape]:
-    return {
-        name: shape
-        for name, shape in network.shapes.items()
-        if name not in HEAD and ".running_" not in name
-    }
 
 
 def _left(

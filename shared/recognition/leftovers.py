@@ -15,6 +15,7 @@ from shared.recognition.layers import Tensor
 from shared.recognition.names import Words, parts_of
 
 OPTIMIZER, COUNTER, NUMBER, CONFIGURATION = "optimizer", "counters", "numbers", "configuration"
+AVERAGES = "averages"  # of the parameters alone
 OTHER = "other"  # belongs to something that is no ResNet
 
 _OPTIMIZER = re.compile(

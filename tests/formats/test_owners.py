@@ -240,7 +240,8 @@ def linen() -> dict[str, Any]:
         for part in path:
             inner = inner.setdefault(part, {})
         inner[names.get(leaf, "kernel" if kernel else "scale")] = hwio(array) if kernel else array
-    return {**tree, "step": 7, "opt_state": {"0": {"mu": tree["params"]}}}
+    more = {"opt_state": {"0": {"mu": tree["params"]}}, "ema_params": tree["params"]}
+    return {**tree, **more, "step": 7}
 
 
 def msgpack(folder: Path) -> Path:

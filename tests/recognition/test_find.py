@@ -17,7 +17,7 @@ from shared.formats.render import choose_scheme, render
 from shared.naming.schemes import FORMATS
 from shared.recognition.find import Survey, survey
 from shared.recognition.layers import layout_of, read_layers
-from shared.recognition.leftovers import CONFIGURATION, COUNTER, NUMBER, OPTIMIZER, OTHER
+from shared.recognition.leftovers import AVERAGES, CONFIGURATION, COUNTER, NUMBER, OPTIMIZER, OTHER
 from tests.recognition.dialects import DIALECTS, counted, entry, renamed, unreadable
 
 Entries = Mapping[str, Entry]
@@ -162,7 +162,10 @@ def test_averages_of_parameters_alone_are_no_network_with_group_norms() -> None:
     found = survey(under("model.", net(1)) | shadow, {"norm.groups": 4})
     assert [n.path for n in found.networks] == ["model"]
     assert [(r.path, "running statistics" in r.why) for r in found.refused] == [("shadow", True)]
-    assert others(found) == ["shadow"]
+    assert kinds(found)["shadow"] == AVERAGES
+    narrow = survey(under("model.", net(1)) | shadow)  # 32 groups do not divide its channels
+    assert [n.path for n in narrow.networks] == ["model"]
+    assert (others(narrow), kinds(narrow)["shadow"]) == ([], AVERAGES)
     (alone,) = survey(shadow, {"norm.groups": 4}).networks
     assert alone.spec.norm.kind == "group"
 
