@@ -168,6 +168,8 @@ _CALLS: dict[tuple[str, str], Callable[[Budget, tuple], Any]] = {
         ("numpy.random._pickle", f"__{name}_ctor"): _random_state
         for name in ("randomstate", "bit_generator", "generator")
     },
+    ("numpy.random", "__RandomState_ctor"): _random_state,
+    ("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence"): _random_state,
 }
 ARRAY_GLOBALS: dict[tuple[str, str], Any] = {
     **{key: Constructor(make) for key, make in _CALLS.items()},

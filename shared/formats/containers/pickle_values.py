@@ -336,6 +336,8 @@ _CONSTRUCTORS: dict[tuple[str, str], Callable[[Budget, tuple], Any]] = {
     **{(builtins, "bytes"): _bytes for builtins in ("builtins", "__builtin__")},
     **{(builtins, "getattr"): _attribute for builtins in ("builtins", "__builtin__")},
     ("functools", "partial"): _partial,
+    ("logging", "getLogger"): _opaque("logger"),
+    ("re", "_compile"): _opaque("regular expression"),
     **{(name, "_reconstructor"): _reconstructor for name in ("copy_reg", "copyreg")},
     **{(name, "__newobj__"): _new_object for name in ("copy_reg", "copyreg")},
     **{(name, "_create_namedtuple"): _named_tuple for name in ("dill._dill", "dill.dill")},

@@ -6,6 +6,7 @@ Readers are imported when they are needed.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,7 +249,7 @@ def _zip_kind(path: Path) -> str | None:
     name = header[30 : 30 + int.from_bytes(header[26:28], "little")]
     if name.endswith(
         (b".pkl", b"/version", b"/byteorder", b".format_version", b".storage_alignment")
-    ):
+    ) or re.match(rb"[^/]+/(data/[0-9]+$|code/|constants/)", name):  # TorchScript's first members
         return "torch"
     if name in (b"metadata.json", b"config.json", b"model.weights.h5", b"assets/"):
         return "keras"

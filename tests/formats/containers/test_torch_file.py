@@ -9,6 +9,7 @@ import collections
 import functools
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import warnings
@@ -20,6 +21,7 @@ import pytest
 
 from shared.errors import CheckpointError, FrameworkError
 from shared.formats.containers.archive import Archive, Entry
+from shared.formats.containers.registry import read_archive
 from shared.formats.containers.torch_file import read, sniff_zip, write
 
 torch = pytest.importorskip("torch")
@@ -278,6 +280,46 @@ def test_a_whole_model(tmp_path, layout, wrap):
     assert all((found.entries[n].load() == a).all() for n, a in expected.items())
 
 
+def strays() -> dict[str, Any]:
+    """What people keep beside weights."""
+    import datetime
+    import enum
+    import logging
+    import re
+
+    class Order(enum.Enum):
+        FIRST = 1
+
+    Order.__qualname__ = "Order"
+    globals()["Order"] = Order
+    scheduler = torch.optim.lr_scheduler.StepLR(torch.optim.SGD([torch.ones(1)], 0.1), 3)
+    return {
+        "paths": [pathlib.Path("/x"), pathlib.PurePosixPath("y")],
+        "times": [datetime.datetime(2020, 1, 1), datetime.timedelta(3)],
+        "enum": Order.FIRST,
+        "logger": logging.getLogger("x"),
+        "pattern": re.compile("a+"),
+        "random": np.random.default_rng(0),
+        "old random": np.random.RandomState(0),
+        "defaults": collections.defaultdict(list, a=[1]),
+        "deque": collections.deque([1, 2]),
+        "set": frozenset({1, "a"}),
+        "complex": 1j,
+        "dtype": torch.float16,
+        "numpy": [np.float32, np.dtype("f4"), np.float64(2.5)],
+        "scheduler": scheduler,
+        "version": torch.torch_version.TorchVersion("2.0"),
+    }
+
+
+@pytest.mark.parametrize("name", strays())
+def test_one_stray_object_bars_no_tensors(tmp_path, layout, name):
+    found = read(save(tmp_path / "a.pth", {"w": torch.ones(2), name: strays()[name]}, layout))
+    assert "w" in found.entries
+    others = [other for other in found.entries if other != "w"]
+    assert all(other.startswith("scheduler/") for other in others)
+
+
 def test_a_method_that_was_not_called(tmp_path, layout):
     """`torch.save(model.state_dict)`, as it happens."""
     model = net()
@@ -315,6 +357,8 @@ def test_torchscript(tmp_path, make):
     assert found.entries.keys() == model.state_dict().keys()
     for name, value in model.state_dict().items():
         assert (found.entries[name].load() == value.numpy()).all()
+    shutil.copy(tmp_path / "a.pt", tmp_path / "a.torchscript")
+    assert read_archive(tmp_path / "a.torchscript").container == "torch"
     frozen = torch.jit.freeze(torch.jit.script(model))
     frozen.save(str(tmp_path / "b.pt"))
     refused(tmp_path / "b.pt", "TorchScript", "constants of its program")
