@@ -189,6 +189,7 @@ def convert(
 ) -> None:
     """Convert a checkpoint to another format, read it back and compare it bit by bit."""
     from shared.cli import report_checkpoints as report
+    from shared.cli.live import weights_of
     from shared.formats.checkpoint import open_checkpoint
     from shared.formats.convert import Options, find_target
     from shared.formats.convert import convert as carry
@@ -197,7 +198,7 @@ def convert(
     find_target(output, to)
     check_outputs(json_file, None if output.is_dir() else output)
     checkpoint = open_checkpoint(
-        source,
+        weights_of(source),
         source_format,
         preset,
         parse_settings(settings),
@@ -286,6 +287,7 @@ def predict(
     """Classify photographs in every framework, and show the likeliest classes side by side."""
     from shared.architecture.preprocessing import PREPROCESSING
     from shared.cli import report_checkpoints as report
+    from shared.cli.live import weights_of
     from shared.formats.checkpoint import open_checkpoint
     from shared.frameworks.predict import predict as run
     from shared.frameworks.registry import installed
@@ -296,7 +298,12 @@ def predict(
     alone = ["reference"] if installed() == ["reference"] else None
     chosen = choose_frameworks(framework or alone, reference=False)
     checkpoint = open_checkpoint(
-        weights, None, preset, parse_settings(settings), take=take, leave_out=leave_out or ()
+        weights_of(weights),
+        None,
+        preset,
+        parse_settings(settings),
+        take=take,
+        leave_out=leave_out or (),
     )
     if preprocessing is None and (itself := checkpoint.prepared):
         raise SpecError(

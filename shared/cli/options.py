@@ -291,6 +291,7 @@ def open_weights(
     """The checkpoint that `--weights` names, of the preset that is named, or of what it says
     itself.
     """
+    from shared.cli.live import weights_of
     from shared.formats.checkpoint import open_checkpoint
 
     if presets and len(presets) > 1:
@@ -298,7 +299,13 @@ def open_weights(
     preset = presets[0] if presets else None
     spec = spec_of(preset, settings, mini) if preset and mini else None
     return open_checkpoint(
-        text, None, preset, parse_settings(settings), spec, take=take, leave_out=leave_out or ()
+        weights_of(text),
+        None,
+        preset,
+        parse_settings(settings),
+        spec,
+        take=take,
+        leave_out=leave_out or (),
     )
 
 

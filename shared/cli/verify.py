@@ -86,12 +86,15 @@ def verify(
     """
     from shared.cli import pages
     from shared.cli import report_verify as report
+    from shared.cli.live import is_live
     from shared.cli.report_checkpoints import print_remarks
     from shared.cli.report_diagnose import causes_json, print_causes
     from shared.frameworks.registry import installed
     from shared.frameworks.verify import DEFAULT_PRESETS, count_networks, iter_verdicts
 
     started = time.perf_counter()
+    if presets and len(presets) == 1 and is_live(presets[0]) and not weights:
+        weights, presets = presets[0], None
     if every and presets:
         raise SpecError("--all verifies every preset; name presets or say --all, not both")
     if every and weights:

@@ -134,6 +134,22 @@ def test_another_network_is_not_the_same(rosetta: Rosetta, folder: Path) -> None
     assert other.json["departures"]
 
 
+@pytest.mark.zoo
+def test_a_live_model_is_carried_to_any_format(rosetta: Rosetta, folder: Path) -> None:
+    pytest.importorskip("torch")
+    result = rosetta("convert", "python:mine.py:model", "carried.weights.h5", "--json", "-")
+    assert result.code == 0, result
+    assert result.json["verified"]
+    assert rosetta("inspect", "carried.weights.h5", "--json", "-").json["spec"]["depths"] == [3] * 3
+    verified = rosetta(
+        "verify", "python:mine.py:model", "--framework", "torch,reference", "--check", "eval"
+    )
+    assert verified.code == 0, verified
+    refused = rosetta("convert", "python:mine.py:changed", "changed.weights.h5")
+    refused.refused("is not the network of any spec (departures: 1)")
+    assert not (folder / "changed.weights.h5").exists()
+
+
 def test_a_departure_is_named(rosetta: Rosetta, folder: Path) -> None:
     pytest.importorskip("torch")
     result = rosetta("identify", "python:mine.py:changed")
