@@ -21,7 +21,7 @@ OTHER = "other"  # belongs to something that is no ResNet
 _OPTIMIZER = re.compile(
     r"optim(izers?)?(_\w+)?|opts?(_state)?|opt_states?|\w+_optim(izers?)?(_\w+)?|optimizer_\w+|"
     r"(lr_)?schedulers?|(grad_)?scalers?|amp|momentum_buffer|exp_avg(_sq)?|max_exp_avg_sq|"
-    r"Momentum|Adam(_\d)?|RMSProp(_\d)?|Adagrad|AdamW(_\d)?|LARS\w*|.*rng_states?"
+    r"Momentum|Adam(_\d)?|RMSProp(_\d)?|Adagrad|AdamW(_\d)?|LARS\w*|.*rng_states?|rngs?|rng_keys?"
 )
 _COUNTERS = frozenset(
     (

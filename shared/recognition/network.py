@@ -23,6 +23,11 @@ from shared.recognition.structure import Structure
 from shared.weights.canonical import is_float
 
 HEAD = ("head.weight", "head.bias")
+_CAFFE2_NORM = re.compile(r"_bn_[sb]$")  # group norms are called `_gn_s` there
+_AFFINE = (
+    "its norms have a scale and an offset alone, into which Caffe2 has folded mean and variance, "
+    "as in Detectron's R-50.pkl"
+)
 _BARE = " (its norms have no running statistics, as group norms)"
 _SEPARATOR = re.compile(r"[./]")
 
@@ -133,10 +138,12 @@ def from_structure(
         return Refusal(path, f"{more[0]} is inside its stem or stages, and part of no block")
     dialect = dialect_of(names.values(), last=structure.layout.name == "HWIO")
     canonical = structure.shapes()
+    bare = not any(".running_" in own for own in canonical)
+    if bare and any(_CAFFE2_NORM.search(name) for name in names.values()):
+        return Refusal(path, _AFFINE, True)
     resolved = resolve(canonical, changes, pre=structure.pre, dialect=dialect)
     if isinstance(resolved, Mismatch):
-        bare = "" if any(".running_" in own for own in canonical) else _BARE
-        return Refusal(path, f"{_told(resolved, names)}{bare}")
+        return Refusal(path, f"{_told(resolved, names)}{_BARE if bare else ''}")
     return Network(
         path=path,
         scope=scope,

@@ -332,6 +332,8 @@ def renamed(spec: ResNetSpec, dialect: Dialect) -> tuple[dict[str, Entry], dict[
         name = dialect.leaves[f"{leaf_kind(place.kind)}.{leaf}"].format(
             layer=dialect.layer(place, spec)
         )
+        if spec.norm.kind == "group" and dialect.leaves is CAFFE2:
+            name = name.replace("_bn_", "_gn_")  # as Caffe2 calls them
         if dialect.last:
             axes = {4: (2, 3, 1, 0), 2: (1, 0)}.get(len(shape), (0,))
             shape = tuple(shape[axis] for axis in axes)

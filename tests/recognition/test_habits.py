@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from shared import get_spec
 from shared.formats.containers.archive import Entry
 from shared.recognition.find import survey
+from shared.recognition.leftovers import kind_of
 from shared.recognition.network import Network
 from tests.recognition.dialects import DIALECTS, counted, renamed
 
@@ -72,3 +74,17 @@ def test_slim_wants_other_pixels_in_each_version(version: str, how: str) -> None
     assert network.preprocessing == how
     assert network.spec.strides == (2, 2, 2, 1)
     assert network.spec.block.stride_block == "last"
+
+
+def test_norms_into_which_caffe2_has_folded_its_statistics() -> None:
+    """As in Detectron's `R-50.pkl`."""
+    entries, _ = renamed(get_spec("torchvision/resnet50"), DIALECTS["caffe2"])
+    found = survey({n: e for n, e in entries.items() if not n.endswith(("_rm", "_riv"))})
+    assert not found.networks
+    assert "folded mean and variance" in str(found.word)
+
+
+def test_the_keys_of_a_generator_are_no_weights() -> None:
+    key = Entry.of(np.array([1, 2], "uint32"))
+    assert kind_of("state/rng", key) == kind_of("rng_key", key) == "optimizer"
+    assert kind_of("conv.kernel", key) is None
