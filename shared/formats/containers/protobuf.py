@@ -17,7 +17,7 @@ import numpy as np
 from shared.formats.containers import spans
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-MAX_FIELDS = 1 << 18  # of a file
+MAX_FIELDS = 1 << 17  # of a file
 _WINDOW = 1 << 16
 _MAX_VARINT = 10  # bytes
 
@@ -91,6 +91,9 @@ class Source:
 
     def varint(self, position: int, end: int) -> tuple[int, int]:
         """The number at a position, and where the next thing starts."""
+        at = position - self._start
+        if position < end and 0 <= at < len(self._window) and self._window[at] < 0x80:
+            return self._window[at], position + 1  # most have a single byte
         value = 0
         head = self.take(position, min(_MAX_VARINT, max(0, end - position)))
         for index, byte in enumerate(head):

@@ -13,7 +13,7 @@ from shared.architecture.ops import Shape
 from shared.formats.containers import spans
 from shared.formats.containers.protobuf import BYTES, Field, Source
 
-MAX_NODES = 1 << 16
+MAX_NODES = 1 << 15
 MAX_NAME = 1024  # bytes
 _MAX_INPUTS = 1 << 12  # of a node
 _GRAPH, _PRODUCER, _VERSION = 7, 2, 3
