@@ -19,7 +19,7 @@ LOADING = """\
     model = ResNet()
     load_weights(model, safetensors.numpy.load_file("weights.safetensors"))"""
 
-DEEP = 200  # blocks; Keras walks a graph with one Python frame a layer
+DEEP = 70  # blocks; Keras walks a graph with one Python frame a layer, and Python allows 1000
 
 UNBIASED_NORM = '''@keras.saving.register_keras_serializable()
 class BatchNormalization(layers.BatchNormalization):
@@ -90,7 +90,9 @@ def keras_file(facts: Facts) -> str:
         list(_net(facts)),
         LOAD.replace("{leaves}", leaves).splitlines(),
     ]
-    return joined(head_of(facts, "Keras 3", "NHWC", LOADING), _imports, body)
+    # Keras makes a variable's path the name of a `torch.nn.Parameter`, which may have no dots.
+    note = " Names have dots, so TensorFlow or JAX has to be the backend."
+    return joined(head_of(facts, "Keras 3", "NHWC", LOADING, note), _imports, body)
 
 
 def _imports(body: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ from shared.source.facts import Facts, norm_of
 from shared.source.lines import docstring, number
 
 
-def head_of(facts: Facts, framework: str, layout: str, loading: str) -> list[str]:
+def head_of(facts: Facts, framework: str, layout: str, loading: str, note: str = "") -> list[str]:
     """The docstring of the file."""
     spec = facts.spec
     name = spec.name
@@ -22,7 +22,7 @@ def head_of(facts: Facts, framework: str, layout: str, loading: str) -> list[str
         [
             f"{name} in {framework}: {facts.plan.params:,} parameters, "
             f"{facts.plan.macs / 1e9:.2f} G multiply-adds at {height} x {width}.",
-            f"Source: {source}. Tensors are {layout}. Fresh weights are {framework}'s own; "
+            f"Source: {source}. Tensors are {layout}.{note} Fresh weights are {framework}'s own; "
             "canonical ones (`rosetta convert FILE weights.safetensors`) load so:",
             loading,
             *(["Peculiar:", *known] if known else []),
