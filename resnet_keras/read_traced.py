@@ -230,13 +230,17 @@ def _keras_torch(
         program = torch.export.export(module, (images,), strict=False)
     graph = read_program(program, size)
     graph.source = "keras"
-    paths = {id(variable.value): variable.path for variable in layer.variables}
+    # PyTorch sees variables of Keras as parameters, or else as tensors that it lifts out.
+    paths = {variable.value.data_ptr(): variable.path for variable in layer.variables}
+    every = {**program.state_dict, **program.constants}
     names = {
-        name: paths[id(value)]
-        for name, value in (*module.named_parameters(), *module.named_buffers())
-        if id(value) in paths
+        name: paths[tensor.data_ptr()]
+        for name, tensor in every.items()
+        if isinstance(tensor, torch.Tensor) and tensor.data_ptr() in paths
     }
     for node in graph.nodes:
+        # The one module that PyTorch sees says nothing; a parameter's path says where it is.
+        node.where = node.line = ""
         if node.name in names:
             node.name = names[node.name]
             node.where = node.name.rpartition("/")[0]

@@ -4,6 +4,10 @@ they compute, by their layers and by what the backend traces.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,3 +152,29 @@ def test_tensorflow_s_own_modules_and_functions(kind: str, size: int) -> None:
     graph = read_graph(module, size)
     reading.assert_faithful(graph, "float32")
     assert reading.names(graph) == {"w", "b", "head"}
+
+
+ON_TORCH = """
+from resnet_keras.read import read_graph
+from resnet_torch.read import read_graph as read_program
+from tests.graphs import keras_models, reading
+
+model = keras_models.varied(keras_models.functional())
+graph = read_graph(model, 32, traced=True, read_program=read_program)
+assert reading.unknown(graph) == [], reading.unknown(graph)
+assert reading.error(graph) < reading.LIMITS["float32"], reading.error(graph)
+assert {"stem/kernel", "head/bias"} <= reading.names(graph), reading.names(graph)
+subclassed = read_graph(keras_models.subclassed(), 32, read_program=read_program)
+assert any("unit/conv2d" in name for name in reading.names(subclassed))
+"""
+
+
+@pytest.mark.zoo
+def test_the_torch_backend_is_traced_by_pytorch_s_reader() -> None:
+    pytest.importorskip("torch")
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "PYTHONPATH": root}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_TORCH], env=environment, cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-800:]
