@@ -19,7 +19,7 @@ from tests.parity.rendering import FRAMEWORKS, package
 from tests.parity.structures import STRUCTURES
 from tests.zoo import in_zoo
 
-SHORT = ("torchvision/resnet50", "keras/resnet50v2", "bit/r50x1", "cifar/preresnet164")
+SHORT = ("torchvision/resnet50", "keras/resnet50v2", "bit/r50x1")
 SMALL = ResNetSpec(
     name="small",
     image_size=32,
