@@ -186,25 +186,25 @@ def _body(facts: Facts) -> Iterator[str]:
     one, last, norm = facts.one, len(facts.one.convs), _norm_name(facts)
     x = "x"
     if facts.preact != NEVER:
-        active = ["preact = layers.ReLU()(x)"]
+        active = ["active = layers.ReLU()(x)"]
         if one.order == "full_pre":
-            active = [f'preact = {norm}(x, f"{{name}}.norm1")', "preact = layers.ReLU()(preact)"]
+            active = [f'active = {norm}(x, f"{{name}}.norm1")', "active = layers.ReLU()(active)"]
         if facts.preact == ALWAYS:
             yield from active
         else:
-            yield "preact = x"
+            yield "active = x"
             yield f"if {_here(facts.preact)}:"
             yield from indented(active)
-        x = "preact"
+        x = "active"
     source = x if facts.shares == ALWAYS else "x"
     choice = facts.preact != NEVER and facts.shares not in (ALWAYS, NEVER)
     if choice and facts.shares != facts.projects:
-        yield f"source = preact if {_here(facts.shares)} else x"
+        yield f"source = active if {_here(facts.shares)} else x"
         source = "source"
     elif choice:
-        source = "preact"
+        source = "active"
     if not facts.plain:
-        yield from _shortcut(facts, source, "x" if source == "preact" and choice else source)
+        yield from _shortcut(facts, source, "x" if source == "active" and choice else source)
     if one.gate is not None:
         stride = "stride" if facts.strides else "1"
         yield from _conv(one.gate, facts.out, 'f"{name}.gate"', stride, "1", source, "gate")

@@ -59,7 +59,7 @@ ALLOWED = {
 # TensorFlow and XLA take seconds for what takes PyTorch a tenth of one.
 SAMPLE = {
     "torch": ALL_KINDS,
-    "keras": ("torchvision/resnet50", "keras/resnet50v2", "flax/resnet50", "cifar/preresnet20"),
+    "keras": ("torchvision/resnet50", "keras/resnet50v2", "fb/preresnet18", "cifar/preresnet20"),
     "flax": ("torchvision/resnet50", "keras/resnet50v2", "cifar/preresnet20"),
 }
 
