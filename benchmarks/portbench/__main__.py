@@ -23,6 +23,7 @@ from shared.frameworks.diagnose import diagnose_observations
 from shared.verification.diagnosis.observations import observations
 from shared.verification.hypotheses.hypothesis import Port
 from shared.verification.hypotheses.listing import named
+from shared.verification.hypotheses.of_spec import parts_of
 
 FRAMEWORKS = "torch,keras,flax"
 
@@ -74,16 +75,17 @@ def answer(case: Case) -> dict[str, Any]:
 def _score(case: Case, base: Port, found: Any) -> dict[str, Any]:
     """Whether it was found, in the right layer, and each mistake named."""
     said = {cause.what for cause in found.causes}
-    truths, layers, now = [], [], base
+    truths: list[set[str]] = []
+    layers, now = [], base
     for name in case.mistakes:
         hypothesis = named(name, now.spec)
         changed = planted(now, [name])
-        truths.append(hypothesis.what)
+        truths.append({part.what for part in (hypothesis, *parts_of(hypothesis))})
         layers.append(where(now, changed) if changed else "")
         now = changed or now
     twin = bool(truths) and found.explained and not found.same
-    count = sum(truth in said for truth in truths)
-    named_all = count == len(truths)
+    # Of a change of several fields those are named that make a difference here.
+    named_all = found.explained and all(truth & said for truth in truths)
     # Two mistakes of one effect are one function: which of them it was, no output can say.
     equivalent = twin and len(said) <= len(truths) and found.error_after <= found.limit
     starts = {cause.where[0] for cause in found.causes if cause.where}
@@ -95,7 +97,8 @@ def _score(case: Case, base: Port, found: Any) -> dict[str, Any]:
         else None,
         "named": named_all if truths else None,
         "equivalent": equivalent and not named_all,
-        "among_three": named_all or set(truths) <= said | {n.what for n in found.nearest},
+        "among_three": named_all
+        or all(truth & (said | {n.what for n in found.nearest}) for truth in truths),
     }
 
 

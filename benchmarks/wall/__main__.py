@@ -89,7 +89,7 @@ def page(rows: list[str]) -> str:
         f"Made by `python -m benchmarks.wall`, {datetime.date.today().isoformat()}.",
         "",
         "| who | version | sides | evaluation | largest difference | cause, as found | statistics "
-        "in training | measured with their code |",
+        "in training, as far as described | measured with their code |",
         "| --- | --- | --- | --- | ---: | --- | --- | --- |",
         *rows,
     ]
