@@ -251,7 +251,7 @@ def find_target(output: Path, to: str | None) -> tuple[Format, Container]:
         if named is None:
             raise SpecError(f"{output}: its name does not say what it shall be; say --to FORMAT")
         if not named.is_written:
-            raise SpecError(f"{output}: a {named.title} is read, and not written")
+            raise SpecError(f"{output}: {named.title} is read, and not written")
         return get_format(USUAL[named.name]), named
     target = get_format(to)
     writable = [name for name in target.containers if name not in target.read_only]

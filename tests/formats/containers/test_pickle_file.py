@@ -14,9 +14,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, SpecError
 from shared.formats.containers.pickle_stream import SHORT
 from shared.formats.containers.registry import read_archive
+from shared.formats.convert import find_target
 from tests.formats.hostile import assert_same, cheaply, is_refused, mutations, values
 
 RNG = np.random.default_rng(0)
@@ -160,6 +161,12 @@ def test_arrays_stay_in_the_file(tmp_path: Path) -> None:
     data[len(data) // 2] = 7
     path.write_bytes(data)
     assert entry.load().max() == 7
+
+
+@pytest.mark.parametrize("name", ["a.pkl", "a.npy", "a.onnx", "a.ckpt.index"])
+def test_what_is_read_alone_is_not_written(name: str) -> None:
+    with pytest.raises(SpecError, match="is read, and not written"):
+        find_target(Path(name), None)
 
 
 # What is refused.
