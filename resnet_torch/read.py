@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import re
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from shared.errors import FrameworkError
 from shared.graphs.primitives import BATCH, Array, RawGraph
 
 RULES = aten_layers.RULES | aten_arithmetic.RULES
+SIZES = (224, 32, 64, 299)  # to try where a model takes no images of its usual size
 LOGITS = ("logits", "out", "output", "predictions")  # what the classifier's output is called
 
 
@@ -41,7 +43,18 @@ def read_graph(model: Any, image_size: int | None = None) -> RawGraph:
     The module is left as it is: it is read in evaluation mode, in float64 where it runs in that.
     Raises `FrameworkError` where it cannot be traced, with the reason and the line.
     """
-    size = image_size or usual_size(model)
+    if image_size is not None:
+        return _read(model, image_size)
+    problem: FrameworkError | None = None
+    for size in dict.fromkeys((usual_size(model), *SIZES)):
+        try:
+            return _read(model, size)
+        except FrameworkError as error:
+            problem = problem or error
+    raise problem or FrameworkError("this model cannot be traced")
+
+
+def _read(model: Any, size: int) -> RawGraph:
     if isinstance(model, ExportedProgram):
         return _read_program(model, size)
     if isinstance(model, torch.jit.ScriptModule):
@@ -124,9 +137,20 @@ def _example(model: nn.Module, size: int) -> Tensor:
     return torch.zeros(BATCH, channels, size, size, dtype=dtype)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the pages that PyTorch logs where a size does not fit: the error says it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _quiet():
             return torch.export.export(model, (example,), strict=False)
     except Exception as error:  # noqa: BLE001 - a user's model may raise anything
         raise FrameworkError(f"PyTorch cannot trace it: {_said(error)}") from None
@@ -179,9 +203,9 @@ def _first_output(found: Any) -> Tensor:
 
 
 def _chosen(outputs: list[Any]) -> Any:
-    """Of several tensors, the first that is [images, classes], else the first."""
+    """Of several tensors, the first that is [images, classes], else the last."""
     flat = [x for x in outputs if isinstance(x, Tensor) and x.dim() == 2]
-    return (flat or outputs)[0]
+    return flat[0] if flat else outputs[-1]
 
 
 def _array(tensor: Tensor) -> Array:
@@ -220,7 +244,7 @@ def _read_program(program: ExportedProgram, size: int) -> RawGraph:
 def _export_again(module: nn.Module, example: Tensor) -> ExportedProgram:
     """An exported program for another size; refused where it was exported for one alone."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _quiet():
             return torch.export.export(module, (example,), strict=False)
     except Exception as error:  # noqa: BLE001 - guards raise what they like
         side = example.shape[-1]
@@ -335,7 +359,7 @@ def _outputs(reader: AtenReader, node: Node, signature: Any, graph: RawGraph) ->
     given = [x for x, spec in pairs if spec.kind.name == "USER_OUTPUT" and isinstance(x, Node)]
     if len(given) > 1:
         flat = [x for x in given if len(shape_of(x)) == 2]
-        first = (flat or given)[0]
+        first = flat[0] if flat else given[-1]
         graph.remarks.append(
             f"the model returns {len(given)} tensors; the one of {list(shape_of(first))} is read"
         )

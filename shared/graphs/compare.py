@@ -111,8 +111,7 @@ def differences(
                 compare("factor", (a["scale"], a["shift"]), (b["scale"], b["shift"]))
         case _:
             for key in sorted(set(a) | set(b)):
-                if key != "what":
-                    compare(key, a.get(key), b.get(key))
+                compare("operator" if key == "what" else key, a.get(key), b.get(key))
     return found, notes
 
 

@@ -187,6 +187,8 @@ def _decide(
             answer.departures.append(
                 Departure(node.where, "extra", str(node), "nothing", node.line, "stem.conv1")
             )
+    if answer.verdict == DEPARTS and chosen:
+        answer.nearest, answer.presets = chosen[0], []
     if not chosen:
         answer.nearest = against.name if against else nearest_preset(best.spec)
         if not against:

@@ -1,0 +1,72 @@
+"""What the verdicts say where a model is nearly a network, or is one at one size alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shared import identify
+from shared.errors import FrameworkError
+from shared.graphs.verdict import DEPARTS, NO_RESNET, THIS_SIZE
+
+torch = pytest.importorskip("torch")
+
+from torch import nn
+
+from tests.graphs.planted import randomise
+from tests.peers import import_torchvision
+
+
+def resnet18() -> Any:
+    model = import_torchvision().models.resnet18(num_classes=10)
+    randomise(model)
+    return model
+
+
+def test_two_sizes_tell_a_window_that_is_cut_from_same() -> None:
+    model = resnet18()
+    model.maxpool = nn.MaxPool2d(3, 2, 0, ceil_mode=True)
+    found = identify(model, 64)
+    assert found.recognised
+    assert found.spec is not None
+    assert found.spec.stem.pool_padding == "ceil"  # at 64 pixels alone it could be same
+
+
+def test_a_window_over_the_whole_image_is_global_at_that_size() -> None:
+    model = resnet18()
+    model.avgpool = nn.AvgPool2d(2)
+    found = identify(model, 64)
+    assert (found.verdict, found.preset) == (THIS_SIZE, "torchvision/resnet18")
+    assert found.image_sizes == [64, 65]
+    assert found.departures[0].where == "avgpool"
+
+
+def test_a_norm_of_the_images_is_a_layer() -> None:
+    model = resnet18()
+    forward = model.forward
+    model.bn_data = nn.BatchNorm2d(3)
+    model.forward = lambda x: forward(model.bn_data(x))
+    found = identify(model, 64)
+    assert (found.verdict, found.preset) == (DEPARTS, None)
+    assert [(d.where, d.what) for d in found.departures] == [("bn_data", "extra")]
+    assert not found.recognised
+
+
+def test_weights_that_are_not_numbers_prove_nothing() -> None:
+    model = resnet18()
+    with torch.no_grad():
+        model.fc.weight[0, 0] = float("nan")
+    found = identify(model, 64)
+    assert found.evidence is not None
+    assert not found.evidence.passed
+    assert not found.recognised
+
+
+def test_what_is_no_resnet_and_what_is_no_model() -> None:
+    found = identify(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)))
+    assert found.verdict == NO_RESNET
+    assert not found.recognised
+    assert found.spec is None
+    with pytest.raises(FrameworkError, match="expected a model, found int"):
+        identify(3)
