@@ -63,10 +63,10 @@ def read_observations(
             f"{path}: a {archive.container} file, expected an .npz, a safetensors file or a trace "
             "with the arrays images and outputs"
         )
-    arrays = {name: entry.load() for name, entry in archive.entries.items()}
     if archive.metadata.get("format") == FORMAT:
-        trace = Trace.load(path)
-        return observations_of_trace(trace, spec, arrays.pop(IMAGES, None), str(path))
+        given = archive.entries[IMAGES].load() if IMAGES in archive.entries else None
+        return observations_of_trace(Trace.load(path), spec, given, str(path))
+    arrays = {name: entry.load() for name, entry in archive.entries.items()}
     images = arrays.pop(IMAGES, None)
     if images is None:
         raise CheckpointError(
