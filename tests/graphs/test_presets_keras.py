@@ -23,6 +23,7 @@ SHORT = {"he/resnet18_a", "timm/resnet50d", "keras/resnet50v2", "bit/r50x1"}
 # What is not read back yet, and why.
 OTHERWISE = {
     "ablation/resnet110_scale_0.5_0.5": "the scale goes into the norm in front of it",
+    "ablation/resnet164_full_pre": "the same layers have two names: the stem's or the first unit's",
     **{
         name: "a blur in slices is not taken for a pool"
         for name in list_presets()
