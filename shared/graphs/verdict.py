@@ -137,9 +137,9 @@ def _depart(answer: Identified, nearest: Overlay, against: ResNetSpec | None) ->
     placed = len(convs & set(nearest.placed) - wrong) / max(len(convs), 1)
     if placed < SHARE and not against:
         answer.verdict, answer.spec, answer.departures = NO_RESNET, None, []
-        answer.notes.append(
-            f"only {placed:.0%} of the convolutions of {nearest.spec.name}, the nearest, are there"
-        )
+        name = nearest.spec.name
+        of = "the nearest network" if name == ResNetSpec().name else f"{name}, the nearest,"
+        answer.notes.append(f"only {placed:.0%} of the convolutions of {of} are there")
 
 
 def _decide(
