@@ -15,7 +15,7 @@ from shared import ResNetSpec, SpecError, get_spec, list_presets, make_plan, min
 from shared.source.write import WRITERS, source
 from tests.probes import function_of
 from tests.source.bare import errors
-from tests.zoo import rest_in_zoo
+from tests.zoo import in_zoo, rest_in_zoo
 
 LIMIT = 1e-12  # of outputs and of tensors after a step
 FAMILIES = sorted({name.partition("/")[0] for name in list_presets()})
@@ -80,16 +80,26 @@ def wrong(framework: str, specs: list[ResNetSpec], folder: Path) -> dict[str, fl
     return {name: error for name, error in found.items() if not error < LIMIT}
 
 
-@pytest.mark.parametrize("framework", WRITERS)
-def test_a_sample_is_the_proved_networks(framework: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("framework", "names"),
+    [*SAMPLE.items(), in_zoo(("keras", ALL_KINDS)), in_zoo(("flax", ALL_KINDS))],
+)
+def test_a_sample_is_the_proved_networks(
+    framework: str, names: tuple[str, ...], tmp_path: Path
+) -> None:
     pytest.importorskip(framework)
-    specs = [small(name, shallow=framework != "torch") for name in SAMPLE[framework]]
+    specs = [small(name, shallow=framework != "torch") for name in names]
     assert wrong(framework, specs, tmp_path) == {}
 
 
-@pytest.mark.zoo
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("framework", WRITERS)
+@pytest.mark.parametrize(
+    ("framework", "family"),
+    rest_in_zoo(
+        [(framework, family) for framework in WRITERS for family in FAMILIES],
+        (),
+        [("torch", family) for family in FAMILIES],
+    ),
+)
 def test_every_preset_is_the_proved_network(framework: str, family: str, tmp_path: Path) -> None:
     """As a miniature; of those that are one network, the first."""
     pytest.importorskip(framework)
