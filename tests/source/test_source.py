@@ -60,7 +60,7 @@ ALLOWED = {
 SAMPLE = {
     "torch": ALL_KINDS,
     "keras": ("torchvision/resnet50", "keras/resnet50v2", "fb/preresnet18", "cifar/preresnet20"),
-    "flax": ("torchvision/resnet50", "keras/resnet50v2", "cifar/preresnet20"),
+    "flax": ("cifar/preresnet20",),
 }
 
 
