@@ -46,7 +46,7 @@ from shared.recognition.find import survey as survey_of
 from shared.recognition.leftovers import COUNTER as COUNTERS
 from shared.recognition.leftovers import OTHER, Group
 from shared.recognition.network import Refusal
-from shared.recognition.strangers import Word
+from shared.recognition.other_networks import Word
 from shared.weights.canonical import Weights
 
 MANY = 1 << 30

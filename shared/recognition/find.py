@@ -23,7 +23,7 @@ from shared.recognition.network import (
     from_structure,
     with_classifiers,
 )
-from shared.recognition.strangers import Word, explain
+from shared.recognition.other_networks import Word, explain
 from shared.recognition.structure import Misfit, Structure, find_structures
 from shared.recognition.tree import make_tree
 

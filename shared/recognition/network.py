@@ -18,7 +18,7 @@ from shared.recognition.heads import find_head
 from shared.recognition.layers import LAYOUTS, WEIGHT, Layer, Tensor, layout_of, oriented
 from shared.recognition.named import Named, blocks_of, canonical_shape, inside
 from shared.recognition.names import AVERAGED, Words, common, parts_of, pattern_of, words_of
-from shared.recognition.strangers import word_for
+from shared.recognition.other_networks import word_for
 from shared.recognition.structure import Structure
 from shared.weights.canonical import is_float
 

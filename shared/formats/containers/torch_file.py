@@ -62,7 +62,7 @@ def read(path: Path) -> Archive:
         size = spans.file_size(path)
         with path.open("rb") as file:
             start = file.read(512)
-            _refuse_strangers(start)
+            _refuse_other_files(start)
             value, places = (
                 _read_zip(file, fail) if start[:4] == b"PK\3\4" else _read_legacy(file, size)
             )
@@ -76,7 +76,7 @@ def read(path: Path) -> Archive:
 # Layouts.
 
 
-def _refuse_strangers(start: bytes) -> None:
+def _refuse_other_files(start: bytes) -> None:
     if start[257:262] == b"ustar":
         raise PickleRefused(
             "it has the tar layout of PyTorch before 0.1.10; load it with PyTorch and save it again"
