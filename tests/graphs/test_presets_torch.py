@@ -4,6 +4,8 @@ by numbers the function.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from shared.architecture.presets import get_spec, miniature
@@ -17,7 +19,17 @@ import resnet_torch
 from resnet_torch.read import read_graph
 
 
-@pytest.mark.parametrize("name", rest_in_zoo(different_miniatures(), SHORT))
+TWO_READINGS = "ablation/resnet164_full_pre"
+
+
+def cases() -> list[Any]:
+    """One is not read back yet: the same layers have two names, the stem's or the first unit's."""
+    names = [name for name in different_miniatures() if name != TWO_READINGS]
+    marks = [pytest.mark.zoo, pytest.mark.xfail(strict=True, reason="two equal readings")]
+    return [*rest_in_zoo(names, SHORT), pytest.param(TWO_READINGS, marks=marks)]
+
+
+@pytest.mark.parametrize("name", cases())
 def test_a_network_of_ours_is_read_back(name: str) -> None:
     spec = miniature(get_spec(name))
     model = resnet_torch.build(spec, dtype="float64")

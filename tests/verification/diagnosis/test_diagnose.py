@@ -109,7 +109,8 @@ def test_a_planted_mistake_is_named(preset: str, name: str) -> None:
         twin = next(h for h in every(base.spec) if h.what == cause.what)
         same = Passes(with_mistakes(base, [twin])).get(f"{EVAL}/output")
         largest = np.abs(output).max()
-        assert np.abs(same - output).max() <= max(found.limit, 1e-6) * largest
+        # Each is within the limit of what the port returned.
+        assert np.abs(same - output).max() <= 2 * max(found.limit, 1e-6) * largest
     elif hypothesis.set:
         assert cause.set == " ".join(hypothesis.settings)
 
