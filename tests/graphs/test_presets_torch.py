@@ -18,7 +18,6 @@ torch = pytest.importorskip("torch")
 import resnet_torch
 from resnet_torch.read import read_graph
 
-
 TWO_READINGS = "ablation/resnet164_full_pre"
 
 
