@@ -91,7 +91,7 @@ def file_reader(path: Path) -> Read:
         )
     if suffix != ".pt2" and not _is_script(path):
         raise FrameworkError(
-            f"{path}: holds tensors and no model; `rosetta inspect` says whose they may be"
+            f"{path}: is no TorchScript program; `rosetta inspect` says which tensors it holds"
         )
     torch = _load("resnet_torch.read", "torch")
     torch.prepare()
