@@ -63,9 +63,8 @@ class PreActBasicBlock(nn.Module):
     def __init__(self, plan: p.Block):
         super().__init__()
         self.shortcut_preact = plan.shortcut_preact
-        self.norm1 = (
-            Norm2d(plan.norm1) if plan.preact else None
-        )  # None: the stem has activated already
+        # None: the stem has activated already.
+        self.norm1 = Norm2d(plan.norm1) if plan.preact else None
         self.shortcut = Shortcut(plan.shortcut)
         self.conv1 = Conv2d(plan.conv1)
         self.norm2 = Norm2d(plan.norm2)
@@ -85,9 +84,8 @@ class PreActBottleneck(nn.Module):
     def __init__(self, plan: p.Block):
         super().__init__()
         self.shortcut_preact = plan.shortcut_preact
-        self.norm1 = (
-            Norm2d(plan.norm1) if plan.preact else None
-        )  # None: the stem has activated already
+        # None: the stem has activated already.
+        self.norm1 = Norm2d(plan.norm1) if plan.preact else None
         self.shortcut = Shortcut(plan.shortcut)
         self.conv1 = Conv2d(plan.conv1)
         self.norm2 = Norm2d(plan.norm2)
