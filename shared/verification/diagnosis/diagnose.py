@@ -15,9 +15,9 @@ from shared.verification.diagnosis.changes import changed_layers
 from shared.verification.diagnosis.execution import in_training
 from shared.verification.diagnosis.isolated import isolated
 from shared.verification.diagnosis.look import look
-from shared.verification.diagnosis.observations import OUTPUT_KEY, Observations
+from shared.verification.diagnosis.observations import Observations
 from shared.verification.diagnosis.passes import TrainerKit, check_of
-from shared.verification.diagnosis.precision import Rounding, as_rounding
+from shared.verification.diagnosis.precision import Rounding, of_float32
 from shared.verification.diagnosis.search import Search, Tried, default_listing
 from shared.verification.hypotheses.hypothesis import Hypothesis, Port, setting
 from shared.verification.recording import EVAL, TRAIN
@@ -144,17 +144,21 @@ def diagnose(
             same=True, explained=True, causes=(), key=None, error_before=error, error_after=error,
             limit=limit, tried=0, notes=notes, **common,
         )  # fmt: skip
+    causes, changed, still, nearest = search.explain()
+    if still is not None and not causes and (rounding := of_float32(search.limits)):
+        search.take_for(rounding)
+    if search.rounding:
+        common["dtype"] = search.rounding.precision
+        rounded, key = key, search.first_difference(search.exact)
+        if key is None:
+            return _rounded(search, rounded, search.rounding, notes, common)
+        notes = (*notes, f"{rounded} differs as {search.rounding.precision} rounds")
     before, limit = search.error(search.exact, key), search.limits.limit(key)
     seen = look(search.exact, observed, key)
     alone = _alone(search, key)
     if alone:
         some = ", ".join(alone[:3]) + (f" and {len(alone) - 3} more" if len(alone) > 3 else "")
         seen.append(f"wrong by themselves, fed what the port had in front of them: {some}")
-    causes, changed, still, nearest = search.explain()
-    if still is not None and not causes:
-        rounding = search.rounding or _rounding(search)
-        if rounding is not None:
-            return _rounded(search, key, rounding, notes, common)
     if still is not None and search.not_tried:
         notes = (
             *notes,
@@ -186,7 +190,7 @@ def _alone(search: Search, key: str) -> list[str]:
     values = search.observed.values
     if check not in (EVAL, TRAIN) or sum(k.startswith(f"{check}/") for k in values) < 3:
         return []
-    rows = isolated(search.exact.port, values, search.observed.dtype, check)
+    rows = isolated(search.exact.port, values, search.limits.dtype, check)
     return [row.name for row in rows if row.wrong]
 
 
@@ -216,22 +220,14 @@ def _nearest_to_limit(search: Search) -> str:
     )
 
 
-def _rounding(search: Search) -> Rounding | None:
-    """Whether the network's output, or the last layer there is, has been computed in float32."""
-    keys = [key for key in search.keys if key.startswith(f"{EVAL}/")]
-    key = OUTPUT_KEY if OUTPUT_KEY in keys else keys[-1] if keys else None
-    return as_rounding(search.exact, search.limits, key, patterned=False) if key else None
-
-
 def _rounded(
     search: Search, key: str, rounding: Rounding, notes: tuple[str, ...], common: dict[str, Any]
 ) -> Diagnosis:
     error = search.error(search.exact, key)
-    cause = Cause("precision", rounding.what, None, None, (), rounding.error)
+    cause = Cause("precision", rounding.what, None, None, (), error)
     return Diagnosis(
         same=True, explained=True, causes=(cause,), key=key, error_before=error, error_after=error,
-        limit=max(rounding.error, search.limits.limit(key)), tried=search.tried, notes=notes,
-        **common,
+        limit=search.limits.limit(key), tried=search.tried, notes=notes, **common,
     )  # fmt: skip
 
 

@@ -16,12 +16,10 @@ import numpy as np
 from shared.architecture.graph import INPUT
 from shared.verification.comparison import relative_error
 from shared.verification.diagnosis.execution import Run, cast, in_training
+from shared.verification.diagnosis.limits import ULP
 from shared.verification.hypotheses.hypothesis import Array, Port
 from shared.verification.recording import EVAL, OUTPUT
-from shared.verification.tolerances import FLOAT64, ROUNDING_FACTOR, ULP
-
-FLOOR_ULPS = 4.0
-FLOAT64_FLOOR = 1e-12
+from shared.verification.tolerances import FLOAT64, ROUNDING_FACTOR, ROUNDING_FLOOR_ULPS
 
 
 class Alone(NamedTuple):
@@ -44,15 +42,14 @@ def isolated(
     Args:
         port: weights and images, as they are right.
         values: what was observed, by the keys of a trace.
-        dtype: the precision that it was stored in.
+        dtype: the precision that it was stored or computed in.
         check: `eval` or `train`.
 
     Layers without an observed one in front of them are fed what the reference makes of the nearest
     ones that are.
     """
     run = Run(port if check == EVAL else in_training(port))
-    narrow = cast(run.port, "float32")
-    low = Run(narrow)
+    low = Run(cast(run.port, "float32"))
     known: dict[str, Array] = {INPUT: run.port.images}
     last = next(reversed(run.nodes))
     rows = []
@@ -71,17 +68,17 @@ def isolated(
             continue
         rounded = low.apply(node, [np.asarray(x, np.float32) for x in inputs])
         own = relative_error(np.asarray(rounded, np.float64), computed)
-        rows.append(Alone(name, relative_error(computed, seen), _limit(dtype, own)))
+        rows.append(Alone(name, relative_error(computed, seen), _limit(dtype, check, own)))
         known[name] = seen
     return rows
 
 
-def _limit(dtype: str, own: float) -> float:
+def _limit(dtype: str, check: str, own: float) -> float:
     if dtype == "float64":
-        return FLOAT64_FLOOR
+        return FLOAT64[check]
     ulp = ULP[dtype]
     # What one layer rounds by, in float32 as measured; in half as many more of its units.
-    return max(FLOOR_ULPS * ulp, ROUNDING_FACTOR * own * ulp / ULP["float32"])
+    return max(ROUNDING_FLOOR_ULPS * ulp, ROUNDING_FACTOR * own * ulp / ULP["float32"])
 
 
 def wrong_layers(rows: list[Alone]) -> list[str]:

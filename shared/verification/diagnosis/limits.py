@@ -7,6 +7,7 @@ network, with these weights and images.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -17,21 +18,25 @@ from shared.verification.diagnosis.observations import Observations
 from shared.verification.diagnosis.passes import Passes, check_of
 from shared.verification.hypotheses.hypothesis import Array, Port
 from shared.verification.recording import EVAL, TRAIN
-from shared.verification.tolerances import FLOAT64, ROUNDING_FACTOR, ULP
+from shared.verification.tolerances import FLOAT64, ROUNDING_FACTOR, ROUNDING_FLOOR_ULPS
+from shared.verification.tolerances import ULP as ULP_OF_DTYPES
 
 FLOAT32_OVER_FLOAT64 = 2.0**-29  # of their units in the last place
+ULP = {**ULP_OF_DTYPES, "TF32": ULP_OF_DTYPES["float16"]}  # which has as many bits
 # No budget is larger: what differs more is no rounding in float32, whatever a network does with it.
-LARGEST = {"float32": 2e-3, "float16": 0.2, "bfloat16": 0.5}
-FLOOR_ULPS = 4.0
+LARGEST = {"float32": 2e-3, "TF32": 0.2, "float16": 0.2, "bfloat16": 0.5}
 
 
 class Limits:
-    """Limits and errors of every key, for one port in exact arithmetic and in a low precision."""
+    """Limits and errors of every key, for one port in exact arithmetic and in a low precision.
 
-    def __init__(self, observed: Observations, exact: Passes):
+    `precision` is what the port computed in, where its outputs are stored in a higher one.
+    """
+
+    def __init__(self, observed: Observations, exact: Passes, precision: str | None = None):
         self.observed = observed
         self.exact = exact
-        self.dtype = observed.dtype
+        self.dtype = precision or observed.dtype
         self._low: Passes | None = None
         self._known: dict[str, float] = {}
         self._groups: dict[str, float] = {}
@@ -61,7 +66,7 @@ class Limits:
                 return FLOAT64[check]
             own = self.own(key) * FLOAT32_OVER_FLOAT64
             return max(FLOAT64[check], ROUNDING_FACTOR * min(own, LARGEST["float32"]))
-        floor = FLOOR_ULPS * ULP[self.dtype]
+        floor = ROUNDING_FLOOR_ULPS * ULP[self.dtype]
         return max(min(ROUNDING_FACTOR * self.own(key), LARGEST[self.dtype]), floor)
 
     def own(self, key: str) -> float:
@@ -78,11 +83,9 @@ class Limits:
 
 def low_precision(port: Port, dtype: str) -> Port:
     """The port in float32, and with every value rounded further where `dtype` says so."""
-    import dataclasses
-
     low = cast(port, "float32")
-    half = dtype in ("float16", "bfloat16")
-    return dataclasses.replace(low, precision=dtype) if half else low
+    narrow = dtype in ("TF32", "float16", "bfloat16")
+    return dataclasses.replace(low, precision=dtype) if narrow else low
 
 
 def _group(key: str) -> str:

@@ -75,7 +75,7 @@ class Search:
         self.rounding: Rounding | None = None
         self.keys = list(observed.values)
         self.exact = self._passes(cast(port, "float64"))
-        self.limits = Limits(observed, self.exact)
+        self.limits = self._limits_of(self.exact)
 
     def _passes(self, port: Port, base: Passes | None = None) -> Passes:
         return Passes(port, base, self.kit, self.observed.labels)
@@ -83,6 +83,15 @@ class Search:
     def proof(self, port: Port) -> Passes:
         """The passes of a changed port on all images in float64."""
         return self._passes(port, self.exact)
+
+    def _limits_of(self, passes: Passes) -> Limits:
+        precision = self.rounding.precision if self.rounding else None
+        return Limits(self.observed, passes, precision)
+
+    def take_for(self, rounding: Rounding) -> None:
+        """From here on, what that precision rounds by is no difference, at any key."""
+        self.rounding = rounding
+        self.limits = self._limits_of(self.exact)
 
     def error(self, passes: Passes, key: str) -> float:
         try:
@@ -92,7 +101,7 @@ class Search:
 
     def first_difference(self, passes: Passes) -> str | None:
         """The first key beyond its limit, in the order of the computation."""
-        limits = self.limits if passes is self.exact else Limits(self.observed, passes)
+        limits = self.limits if passes is self.exact else self._limits_of(passes)
         for key in self.keys:
             error = self.error(passes, key)
             if error > self.limits.limit(key):
@@ -115,8 +124,12 @@ class Search:
         nearest: list[Tried] = []
         key = self.first_difference(self.exact)
         while key is not None and len(causes) < MAX_CAUSES:
+            rounding = self.rounding
             found, nearest = self.at(port, key, MAX_CAUSES - len(causes))
-            if not found or self.rounding:
+            if self.rounding is not rounding:  # it explains this key; what of those behind it?
+                key, nearest = self.first_difference(self.exact), []
+                continue
+            if not found:
                 break
             causes += found
             for hypothesis in found:
@@ -136,27 +149,26 @@ class Search:
         apart.
         """
         kept = [part for cause in causes for part in parts_of(cause)]
-        if len(kept) > len(causes) and self._reaches(self.proof(self.applied(kept))) != key:
+        if len(kept) > len(causes) and self.first_difference(self.proof(self.applied(kept))) != key:
             kept = list(causes)  # the fields go together only
         for cause in list(kept):
             if len(kept) < 2:
                 break
             others = [other for other in kept if other is not cause]
-            if self._reaches(self.proof(self.applied(others))) == key:
+            if self.first_difference(self.proof(self.applied(others))) == key:
                 kept = others
         return kept
-
-    def _reaches(self, passes: Passes) -> str | None:
-        return self.first_difference(passes)
 
     def at(self, port: Port, key: str, most: int) -> tuple[list[Hypothesis], list[Tried]]:
         """What explains a key, as one hypothesis or as several; and the nearest."""
         scan = _Scan(self, port, key)
-        found = scan.run(self.listing(port), as_first=port is self.exact.port)
+        rounding = self.rounding
+        as_first = port is self.exact.port and rounding is None
+        found = scan.run(self.listing(port), as_first=as_first)
         if found:
             return [found], scan.nearest()
         nearest = scan.nearest()
-        if most > 1 and not self.rounding and check_of(key) in (EVAL, TRAIN):
+        if most > 1 and self.rounding is rounding and check_of(key) in (EVAL, TRAIN):
             for first in self._worth(scan):
                 behind = first.hypothesis(port)
                 if behind is None:
@@ -260,8 +272,9 @@ class _Scan:
             return hits[-1][-1]
         search = self.search
         if as_first and not hits:
-            search.rounding = as_rounding(search.exact, search.limits, self.key, patterned=True)
-            if search.rounding:
+            rounding = as_rounding(search.exact, search.limits, self.key)
+            if rounding:
+                search.take_for(rounding)
                 return None
         first, rest = self._pointed_at([h for h in self.chosen if h.rank > LIKELY_RANK])
         if self._try_all(first, hits, self.skipped):
@@ -384,7 +397,7 @@ class _Scan:
             return error
         if not math.isfinite(error):
             return None
-        own_limit = Limits(self.search.observed, passes).limit(self.key)
+        own_limit = self.search._limits_of(passes).limit(self.key)
         before = self.search.error(self.now, self.key)
         return error if error <= own_limit and not error > before / 8 else None
 

@@ -11,6 +11,7 @@ import functools
 import itertools
 import typing
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import Any, Literal
 
 from shared.architecture.fields import field_types
@@ -32,12 +33,11 @@ WORDS = {
     "head.final": "what follows the last block",
     "head.pool": "the global pool",
     "norm.eps": "the norms' epsilon",
+    "norm.folded": "the folding of the norms into the convolutions",
     "norm.groups": "the number of groups of the norms",
-    "norm.kind": "the kind of norm",
     "norm.momentum": "the momentum of the running statistics (the weight of the old value)",
     "norm.running_var": "the variance that is stored",
     "shortcut.bias": "the bias of the projections",
-    "shortcut.dropout": "the rate of the dropout",
     "shortcut.join": "how shortcut and branch are merged",
     "shortcut.norm": "the norm behind the projections",
     "shortcut.pool": "the pool in front of the projections",
@@ -66,6 +66,7 @@ REMARKS = {
     ("norm.eps", 1e-3): "the default of Keras",
     ("norm.eps", 1.001e-5): "that of keras.applications",
     ("norm.eps", 1e-5): "the default of PyTorch and Flax",
+    ("norm.folded", True): "of the network alone: kernels and biases are as without it",
     ("norm.running_var", "biased"): "as Keras 3 and Flax store it",
     ("norm.running_var", "unbiased"): "n / (n - 1) times the biased one, as PyTorch stores it",
 }
@@ -134,20 +135,15 @@ def of_spec(spec: ResNetSpec) -> Iterator[Hypothesis]:
     """Every change of `spec` to another network."""
     for key, values in _values(spec).items():
         for value in values:
-            if value != _value(spec, key):
+            if value != attrgetter(key)(spec):
                 yield spec_change(value, key)
     for changes in TOGETHER:
-        if sum(_value(spec, key) != value for key, value in changes.items()) > 1:
+        if sum(attrgetter(key)(spec) != value for key, value in changes.items()) > 1:
             (key, value), *rest = changes.items()
             yield spec_change(value, key, **dict(rest))
     yield from _orders(spec)
     yield from _dilations(spec)
     yield from _depths(spec)
-
-
-def _value(spec: ResNetSpec, key: str) -> Any:
-    group, _, name = key.rpartition(".")
-    return getattr(getattr(spec, group) if group else spec, name)
 
 
 @functools.lru_cache(maxsize=64)

@@ -270,7 +270,7 @@ def _of_steps(spec: ResNetSpec, training: Training) -> Iterator[Hypothesis]:
             f"the learning rate is inside the velocity ({BUFFER}), as Keras has it",
             velocity_with_rate,
         )
-    else:
+    elif optimizer.kind != "sgd":
         (beta1, beta2), eps = optimizer.betas, optimizer.eps
 
         def root(m: Array, v: Array, rate: float, step: int) -> Array:

@@ -12,10 +12,12 @@ import pytest
 from shared.errors import CheckpointError, SpecError
 from shared.frameworks.diagnose import diagnose_observations
 from shared.training.config import PROBE
+from shared.verification.diagnosis.limits import low_precision
 from shared.verification.diagnosis.observations import observations
 from shared.verification.diagnosis.passes import Passes
 from shared.verification.hypotheses.hypothesis import Hypothesis
 from shared.verification.hypotheses.listing import every, named
+from shared.verification.hypotheses.of_spec import of_spec
 from shared.verification.hypotheses.of_surroundings import PRECISIONS
 from shared.verification.recording import EVAL, GRADIENTS, STEP, TRAIN
 from tests.parity.planted_training import MISTAKES as TRAINING
@@ -242,6 +244,40 @@ def test_rounding_is_no_mistake(precision: str, layers) -> None:
         assert found.causes[0].kind == "precision"
 
 
+@pytest.mark.parametrize(
+    ("mistake", "layers"),
+    [
+        ("block.padding=same", None),
+        ("block.padding=same", ("stem.conv1",)),
+        ("head: bias not loaded (zeros)", None),
+    ],
+)
+def test_rounding_in_front_of_a_mistake_does_not_hide_it(mistake: str, layers) -> None:
+    base = right(small())
+    wrong = with_mistakes(base, [mistake])
+    seen = observed(low_precision(wrong, "TF32"), base, layers=layers)
+    found = diagnose_observations(base.weights, base.spec, seen)
+    assert not found.same
+    assert found.explained
+    assert [cause.what for cause in found.causes] == [named(mistake, base.spec).what]
+    assert found.notes == ("eval/stem.conv1 differs as TF32 rounds",)
+    assert found.dtype == "TF32"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_outputs_that_agree_do_not_make_a_layer_the_same(dtype: str) -> None:
+    base = right(small())
+    seen = observed(base, base, layers=None, dtype=dtype)
+    key = "eval/stages.1.blocks.1.conv1"
+    off = seen.values[key] * np.float32(1.25)
+    off[0] *= -1
+    seen = dataclasses.replace(seen, values={**seen.values, key: off})
+    found = diagnose_observations(base.weights, base.spec, seen)
+    assert not found.same
+    assert not found.explained
+    assert found.key == found.still == key
+
+
 def test_a_mistake_is_not_taken_for_rounding() -> None:
     """One whose size is that of bfloat16."""
     found = diagnosed(["norm.eps=0.001"])
@@ -315,6 +351,17 @@ def test_bad_files_are_refused(arrays, images, said: str) -> None:
         observations(arrays, np.zeros(images), small(), "port.npz")
     assert said in str(refusal.value)
     assert "port.npz" in str(refusal.value)
+
+
+def test_a_cause_is_said_in_words_and_not_by_the_name_of_a_field() -> None:
+    for preset in ZOO:
+        for hypothesis in of_spec(small(preset)):
+            assert not [key for key in hypothesis.set if f"{key} is " in hypothesis.what]
+
+
+def test_plain_sgd_has_no_mistakes_of_adam() -> None:
+    plain = PROBE.replace({"optimizer.momentum": 0.0})
+    assert not [h.name for h in every(small(), plain) if "Adam" in h.name]
 
 
 def test_names_of_hypotheses_are_different_and_enough() -> None:
