@@ -39,7 +39,7 @@ def errors(
         np.savez(place / "batch.npz", images=images, labels=labels, rate=RATE)
     script = Path(__file__).with_name(f"bare_{framework}.py")
     environment = {n: v for n, v in os.environ.items() if n != "PYTHONPATH"} | ENVIRONMENT
-    subprocess.run([sys.executable, "-P", script, *places], check=True, cwd=folder, env=environment)
+    subprocess.run([sys.executable, script, *places], check=True, cwd=folder, env=environment)
     return {
         spec.name: error(spec, place / "found.npz")
         for spec, place in zip(specs, places, strict=True)

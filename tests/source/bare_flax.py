@@ -1,12 +1,9 @@
 """`bare_torch.py` for files of Flax NNX, in float64 by JAX_ENABLE_X64."""
 
-import ast
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+import running
 import safetensors.numpy
 from flax import nnx
 
@@ -34,17 +31,7 @@ def canonical(path, array):
     return name, array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
 
 
-for folder in map(Path, sys.argv[1:]):
-    text = (folder / "network.py").read_text("utf-8")
-    names = {"safetensors": safetensors}
-    exec(compile(text, "network.py", "exec"), names)  # noqa: S102 - written by the test
-    loading = "".join(
-        line[4:].replace("weights.safetensors", str(folder / "weights.safetensors")) + "\n"
-        for line in ast.get_docstring(ast.parse(text), clean=False).splitlines()
-        if line.startswith("    ")
-    )
-    exec(loading, names)  # noqa: S102
-    model, batch = names["model"], np.load(folder / "batch.npz")
+for folder, model, batch in running.loaded(safetensors):
     found = {"output": np.asarray(evaluate(model, batch["images"]))}
     model.train()
     step(model, batch["images"], batch["labels"], float(batch["rate"]))
@@ -53,5 +40,4 @@ for folder in map(Path, sys.argv[1:]):
         found[name] = array
     np.savez(folder / "found.npz", **found)
 
-ours = [name for name in sys.modules if name.partition(".")[0].startswith(("shared", "resnet_"))]
-sys.exit(f"imported {ours}" if ours else 0)
+running.nothing_of_ours()

@@ -1,14 +1,10 @@
 """Runs files of PyTorch in a process that has nothing of ours: `python bare_torch.py FOLDER …`.
 
-A folder has `network.py`, `weights.safetensors` and `batch.npz`; `found.npz` is written into it:
-what the network returns in evaluation mode, and its tensors after a step of plain SGD.
+`running.py` says what is in a folder.
 """
 
-import ast
-import sys
-from pathlib import Path
-
 import numpy as np
+import running
 import safetensors.torch
 import torch
 import torch.nn.functional as F
@@ -16,17 +12,7 @@ import torch.nn.functional as F
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 
-for folder in map(Path, sys.argv[1:]):
-    text = (folder / "network.py").read_text("utf-8")
-    names = {"safetensors": safetensors}
-    exec(compile(text, "network.py", "exec"), names)  # noqa: S102 - written by the test
-    loading = "".join(
-        line[4:].replace("weights.safetensors", str(folder / "weights.safetensors")) + "\n"
-        for line in ast.get_docstring(ast.parse(text), clean=False).splitlines()
-        if line.startswith("    ")
-    )
-    exec(loading, names)  # noqa: S102
-    model, batch = names["model"], np.load(folder / "batch.npz")
+for folder, model, batch in running.loaded(safetensors):
     images = torch.from_numpy(batch["images"]).permute(0, 3, 1, 2)
     found = {"output": model(images).detach().numpy()}
     model.train()
@@ -36,5 +22,4 @@ for folder in map(Path, sys.argv[1:]):
     found |= {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     np.savez(folder / "found.npz", **found)
 
-ours = [name for name in sys.modules if name.partition(".")[0].startswith(("shared", "resnet_"))]
-sys.exit(f"imported {ours}" if ours else 0)
+running.nothing_of_ours()
