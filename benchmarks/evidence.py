@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.evidence_page import Row, page
-from shared.architecture.spec import ResNetSpec
+from shared.architecture.preprocessing import PREPROCESSING, RAW
 from shared.datasets.idx import read_idx
 from shared.formats.checkpoint import open_checkpoint
 from shared.images.samples import sample_pixels
@@ -46,7 +47,6 @@ _SMALL = (
 BASIC = "kuangliu/resnet18"
 BOTTLENECK = "kuangliu/resnet50"
 PREACT = "kuangliu/preact_resnet18"
-MEAN, STD = "augmentation.mean", "augmentation.std"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Known:
     other: Mapping[str, Any] = field(default_factory=dict)  # field -> what `inspect` would assume
     preset: str = ""  # of those that are trained for this
     settings: tuple[str, ...] = ()
-    preprocessing: str = ""  # as it was trained; what the file says unless given
+    preprocessing: str = ""  # as it is trained; what the file says unless given
     file: str = ""  # of real weights, below ROSETTA_TEST_DATA, or rosetta:NAME
     own_images: str = ""  # a picture of 32 x 32 images there, or the bundled Fashion-MNIST
 
@@ -82,26 +82,10 @@ TRAINED = (
         "… strides 1,2,1", {"strides": (1, 2, 2)}, preset=BASIC, settings=("spec.strides=1,2,1",)
     ),
     Known("… max pool", {"stem.pool": "none"}, preset=BASIC, settings=("spec.stem.pool=max",)),
+    Known("… 0 to 1", {PREPROCESSING_FIELD: "fashion-mnist"}, preset=BASIC, preprocessing="unit"),
+    Known("… -1 to 1", {PREPROCESSING_FIELD: "fashion-mnist"}, preset=BASIC, preprocessing="half"),
     Known(
-        "… 0 to 1",
-        {PREPROCESSING_FIELD: "fashion-mnist"},
-        preset=BASIC,
-        settings=(f"{MEAN}=[0.0]", f"{STD}=[1.0]"),
-        preprocessing="unit",
-    ),
-    Known(
-        "… -1 to 1",
-        {PREPROCESSING_FIELD: "fashion-mnist"},
-        preset=BASIC,
-        settings=(f"{MEAN}=[0.5]", f"{STD}=[0.5]"),
-        preprocessing="half",
-    ),
-    Known(
-        "… 0 to 255",
-        {PREPROCESSING_FIELD: "fashion-mnist"},
-        preset=BASIC,
-        settings=(f"{MEAN}=[0.0]", f"{STD}=[0.00392156862745]"),
-        preprocessing="0 to 255",
+        "… 0 to 255", {PREPROCESSING_FIELD: "fashion-mnist"}, preset=BASIC, preprocessing="0 to 255"
     ),
     Known(
         "… option A, zeros behind",
@@ -152,11 +136,19 @@ def run_folder(known: Known) -> Path | None:
 
 
 def train(known: Known, folder: Path) -> None:
-    settings = (f"preset={known.preset}", *_SMALL, *known.settings, *_ALL)
+    prepared = normalisation(known.preprocessing) if known.preprocessing else ()
+    settings = (f"preset={known.preset}", *_SMALL, *known.settings, *prepared, *_ALL)
     data = os.environ.get("EVIDENCE_DATA")
     command = [sys.executable, "-m", "shared.cli.main", "train", RECIPE, "-o", str(folder)]
     command += ["--data", data] if data else []
     subprocess.run([*command, *(s for each in settings for s in ("--set", each))], check=True)
+
+
+def normalisation(how: str) -> tuple[str, str]:
+    """What a recipe does to grey pixels of 0 to 1 that is a preprocessing of 0 to 255."""
+    known = {**PREPROCESSING, **RAW}[how]
+    mean, std = (values[0] * known.divisor / 255 for values in (known.mean, known.std))
+    return f"augmentation.mean=[{mean}]", f"augmentation.std=[{std}]"
 
 
 def find(known: Known, training: bool) -> str | None:
@@ -199,7 +191,9 @@ def measure(known: Known, source: str) -> Iterator[Row]:
     ):
         found = gather(assumed, weights, pixels, known.other.get(PREPROCESSING_FIELD, how))
         for evidence in found:
-            right = how if evidence.field == PREPROCESSING_FIELD else _value(truth, evidence.field)
+            right = (
+                how if evidence.field == PREPROCESSING_FIELD else attrgetter(evidence.field)(truth)
+            )
             yield row_of(known, images, evidence, right)
 
 
@@ -226,11 +220,6 @@ def row_of(known: Known, images: str, evidence: Evidence, truth: Any) -> Row:
         as_likely=list(evidence.as_likely),
         scores={value: float(f"{score:.4g}") for value, score in scores.items()},
     )
-
-
-def _value(spec: ResNetSpec, name: str) -> Any:
-    group, _, inner = name.rpartition(".")
-    return getattr(getattr(spec, group) if group else spec, inner)
 
 
 def main(console: Console, training: bool) -> None:

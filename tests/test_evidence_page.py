@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from benchmarks.evidence import PAGE, REAL, TRAINED, read_rows
+from benchmarks.evidence import PAGE, REAL, TRAINED, normalisation, read_rows
 from benchmarks.evidence_page import OUTCOMES, Row, page
+from shared.architecture.preprocessing import PREPROCESSING, RAW, preprocess
 from shared.verification.evidence import FIELDS, PREPROCESSING_FIELD, _judged
 
 ROWS = read_rows()
@@ -33,6 +35,18 @@ def test_the_judgement_is_todays(network: str) -> None:
         evidence = _judged(row.field, row.assumed, row.scores, row.scores[row.assumed])
         assert (evidence.value, evidence.strength) == (row.value, row.strength), row
         assert row.outcome == outcome(row)
+
+
+def test_a_recipe_normalises_as_the_preprocessing_does() -> None:
+    pixels = np.arange(0, 256, 5.0)
+    trained = {known.preprocessing for known in TRAINED} - {""}
+    assert len(trained) == 3
+    for how in trained:
+        mean, std = (float(text.partition("=")[2].strip("[]")) for text in normalisation(how))
+        wanted = preprocess(np.repeat(pixels[:, None], 3, axis=1), {**PREPROCESSING, **RAW}[how], 1)
+        np.testing.assert_allclose(
+            (pixels / 255 - mean) / std, wanted[:, 0], rtol=1e-15, atol=1e-15
+        )
 
 
 def outcome(row: Row) -> str:

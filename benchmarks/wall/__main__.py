@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,7 +37,7 @@ def judge(pair: Pair) -> tuple[Diagnosis, Diagnosis]:
     training = [c for c in pair.there if c in ("norm.momentum", "norm.running_var")]
     in_training = spec.replace(**{key: pair.there[key] for key in training})
     moved = Passes(Port(in_training, weights, images), kit=KIT)
-    names = [f"{n}" for n in weights if ".running_" in n]
+    names = [n for n in weights if ".running_" in n]
     stats = {f"stats/{name}": np.array(moved.get(f"stats/{name}")) for name in names}
     return evaluation, diagnose_observations(
         weights, spec, observations(stats, images, spec, pair.who)
@@ -73,7 +72,7 @@ def _causes(found: Diagnosis) -> str:
 
 
 def page(rows: list[str]) -> str:
-    said: list[Any] = [
+    said = [
         "# The wall: one ResNet in several frameworks, or not",
         "",
         "Public ResNets that are meant to be one function. Each side is described as a spec, from "

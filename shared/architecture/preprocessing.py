@@ -16,6 +16,7 @@ class Preprocessing(NamedTuple):
     reverse: bool = False
 
 
+ZEROS = (0.0, 0.0, 0.0)
 ONES = (1.0, 1.0, 1.0)
 HALF = (0.5, 0.5, 0.5)
 
@@ -33,8 +34,10 @@ PREPROCESSING = {
     "cifar": Preprocessing(255, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     # grey; of the training split
     "fashion-mnist": Preprocessing(255, (0.2860,) * 3, (0.3530,) * 3),
-    "unit": Preprocessing(255, (0.0, 0.0, 0.0), ONES),  # ToTensor alone
+    "unit": Preprocessing(255, ZEROS, ONES),  # ToTensor alone
 }
+# Not the word of any published weights, but what ports feed.
+RAW = {"0 to 255": Preprocessing(1, ZEROS, ONES)}
 
 
 def preprocess(pixels: np.ndarray, how: Preprocessing, channels: int = 3) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 import numpy as np
 
@@ -271,21 +272,15 @@ def _near_presets(inferred: list[ResNetSpec], own: Trimmed) -> Iterator[ResNetSp
             yield like(name, spec)
 
 
-def _field(spec: ResNetSpec, name: str) -> object:
-    value: object = spec
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
-
-
 def flat_presets(spec: ResNetSpec, own: Trimmed) -> dict[str, Overlay]:
     """Every preset that lies flat on the network, by name."""
     found = {}
+    visible = attrgetter(*VISIBLE)
     for name in list_presets():
         preset = get_spec(name)
         if (preset.depths, preset.widths) != (spec.depths, spec.widths):
             continue
-        if any(_field(preset, name) != _field(spec, name) for name in VISIBLE):
+        if visible(preset) != visible(spec):
             continue
         try:
             flat = fits(planned(like(name, spec), own.image), own)

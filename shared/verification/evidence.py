@@ -19,13 +19,14 @@ import itertools
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
 
 from shared.architecture.ops import BatchNorm
 from shared.architecture.plan import make_plan
-from shared.architecture.preprocessing import PREPROCESSING, Preprocessing, preprocess
+from shared.architecture.preprocessing import PREPROCESSING, RAW, Preprocessing, preprocess
 from shared.architecture.spec import ResNetSpec
 from shared.errors import SpecError
 from shared.reference.forward import forward
@@ -36,7 +37,7 @@ PREPROCESSING_FIELD = "preprocessing"
 
 # Not the word of any published weights, but what people give a network by mistake.
 _OTHER_PREPROCESSING = {
-    "0 to 255": Preprocessing(1, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    **RAW,
     "imagenet in BGR": Preprocessing(255, (0.406, 0.456, 0.485), (0.225, 0.224, 0.229), True),
 }
 
@@ -149,7 +150,7 @@ def gather(
             else float(np.mean(run(f"{name}={shown(value)}", candidate, how)))
             for value, candidate in candidates.items()
         }
-        return _judged(name, _field(spec, name), by_value, fit)
+        return _judged(name, attrgetter(name)(spec), by_value, fit)
 
     # Where the evidence is against a field, the others are judged again with what it says: one
     # wrong field makes others look wrong.
@@ -257,7 +258,7 @@ def alternatives(spec: ResNetSpec, name: str) -> Iterator[tuple[Any, ResNetSpec]
     """
     plan = make_plan(spec)
     seen = {tuple(plan.nodes())}
-    yield _field(spec, name), spec
+    yield attrgetter(name)(spec), spec
     for value in _values(spec, name):
         try:
             candidate = spec.replace(**{name: value})
@@ -281,11 +282,6 @@ def _values(spec: ResNetSpec, name: str) -> tuple[Any, ...]:
     group, _, inner = name.rpartition(".")
     hints = typing.get_type_hints(ResNetSpec)
     return typing.get_args((typing.get_type_hints(hints[group]) if group else hints)[inner])
-
-
-def _field(spec: ResNetSpec, name: str) -> Any:
-    group, _, inner = name.rpartition(".")
-    return getattr(getattr(spec, group) if group else spec, inner)
 
 
 def shown(value: Any) -> str:

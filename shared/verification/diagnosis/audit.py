@@ -149,7 +149,8 @@ def _error(hypothesis: Hypothesis, base: Passes, keys: Sequence[str]) -> float |
     """The largest error that a mistake makes at the keys; None where it is not possible."""
     changed = hypothesis(base.port)
     if changed is None:
-        return _of_no_change(hypothesis, base.port)
+        # Zeros that are not loaded, grey images read as BGR: these weights or images hide it.
+        return 0.0 if hypothesis.kind in ("weights", "surroundings") else None
     passes = Passes(changed, base)
     worst = 0.0
     try:
@@ -165,13 +166,6 @@ def _error(hypothesis: Hypothesis, base: Passes, keys: Sequence[str]) -> float |
     except SpecError:
         return None
     return worst
-
-
-def _of_no_change(hypothesis: Hypothesis, port: Port) -> float | None:
-    """A mistake that leaves these weights or images as they are passes unseen, where it is
-    possible at all: zeros that are not loaded, grey images read as BGR.
-    """
-    return 0.0 if hypothesis.kind in ("weights", "surroundings") else None
 
 
 def _shows(hypothesis: Hypothesis, telling: Passes) -> bool:

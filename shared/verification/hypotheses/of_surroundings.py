@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from shared.architecture.plan import Plan
-from shared.architecture.preprocessing import PREPROCESSING, Preprocessing
+from shared.architecture.preprocessing import PREPROCESSING, RAW, Preprocessing
 from shared.architecture.spec import ResNetSpec
 from shared.training.config import dropout_masks
 from shared.verification.hypotheses.hypothesis import Array, Hypothesis, Port
 
 PRECISIONS = ("float32", "TF32", "bfloat16", "float16")
-# Not the word of any published weights, but what ports feed.
-RAW = {"0 to 255": Preprocessing(1, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))}
 
 
 def of_surroundings(spec: ResNetSpec, prepared: str | None = None) -> Iterator[Hypothesis]:
