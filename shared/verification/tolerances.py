@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from shared.verification.recording import EVAL, GRADIENTS, STEP, TRAIN
 
-# Activations of every layer and the output. The worst that `rosetta verify --all` measured in the
-# 164 whole networks is 6.8e-13 (docs/verify-all.md): timm/resnetv2_152x2_bit in PyTorch, whose
+# Activations of every layer and the output. The worst that `rosetta verify --all` measured in
+# whole networks is 6.8e-13 (docs/verify-all.md): timm/resnetv2_152x2_bit in PyTorch, whose
 # group norm computes x * scale + shift and cancels where a group's mean is large. All but the nets
 # of BiT and one ablation without shortcuts (1.1e-13) are below 5e-14.
 EVAL_FLOAT64 = 1e-12

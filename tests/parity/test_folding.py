@@ -13,7 +13,7 @@ import pytest
 from shared import ResNetSpec, compare, fold_norms, make_plan, probe_images, probe_weights
 from shared.architecture.ops import FoldedNorm
 from shared.frameworks import reference
-from shared.verification.comparison import relative_error
+from shared.verification.distance import relative_error
 from shared.verification.tolerances import EVAL_FLOAT64
 from tests.parity.rendering import FRAMEWORKS, package
 from tests.parity.structures import STRUCTURES

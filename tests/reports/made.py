@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from shared.reports.page import Cell, Chart, Mark, Page, Part, Series, Strip, Table, Tone
-from shared.verification.comparison import Channel, Comparison, Row
+from shared.verification.comparison import Comparison, Row
+from shared.verification.distance import Channel
 
 NASTY = "<script>alert('1')</script>\" onmouseover=\"x` | [a](b) & \x1b[31m\u202e\udc80\n\0"
 

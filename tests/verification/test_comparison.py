@@ -12,7 +12,8 @@ import pytest
 from shared import CheckpointError, SpecError, Trace, compare, get_spec, miniature, probe_weights
 from shared.frameworks import reference
 from shared.training.config import PROBE
-from shared.verification.comparison import Comparison, Row, relative_error, rounding_budget
+from shared.verification.comparison import Comparison, Row, rounding_budget
+from shared.verification.distance import relative_error
 from shared.verification.tolerances import (
     ERROR_GROWTH,
     EVAL_FLOAT64,

@@ -25,7 +25,7 @@ from shared import (
 )
 from shared.architecture.ops import BatchNorm, FoldedNorm
 from shared.frameworks import reference
-from shared.verification.comparison import relative_error
+from shared.verification.distance import relative_error
 from shared.verification.tolerances import EVAL_FLOAT64
 from shared.weights.canonical import Weights
 from shared.weights.folding import folded_spec

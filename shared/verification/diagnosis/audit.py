@@ -17,8 +17,8 @@ import numpy as np
 from shared.architecture.ops import BatchNorm
 from shared.architecture.spec import ResNetSpec
 from shared.errors import SpecError
-from shared.verification.comparison import relative_error
 from shared.verification.diagnosis.passes import Passes
+from shared.verification.distance import relative_error
 from shared.verification.hypotheses.hypothesis import Array, Hypothesis, Port
 from shared.verification.hypotheses.listing import every
 from shared.verification.hypotheses.of_weights import last_gammas

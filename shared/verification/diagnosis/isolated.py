@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from shared.architecture.graph import INPUT
-from shared.verification.comparison import relative_error
 from shared.verification.diagnosis.execution import Run, cast, in_training
 from shared.verification.diagnosis.limits import ULP
+from shared.verification.distance import relative_error
 from shared.verification.hypotheses.hypothesis import Array, Port
 from shared.verification.recording import EVAL, OUTPUT
 from shared.verification.tolerances import FLOAT64, ROUNDING_FACTOR, ROUNDING_FLOOR_ULPS

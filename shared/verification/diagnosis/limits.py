@@ -12,10 +12,10 @@ import math
 
 import numpy as np
 
-from shared.verification.comparison import relative_error
 from shared.verification.diagnosis.execution import cast
 from shared.verification.diagnosis.observations import Observations
 from shared.verification.diagnosis.passes import Passes, check_of
+from shared.verification.distance import relative_error
 from shared.verification.hypotheses.hypothesis import Array, Port
 from shared.verification.recording import EVAL, TRAIN
 from shared.verification.tolerances import FLOAT64, ROUNDING_FACTOR, ROUNDING_FLOOR_ULPS
