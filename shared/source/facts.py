@@ -220,6 +220,13 @@ class Facts:
         return any(widens(block) and block.shortcut.subsample for block in self.blocks)
 
     @property
+    def zero_sides(self) -> tuple[str, str]:
+        """Where `zeros` new channels stand: how many in front and behind, and in words."""
+        if self.spec.shortcut.zero_pad == "split":
+            return "(zeros // 2, zeros - zeros // 2)", "on both sides"
+        return "(0, zeros)", "behind the others"
+
+    @property
     def subsample_arguments(self) -> str:
         stride = "stride" if self.strides else "1"
         return f"in_channels, {self.out}, {stride}" if self.zeros else stride
@@ -324,6 +331,12 @@ def stride_of(block: Block) -> int:
     path = block.shortcut
     layers = [*block.convs, path.conv, path.pool, path.subsample, block.anti_alias]
     return max(layer.stride for layer in layers if layer is not None)
+
+
+def symmetric_padding(op: Conv, dilation: str) -> str:
+    """The pixels on each side of the image, by the dilation as an expression."""
+    reach = op.kernel_size // 2
+    return str(reach) if dilation == "1" else dilation if reach == 1 else f"{reach} * {dilation}"
 
 
 def dilation_of(k: int, block: Block) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from shared.architecture.ops import AvgPool, BatchNorm, BlurPool, Conv, MaxPool
 from shared.source.classes import Dialect, average_condition, classes
-from shared.source.facts import ALWAYS, NEVER, STRIDES, Facts, norm_of
+from shared.source.facts import ALWAYS, NEVER, STRIDES, Facts, norm_of, symmetric_padding
 from shared.source.lines import joined, number
 from shared.source.peculiar import head_of
 
@@ -152,13 +152,8 @@ def corrections(facts: Facts) -> list[list[str]]:
     if isinstance(facts.anti_alias, AvgPool):
         found.append(AVERAGE)
     if facts.subsamples != NEVER and not facts.plain:
-        split = spec.shortcut.zero_pad == "split"
-        zeros = SUBSAMPLE_ZEROS.replace(
-            "{where}", "on both sides" if split else "behind the others"
-        )
-        zeros = zeros.replace(
-            "{zeros}", "(zeros // 2, zeros - zeros // 2)" if split else "(0, zeros)"
-        )
+        sides, where = facts.zero_sides
+        zeros = SUBSAMPLE_ZEROS.replace("{where}", where).replace("{zeros}", sides)
         found.append(zeros if facts.zeros else SUBSAMPLE)
     return [text.splitlines() for text in found]
 
@@ -179,9 +174,7 @@ def _conv(op: Conv, channels: tuple[str, str], stride: str, dilation: str) -> tu
     given += [stride] if stride != "1" else []
     # The stock layer pads SAME, which is symmetric at stride 1.
     if op.kernel_size > 1 and op.padding == "symmetric" and stride != "1":
-        reach = op.kernel_size // 2
-        pad = str(reach) if dilation == "1" else dilation if reach == 1 else f"{reach} * {dilation}"
-        given.append(f"padding={pad}")
+        given.append(f"padding={symmetric_padding(op, dilation)}")
     given += [f"kernel_dilation={dilation}"] if dilation != "1" else []
     given += [f"feature_group_count={op.groups}"] if op.groups > 1 else []
     given += [] if op.bias else ["use_bias=False"]

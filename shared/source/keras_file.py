@@ -303,8 +303,7 @@ def _subsampled(facts: Facts, source: str) -> Iterator[str]:
     yield f"shortcut = layers.MaxPooling2D(1, strides={stride})({source})"
     if facts.zeros:
         yield f"zeros = {facts.out} - x.shape[-1]"
-        split = facts.spec.shortcut.zero_pad == "split"
-        sides = "(zeros // 2, zeros - zeros // 2)" if split else "(0, zeros)"
+        sides, _ = facts.zero_sides
         yield f"shortcut = ops.pad(shortcut, ((0, 0), (0, 0), (0, 0), {sides}))"
 
 

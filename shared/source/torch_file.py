@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from shared.architecture.ops import AvgPool, BatchNorm, BlurPool, Conv, MaxPool
 from shared.source.classes import Dialect, average_condition, branches, classes
-from shared.source.facts import NEVER, Facts, norm_of
+from shared.source.facts import NEVER, Facts, norm_of, symmetric_padding
 from shared.source.lines import joined, number
 from shared.source.peculiar import head_of
 
@@ -93,10 +93,11 @@ SUBSAMPLE = '''class Subsample(nn.Module):
 SUBSAMPLE_ZEROS = '''class Subsample(nn.Module):
     """Every `stride`-th pixel, and zero channels {where}: option A."""
 
-    def __init__(self, {arguments}):
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
         self.stride = stride
-        {zeros}
+        zeros = out_channels - in_channels
+        self.zeros = {zeros}
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, :: self.stride, :: self.stride]
@@ -139,17 +140,8 @@ def corrections(facts: Facts) -> list[list[str]]:
 def _subsample(facts: Facts) -> str:
     if not facts.zeros:
         return SUBSAMPLE
-    split = facts.spec.shortcut.zero_pad == "split"
-    return (
-        SUBSAMPLE_ZEROS.replace("{where}", "on both sides" if split else "behind the others")
-        .replace("{arguments}", "in_channels: int, out_channels: int, stride: int")
-        .replace(
-            "{zeros}",
-            "zeros = out_channels - in_channels\n"
-            "        self.zeros = "
-            + ("(zeros // 2, zeros - zeros // 2)" if split else "(0, zeros)"),
-        )
-    )
+    sides, where = facts.zero_sides
+    return SUBSAMPLE_ZEROS.replace("{where}", where).replace("{zeros}", sides)
 
 
 def torch_file(facts: Facts) -> str:
@@ -212,9 +204,7 @@ def _conv(op: Conv, channels: tuple[str, str], stride: str, dilation: str) -> tu
     given += [f"stride={stride}"] if stride != "1" else []
     same = op.padding == "same" and op.kernel_size > 1 and stride != "1"
     if op.kernel_size > 1 and not same:
-        reach = op.kernel_size // 2
-        pad = str(reach) if dilation == "1" else dilation if reach == 1 else f"{reach} * {dilation}"
-        given.append(f"padding={pad}")
+        given.append(f"padding={symmetric_padding(op, dilation)}")
     given += [f"dilation={dilation}"] if dilation != "1" else []
     given += [f"groups={op.groups}"] if op.groups > 1 else []
     given += [] if op.bias else ["bias=False"]
