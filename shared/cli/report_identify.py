@@ -37,10 +37,13 @@ def verdict(found: Mapping[str, Any], against: str | None, good: bool) -> Text:
     mark = "✓" if good else "✗"
     style = "green" if good else "red"
     count = len(found["departures"])
+    evidence = found["evidence"]
+    shows = evidence is None or evidence["shows"]
     name = found["preset"] or "a ResNet of its own"
     result = found["verdict"]
     if against:
-        is_it = "the same as" if good else "not the same as"
+        unknown = "not the same as" if shows or count else "not shown to be the same as"
+        is_it = "the same as" if good else unknown
         text = f"{is_it} {against}"
     elif result == NO_RESNET:
         text = "no ResNet"
@@ -49,7 +52,8 @@ def verdict(found: Mapping[str, Any], against: str | None, good: bool) -> Text:
     elif found["recognised"] and not count:
         text = f"{name}: the {result}"
     elif not count:
-        text = f"{name} by its operators, but its numbers are others"
+        why = "its numbers are others" if evidence and shows else "no numbers show it"
+        text = f"{name} by its operators, but {why}"
     else:
         text = f"departs in {count} place{'s' if count > 1 else ''} from {_near(found)}"
     return Text(f"{mark} {text}", style=style)

@@ -4,8 +4,10 @@ own output for the same images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.graphs.net import Node
 from shared.graphs.primitives import BATCH, Array, RawGraph
+from shared.graphs.structure import BACK
 from shared.reference.forward import forward
 from shared.weights.canonical import Weights
 
@@ -22,18 +25,50 @@ LIMITS = {"float64": 1e-12, "float32": 1e-5}
 PRECISIONS = {"bfloat16": 5e-2, "float16": 1e-2}
 
 
+NOTHING = (
+    "the numbers show nothing: the output does not depend on the images, or saturates (a head of "
+    "zeros, say); give the model random weights"
+)
+
+
 @dataclass(frozen=True)
 class Evidence:
-    """Images, the precision that the model computes in, and by how much the outputs differ."""
+    """Images, the precision that the model computes in, and by how much the outputs differ from
+    those that are expected, and among the images (`spread`), both over the largest.
+    """
 
     images: str
     dtype: str
     error: float
     limit: float
+    spread: float
+
+    @property
+    def shows(self) -> bool:
+        """Whether a network that takes no notice of the images would have failed: its outputs, the
+        same for all, are off by half of the spread at least.
+        """
+        return self.spread / 2 > self.limit
 
     @property
     def passed(self) -> bool:
-        return self.error <= self.limit  # NaN is no
+        return self.shows and self.error <= self.limit  # NaN is no
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "shows": self.shows, "passed": self.passed}
+
+
+def limit_of(dtype: str) -> float:
+    return {**LIMITS, **PRECISIONS}.get(dtype, LIMITS["float32"])
+
+
+def judged(images: str, dtype: str, ours: Array, theirs: Array, floor: float = -np.inf) -> Evidence:
+    """Outputs of the same images; only those above `floor` for every image can show anything."""
+    scale = max(float(np.abs(ours).max()), 1e-30)
+    error = float(np.abs(ours - theirs).max()) / scale
+    seen = ours[:, (ours > floor).all(axis=0)]
+    spread = float(np.ptp(seen, axis=0).max(initial=0.0)) / scale
+    return Evidence(images, dtype, error, limit_of(dtype), spread)
 
 
 def compare_numbers(
@@ -50,17 +85,33 @@ def compare_numbers(
     dtype = graph.dtype if graph.dtype in ("float64", "float32") else "float32"
     shape = (BATCH, size, size, spec.in_channels)
     images = np.random.default_rng(0).normal(size=shape).astype(dtype)
-    theirs = np.asarray(graph.run(images), np.float64)
+    theirs = _alone(graph.run, images, np.asarray(graph.run(images), np.float64), graph.dtype)
     theirs = np.moveaxis(theirs, 1, -1) if theirs.ndim == 4 and graph.layout == "NCHW" else theirs
     exact = {name: np.asarray(array, np.float64) for name, array in weights.items()}
     ours = np.zeros(0)
     for step in forward(make_plan(spec, size), exact, prepared(front, images.astype(np.float64))):
         ours = step.output
     ours, theirs = logits(back, ours, theirs.reshape(ours.shape))
-    scale = max(float(np.abs(ours).max()), 1e-30)
-    error = float(np.abs(ours - theirs).max() / scale)
-    limit = LIMITS[dtype] if graph.dtype in LIMITS else PRECISIONS.get(graph.dtype, 1e-5)
-    return Evidence(f"{BATCH} random images of {size} x {size} pixels", graph.dtype, error, limit)
+    floor = -np.inf
+    if any(node.op in BACK for node in back):  # a smaller probability has too few digits, or none
+        floor = float(np.log(np.finfo(dtype).tiny))
+        ours, theirs = np.maximum(ours, floor), np.maximum(theirs, floor)
+    said = f"{len(images)} random images of {size} x {size} pixels"
+    return judged(said, graph.dtype, ours, theirs, floor)
+
+
+def _alone(run: Callable[[Array], Array], images: Array, together: Array, dtype: str) -> Array:
+    """The outputs, the first image's as it is alone, where that is another: a model may look at the
+    number of images, at the others, or at chance.
+    """
+    try:
+        one = np.asarray(run(images[:1]), np.float64).reshape(together[:1].shape)
+    except Exception:  # noqa: BLE001 - a model may take so many images and no other number
+        return together
+    limit = limit_of(dtype)
+    if np.allclose(one, together[:1], rtol=limit, atol=limit * float(np.abs(together).max())):
+        return together
+    return np.concatenate([one, together[1:]])
 
 
 def prepared(front: Sequence[Node], images: Array) -> Array:

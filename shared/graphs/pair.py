@@ -13,7 +13,7 @@ import numpy as np
 
 from shared.architecture.spec import ResNetSpec
 from shared.errors import RosettaError
-from shared.graphs.evidence import LIMITS, PRECISIONS, Evidence
+from shared.graphs.evidence import LIMITS, NOTHING, Evidence, judged, limit_of
 from shared.graphs.match import Trimmed, trimmed, unanimous
 from shared.graphs.net import Net, compacted
 from shared.graphs.normal import normalise
@@ -39,8 +39,7 @@ class ComparedModels:
     @property
     def same(self) -> bool:
         """The same operators with the same tensors, and the same numbers."""
-        passed = self.evidence is None or self.evidence.passed
-        return not self.departures and passed
+        return not self.departures and self.evidence is not None and self.evidence.passed
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -48,9 +47,7 @@ class ComparedModels:
             "departures": [dataclasses.asdict(departure) for departure in self.departures],
             "image_sizes": self.image_sizes,
             "notes": self.notes,
-            "evidence": None
-            if self.evidence is None
-            else {**dataclasses.asdict(self.evidence), "passed": self.evidence.passed},
+            "evidence": None if self.evidence is None else self.evidence.to_dict(),
         }
 
 
@@ -70,6 +67,8 @@ def compare_graphs(a: Read, b: Read, image_size: int | None = None) -> ComparedM
         if not found.departures:
             answer.departures += again.departures
     answer.evidence = _numbers(first, other)
+    if answer.evidence is not None and not answer.evidence.shows:
+        answer.notes.append(NOTHING)
     return answer
 
 
@@ -102,6 +101,9 @@ def _as_plan(own: Trimmed) -> Planned:
 def _unequal_tensors(found: Overlay) -> Iterator[Departure]:
     """Tensors of paired layers that differ, those of folded norms aside."""
     for ours, theirs in found.paired:
+        lacks = theirs.op == ours.op and "bias" not in theirs.tensors
+        if lacks and np.any(ours.tensors.get("bias")):
+            yield Departure(theirs.where, "bias", "no", "yes", theirs.line, ours.where)
         for leaf in sorted(set(ours.tensors) & set(theirs.tensors)):
             a, b = (np.asarray(n.tensors[leaf], np.float64) for n in (theirs, ours))
             if a.shape != b.shape:
@@ -115,16 +117,13 @@ def _unequal_tensors(found: Overlay) -> Iterator[Departure]:
 def _numbers(a: RawGraph, b: RawGraph) -> Evidence | None:
     if a.run is None or b.run is None:
         return None
-    dtypes = [graph.dtype for graph in (a, b)]
-    dtype = max(dtypes, key=lambda name: {**LIMITS, **PRECISIONS}.get(name, 1e-5))
+    dtype = max((graph.dtype for graph in (a, b)), key=limit_of)
     shape = (BATCH, a.image_size, a.image_size, _channels(a))
     images = np.random.default_rng(0).normal(size=shape)
     outputs = [_output(graph, images) for graph in (a, b)]
     if outputs[0].shape != outputs[1].shape:
-        return Evidence(_said(a), dtype, float("inf"), 0.0)
-    scale = max(float(np.abs(outputs[1]).max()), 1e-30)
-    error = float(np.abs(outputs[0] - outputs[1]).max() / scale)
-    return Evidence(_said(a), dtype, error, {**LIMITS, **PRECISIONS}.get(dtype, 1e-5))
+        return Evidence(_said(a), dtype, float("inf"), 0.0, float("inf"))
+    return judged(_said(a), dtype, outputs[1], outputs[0])
 
 
 def _said(graph: RawGraph) -> str:

@@ -16,7 +16,7 @@ from shared.architecture.presets import get_spec, list_presets
 from shared.architecture.spec import ResNetSpec
 from shared.errors import RosettaError, SpecError
 from shared.graphs.compare import COMPUTED, FOLDED, ZERO_BIAS, Note
-from shared.graphs.evidence import Evidence, compare_numbers, prepared
+from shared.graphs.evidence import NOTHING, Evidence, compare_numbers, prepared
 from shared.graphs.match import Match, Trimmed, fits, flat_presets, like, match, trimmed_as
 from shared.graphs.net import Node
 from shared.graphs.normal import normalise
@@ -28,6 +28,7 @@ from shared.weights.canonical import Weights
 SAME_MODEL = "same model"
 SAME_FUNCTION = "same function"
 THIS_SIZE = "at this size only"
+OPERATORS = "same operators"  # and the numbers are others, or show nothing
 DEPARTS = "departs"
 NO_RESNET = "no ResNet"
 SHARE = 0.6  # of a network's convolutions, that a model must have to be compared with it
@@ -79,15 +80,7 @@ class Identified:
             "surroundings": self.surroundings,
             "notes": self.notes,
             "assumed": self.assumed,
-            "evidence": None
-            if evidence is None
-            else {
-                "images": evidence.images,
-                "dtype": evidence.dtype,
-                "error": evidence.error,
-                "limit": evidence.limit,
-                "passed": evidence.passed,
-            },
+            "evidence": None if evidence is None else evidence.to_dict(),
             "image_sizes": self.image_sizes,
             "tensors": len(self.weights),
             "names": self.names,
@@ -194,6 +187,11 @@ def _decide(
         if not against:
             answer.from_nearest = _from_nearest(answer.nearest, best.spec, own)
     _prove(answer, graph, own)
+    proved = answer.evidence is not None and answer.evidence.passed
+    if answer.verdict in (SAME_MODEL, SAME_FUNCTION) and not proved:
+        answer.verdict = OPERATORS
+    if answer.evidence is not None and not answer.evidence.shows:
+        answer.notes.append(NOTHING)
 
 
 def _from_nearest(name: str, spec: ResNetSpec, own: Trimmed) -> list[Departure]:

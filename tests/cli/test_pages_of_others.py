@@ -32,6 +32,7 @@ def found(**changes: Any) -> dict[str, Any]:
         "image_sizes": [64, 96],
         "evidence": {
             "passed": True,
+            "shows": True,
             "images": "2 random images",
             "dtype": "float64",
             "error": 1e-15,
