@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from shared.graphs.windows import RULES as WINDOWS
 
 GLUE = ("ew", "cast", "reshape", "transpose", "broadcast", "reduce", "slice")
 MOST = 80  # nodes of one region
-SAMPLES = np.concatenate([np.linspace(-9, 9, 181), [-1e-3, 1e-3, 30.0, -30.0]])
+MOST_BEND = 1e30  # a constant beyond is no number that an activation has
+SAMPLES = np.concatenate([np.linspace(-9, 9, 181), [-1e-3, 1e-3, 30.0, -30.0, 300.0, -300.0]])
 
 
 def recognise(state: State, raw: Raw) -> None:
@@ -118,23 +119,32 @@ def _activation(state: State, start: Raw, raws: Sequence[Raw]) -> Act | None:
     if any(state.constants.size(i) > 1 and _varies(state, i) for i in constants):
         return None
     single: Env = {i: np.asarray(state.constants.scalar(i)) for i in constants}
-    y = np.asarray(_run(state, start, raws, SAMPLES, single), np.float64)
-    if y.shape != SAMPLES.shape:
+    samples = _samples(value for value in single.values() if value.dtype.kind == "f")
+    y = np.asarray(_run(state, start, raws, samples, single), np.float64)
+    if y.shape != samples.shape:
         return None
     act, last = state.values[start.id], raws[-1]
-    low, high = SAMPLES < 0, SAMPLES > 0
-    if np.array_equal(y, SAMPLES):
+    low, high = samples < 0, samples > 0
+    if np.array_equal(y, samples):
         return act
-    if np.allclose(y[high], SAMPLES[high], rtol=1e-9):
-        slope = float(y[low][0] / SAMPLES[low][0])
-        if np.allclose(y[low], slope * SAMPLES[low], rtol=1e-9, atol=1e-12):
+    if np.allclose(y[high], samples[high], rtol=1e-9):
+        slope = float(y[low][0] / samples[low][0])
+        if np.allclose(y[low], slope * samples[low], rtol=1e-9, atol=1e-12):
             if slope == 0:
                 return state.unary("ReLU", act, last)
             return state.unary("LeakyReLU", act, last, {"slope": decimal(slope)})
-    for op, curve in CURVES.items():
-        if np.allclose(y, curve(SAMPLES), rtol=1e-7, atol=1e-9):
-            return state.unary(op, act, last)
+    with np.errstate(over="ignore"):  # in an exponential, whose reciprocal is 0
+        for op, curve in CURVES.items():
+            if np.allclose(y, curve(samples), rtol=1e-7, atol=1e-9):
+                return state.unary(op, act, last)
     return None
+
+
+def _samples(constants: Iterable[Array]) -> Array:
+    """Numbers of every size, and beside each constant, where a function may have a bend."""
+    bends = np.unique([float(value) for value in constants if 0 < abs(float(value)) < MOST_BEND])
+    beside = np.concatenate([bends * by for by in (0.5, 0.99, 1.01, 2.0)])
+    return np.concatenate([SAMPLES, beside, -beside])
 
 
 def _varies(state: State, i: int) -> bool:
@@ -180,16 +190,30 @@ def _norm(state: State, start: Raw, raws: Sequence[Raw]) -> Act | None:
     drawn = {i: env[i].reshape(-1) for i in vectors}
     literals = sorted({state.constants.scalar(i) for i in leaves if state.constants.size(i) == 1})
     x = state.rng.normal(0.3, 2, shape)
-    y = np.asarray(_run(state, start, raws, x, env), np.float64)
+    known: dict[float, Array] = {}
+
+    def fitted(size: float, eps: float, axes: tuple[int, ...], split: Any) -> Any:
+        z = _standard(x * size, eps, axes, split).reshape(shape)
+        if size not in known:
+            known[size] = np.asarray(_run(state, start, raws, x * size, {**env}), np.float64)
+        return _fit(z, known[size], act, channels)
+
     for groups, axes, split in _statistics(act, places, shape, raws, state):
-        own = x if split is None else x.reshape(split)
-        mean, variance = own.mean(axis=axes, keepdims=True), own.var(axis=axes, keepdims=True)
         for eps in (e for e in literals if 0 < e < MAX_EPS):
-            z = ((own - mean) / np.sqrt(variance + eps)).reshape(shape)
-            fitted = _fit(z, y, act, channels)
-            if fitted is not None:
-                return _made_norm(state, act, raws[-1], groups, eps, fitted, drawn)
+            found = fitted(1.0, eps, axes, split)
+            if found is None:
+                continue
+            # Small and large: a bound of the variance, or of the values, shows there.
+            others = [fitted(size, eps, axes, split) for size in (1e-3, 1e3)]
+            if all(o is not None and np.allclose(o, found, rtol=1e-5, atol=1e-6) for o in others):
+                return _made_norm(state, act, raws[-1], groups, eps, found, drawn)
     return None
+
+
+def _standard(x: Array, eps: float, axes: tuple[int, ...], split: Sequence[int] | None) -> Array:
+    own = x if split is None else x.reshape(split)
+    mean, variance = own.mean(axis=axes, keepdims=True), own.var(axis=axes, keepdims=True)
+    return np.asarray((own - mean) / np.sqrt(variance + eps))
 
 
 def _statistics(
@@ -281,7 +305,7 @@ def _max_pool(state: State, start: Raw, raws: Sequence[Raw]) -> Act | None:
     how: dict[str, Any] = {"window": [1] * 4, "strides": [1] * 4, "pads": [(0, 0)] * 4}
     for k, d in enumerate(places):
         how["window"][d], how["strides"][d] = window[k], stride[k]
-    x = state.rng.normal(0, 2, shape)
+    x = state.rng.normal(0, 2, shape) * 10.0 ** state.rng.uniform(-3, 6, shape)  # no bound hides
     want = sliding(x, how, -np.inf).max((4, 5, 6, 7))
     if not np.array_equal(want, _run(state, start, raws, x)):
         return None
