@@ -106,17 +106,46 @@ class Norm(NamedTuple):
     eps: float
 
 
+class Draw(NamedTuple):
+    """Random numbers in the place of the parameters, and what the map is with them."""
+
+    of: Mapping[int, Array]
+    scale: Array
+    shift: Array
+
+    def value(self, leaf: int | None, absent: float) -> Array:
+        return np.asarray(absent) if leaf is None else self.of[leaf]
+
+
 class Recogniser:
-    """What one affine map over a constant graph is."""
+    """What one affine map over a constant graph is.
+
+    The parameters are drawn twice: positive, as a variance is, to find which is which; and of both
+    signs, the variance aside, because |gamma| is not gamma.
+    """
 
     def __init__(self, constants: Constants, rng: np.random.Generator, channels: int, how: Map):
         self.constants, self.how, self.channels = constants, how, channels
         leaves = [i for i in constants.leaves(how.constants()) if constants.is_number(i)]
         self.vectors = [i for i in leaves if self._is_vector(i)]
         self.literals = sorted(set(self._literals(leaves)))
-        random: Env = {i: rng.uniform(0.5, 2.0, np.shape(constants.value(i))) for i in self.vectors}
-        self._drawn: Mapping[int, Array] = {i: v.reshape(-1) for i, v in random.items()}
-        self.scale, self.shift = how.values(constants, random)
+        self._drawn = self._draw(
+            {i: rng.uniform(0.5, 2.0, np.shape(constants.value(i))) for i in self.vectors}
+        )
+        self.scale, self.shift = self._drawn.scale, self._drawn.shift
+        self._signs = {i: rng.choice((-1.0, 1.0), self.channels) for i in self.vectors}
+
+    def _draw(self, random: Env) -> Draw:
+        flat = {i: value.reshape(-1) for i, value in random.items()}
+        return Draw(flat, *self.how.values(self.constants, random))
+
+    def _of_both_signs(self, variance: int | None = None) -> Draw:
+        signed = {i: v * (i == variance or self._signs[i]) for i, v in self._drawn.of.items()}
+        shapes = {i: np.shape(self.constants.value(i)) for i in signed}
+        return self._draw({i: value.reshape(shapes[i]) for i, value in signed.items()})
+
+    def _always(self, test: Callable[[Draw], bool], variance: int | None = None) -> bool:
+        return test(self._drawn) and test(self._of_both_signs(variance))
 
     def _is_vector(self, i: int) -> bool:
         if self.constants.size(i) != self.channels:
@@ -144,7 +173,7 @@ class Recogniser:
         return (
             self.how.scale is None
             and len(self.vectors) == 1
-            and _close(self.shift, self._drawn[self.vectors[0]])
+            and self._always(lambda draw: _close(draw.shift, draw.of[self.vectors[0]]))
         )
 
     def gamma_beta(self) -> tuple[int | None, int | None] | None:
@@ -152,12 +181,14 @@ class Recogniser:
         if len(self.vectors) > 2:
             return None
         for gamma, beta in itertools.permutations([*self.vectors, None], 2):
-            if _close(self.scale, self._of(gamma, 1.0)) and _close(self.shift, self._of(beta, 0.0)):
+
+            def test(draw: Draw, gamma: int | None = gamma, beta: int | None = beta) -> bool:
+                scale, shift = draw.value(gamma, 1.0), draw.value(beta, 0.0)
+                return _close(draw.scale, scale) and _close(draw.shift, shift)
+
+            if self._always(test):
                 return gamma, beta
         return None
-
-    def _of(self, leaf: int | None, absent: float) -> Array:
-        return np.asarray(absent) if leaf is None else self._drawn[leaf]
 
     def batch_norm(self, bias_allowed: bool) -> Norm | None:
         """gamma / sqrt(variance + eps) (x + bias - mean) + beta, in whatever order."""
@@ -176,13 +207,16 @@ class Recogniser:
         return [e for e in self.literals if 0 <= e < MAX_EPS] or [0.0] if variance else [0.0]
 
     def _is_norm(self, leaf: Mapping[str, int], eps: float) -> bool:
-        scale = self._of(leaf.get("gamma"), 1.0)
-        if "variance" in leaf:
-            scale = scale / np.sqrt(self._of(leaf["variance"], 1.0) + eps)
-        if not _close(self.scale, scale):
-            return False
-        centre = self._of(leaf.get("bias"), 0.0) - self._of(leaf.get("mean"), 0.0)
-        return _close(self.shift, self._of(leaf.get("beta"), 0.0) + centre * scale)
+        def test(draw: Draw) -> bool:
+            scale = draw.value(leaf.get("gamma"), 1.0)
+            if "variance" in leaf:
+                scale = scale / np.sqrt(draw.value(leaf["variance"], 1.0) + eps)
+            if not _close(draw.scale, scale):
+                return False
+            centre = draw.value(leaf.get("bias"), 0.0) - draw.value(leaf.get("mean"), 0.0)
+            return _close(draw.shift, draw.value(leaf.get("beta"), 0.0) + centre * scale)
+
+        return self._always(test, leaf.get("variance"))
 
 
 def _role_sets(count: int, bias: bool) -> list[tuple[str, ...]]:
