@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
@@ -89,12 +90,15 @@ class AtenReader:
         return bound | dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
 
     def is_constant(self, node: Node) -> bool:
-        """Whether a node depends on no image: asked in order, node by node."""
+        """Whether a node depends on no image and no chance: asked in order, node by node."""
         if node not in self._constant_nodes:
             inner = node.all_input_nodes
             known = node in self.tensors
             self._constant_nodes[node] = known or (
-                node.op == "call_function" and bool(inner) and all(map(self.is_constant, inner))
+                node.op == "call_function"
+                and bool(inner)
+                and all(map(self.is_constant, inner))
+                and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
             )
         return self._constant_nodes[node]
 

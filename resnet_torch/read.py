@@ -19,14 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import Node
 
-from resnet_torch import aten_arithmetic, aten_layers
-from resnet_torch.aten import AtenReader, Value, is_view, shape_of, writes
+from resnet_torch.aten import shape_of
+from resnet_torch.exported_graph import array_of, graph_of, is_own
 from shared.errors import FrameworkError
 from shared.graphs.primitives import BATCH, Array, RawGraph
 
-RULES = aten_layers.RULES | aten_arithmetic.RULES
 SIZES = (224, 32, 64, 299)  # to try where a model takes no images of its usual size
 LOGITS = ("logits", "out", "output", "predictions")  # what the classifier's output is called
 
@@ -69,7 +67,7 @@ def _read(model: Any, size: int) -> RawGraph:
             except FrameworkError as error:
                 problem = problem or error
                 continue
-            graph = _graph_of(program, size, own)
+            graph = graph_of(program, size, own)
         graph.run = _runner(model, dtype)
         graph.dtype = str(example.dtype).removeprefix("torch.")
         return graph
@@ -161,7 +159,7 @@ def _said(error: Exception) -> str:
     text = str(error).strip()
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     places = re.findall(r'File "([^"]+)", line (\d+)', text)
-    own = [f"{Path(file).name}:{line}" for file, line in places if _is_own(file)]
+    own = [f"{Path(file).name}:{line}" for file, line in places if is_own(file)]
     if not own:
         own = list(_traceback_places(error))
     at = f" at {own[-1]}" if own else ""
@@ -172,14 +170,9 @@ def _traceback_places(error: BaseException) -> Iterator[str]:
     trace = error.__traceback__
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
-        if _is_own(file) and "resnet_torch" not in file:
+        if is_own(file) and "resnet_torch" not in file:
             yield f"{Path(file).name}:{trace.tb_lineno}"
         trace = trace.tb_next
-
-
-def _is_own(file: str) -> bool:
-    """Whether a frame is in neither PyTorch nor something generated."""
-    return "/torch/" not in file and not file.startswith("<")
 
 
 def _runner(model: nn.Module, dtype: torch.dtype | None) -> Any:
@@ -187,7 +180,7 @@ def _runner(model: nn.Module, dtype: torch.dtype | None) -> Any:
         with _evaluating(model, dtype), torch.no_grad():
             nchw = np.ascontiguousarray(np.transpose(images, (0, 3, 1, 2)))
             example = _example(model, 1)
-            return _array(_first_output(model(torch.from_numpy(nchw).to(example.dtype))))
+            return array_of(_first_output(model(torch.from_numpy(nchw).to(example.dtype))))
 
     return run
 
@@ -208,14 +201,6 @@ def _chosen(outputs: list[Any]) -> Any:
     return flat[0] if flat else outputs[-1]
 
 
-def _array(tensor: Tensor) -> Array:
-    """In its own dtype; half precision, which NumPy lacks, in float32."""
-    tensor = tensor.detach().cpu()
-    if tensor.dtype in (torch.bfloat16, torch.float16):
-        tensor = tensor.float()
-    return tensor.numpy()
-
-
 # Programs.
 
 
@@ -229,13 +214,15 @@ def _read_program(program: ExportedProgram, size: int) -> RawGraph:
     if shape_of(image)[-1] != size:
         example = torch.zeros(*shape_of(image)[:2], size, size, dtype=image.meta["val"].dtype)
         program = _export_again(module, example)
-    graph = _graph_of(program, size, {})
+    graph = graph_of(program, size, {})
     graph.dtype = str(image.meta["val"].dtype).removeprefix("torch.")
 
     def run(images: Array) -> Array:
         nchw = np.ascontiguousarray(np.transpose(images, (0, 3, 1, 2)))
         with torch.no_grad():
-            return _array(_first_output(module(torch.from_numpy(nchw).to(image.meta["val"].dtype))))
+            return array_of(
+                _first_output(module(torch.from_numpy(nchw).to(image.meta["val"].dtype)))
+            )
 
     graph.run = run
     return graph
@@ -261,7 +248,7 @@ def _read_script(model: torch.jit.ScriptModule, size: int) -> RawGraph:
         program = TS2EPConverter(model, (example,), {}).convert()
     except Exception as error:  # noqa: BLE001 - as in `_export`
         raise FrameworkError(f"PyTorch cannot convert it: {_said(error)}") from None
-    graph = _graph_of(program, size, _states(model))
+    graph = graph_of(program, size, _states(model))
     graph.run = _runner(model, None)
     graph.dtype = str(example.dtype).removeprefix("torch.")
     return graph
@@ -287,118 +274,3 @@ def load(path: str) -> Any:
         return torch.jit.load(path, map_location="cpu")
     except Exception as error:  # noqa: BLE001 - as above
         raise FrameworkError(f"{path}: PyTorch cannot load it: {_said(error)}") from None
-
-
-# The graph.
-
-
-def _graph_of(program: ExportedProgram, size: int, own: dict[str, Tensor]) -> RawGraph:
-    """`own` has the parameters in the model's own dtype, by name."""
-    program, remark = _functional(program)
-    graph = RawGraph("torch", size, "NCHW")
-    graph.remarks += [remark] if remark else []
-    reader = AtenReader(graph, RULES)
-    signature = program.graph_signature
-    names = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
-    state = {**program.state_dict, **program.constants}
-    for node in program.graph.nodes:
-        if node.op == "placeholder":
-            reader.values[node] = _placeholder(graph, node, names, state, own)
-            if node.name in names:
-                reader.tensors[node] = state[names[node.name]]
-        elif node.op == "get_attr":
-            tensor = program.graph_module
-            for part in str(node.target).split("."):
-                tensor = getattr(tensor, part)
-            reader.values[node] = graph.const(_array(tensor))
-        elif node.op == "output":
-            graph.outputs = _outputs(reader, node, signature, graph)
-        else:
-            reader.values[node] = _call(reader, node)
-    return graph
-
-
-def _placeholder(
-    graph: RawGraph,
-    node: Node,
-    names: dict[str, str],
-    state: dict[str, Any],
-    own: dict[str, Tensor],
-) -> int:
-    name = names.get(node.name)
-    if name is None:
-        value = node.meta.get("val")
-        return graph.input(shape_of(node) if isinstance(value, Tensor) else (), node.name)
-    tensor = own.get(name, state[name])
-    named = None if name.startswith("lifted_tensor") else name
-    return graph.const(_array(tensor), named, name.rpartition(".")[0])
-
-
-def _call(reader: AtenReader, node: Node) -> Value:
-    if str(node.target) == "<built-in function getitem>":
-        source, index = node.args
-        several = reader.values[source]  # type: ignore[index]
-        return several[index] if isinstance(several, list) else several  # type: ignore[index]
-    value = node.meta.get("val")
-    if not isinstance(value, (Tensor, list, tuple)):  # a size, or nothing
-        number: Any = getattr(getattr(value, "node", None), "hint", value)
-        return reader.graph.const(0 if number is None else number)
-    found = reader.read(node, _where(node), _line(node))
-    if writes(node) and isinstance(node.args[0], Node):
-        reader.values[node.args[0]] = found  # in place: who reads the input later reads this
-    return found
-
-
-def _outputs(reader: AtenReader, node: Node, signature: Any, graph: RawGraph) -> list[int]:
-    """What the model returns, the logits first."""
-    pairs = zip(node.args[0], signature.output_specs, strict=True)  # type: ignore[arg-type]
-    given = [x for x, spec in pairs if spec.kind.name == "USER_OUTPUT" and isinstance(x, Node)]
-    if len(given) > 1:
-        flat = [x for x in given if len(shape_of(x)) == 2]
-        first = flat[0] if flat else given[-1]
-        graph.remarks.append(
-            f"the model returns {len(given)} tensors; the one of {list(shape_of(first))} is read"
-        )
-        given = [first, *(x for x in given if x is not first)]
-    return [reader.id_of(x) for x in given]
-
-
-def _where(node: Node) -> str:
-    """The path of the module that computes it; of the model itself, its class."""
-    stack = node.meta.get("nn_module_stack") or {}
-    if not stack:
-        return ""
-    path, kind = list(stack.values())[-1]
-    return path or str(getattr(kind, "__name__", kind)).rpartition(".")[2]
-
-
-def _line(node: Node) -> str:
-    """The user's own line, as file:line."""
-    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    own = [f"{Path(file).name}:{line}" for file, line in frames if _is_own(file)]
-    return own[-1] if own else ""
-
-
-def _functional(program: ExportedProgram) -> tuple[ExportedProgram, str]:
-    """Without writes into views, which the graph's order alone does not show; and a remark where
-    they remain.
-    """
-    if not _writes_into_views(program):
-        return program, ""
-    try:
-        return program.run_decompositions({}), ""
-    except Exception:  # noqa: BLE001 - PyTorch 2.13 asserts where a norm is in training mode
-        return program, "PyTorch could not take the writes in place out of the graph"
-
-
-def _writes_into_views(program: ExportedProgram) -> bool:
-    for node in program.graph.nodes:
-        if node.op == "call_function" and writes(node) and isinstance(node.args[0], Node):
-            target = node.args[0]
-            if is_view(target) or any(is_view(user) for user in target.users):
-                return True
-    return False
