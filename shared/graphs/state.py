@@ -195,6 +195,9 @@ class State:
         """Nobody's norm: a folded one, or preprocessing."""
         scale, shift = act.how.values(self.constants)
         channels = found.channels
+        if {np.size(scale), np.size(shift)} - {1, channels}:  # behind what is not known
+            what = {"what": "arithmetic with a constant of other channels"}
+            return self.new("Other", [node.id], act.raw, node.size, what).id
 
         def full(value: Array) -> Array:
             return np.broadcast_to(np.asarray(value, np.float64), (channels,)).copy()
