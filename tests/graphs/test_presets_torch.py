@@ -10,6 +10,7 @@ import pytest
 
 from shared.architecture.presets import get_spec, miniature
 from shared.graphs.verdict import identify_graph
+from shared.weights.probe import probe_weights
 from tests.graphs.presets import SHORT, assert_read_back, different_miniatures, side
 from tests.zoo import rest_in_zoo
 
@@ -32,5 +33,6 @@ def cases() -> list[Any]:
 def test_a_network_of_ours_is_read_back(name: str) -> None:
     spec = miniature(get_spec(name))
     model = resnet_torch.build(spec, dtype="float64")
+    resnet_torch.load_weights(model, probe_weights(spec))
     found = identify_graph(lambda size: read_graph(model, size), side(spec))
     assert_read_back(found, spec, resnet_torch.export_weights(model))
