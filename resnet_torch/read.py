@@ -29,11 +29,6 @@ SIZES = (224, 32, 64, 299)  # to try where a model takes no images of its usual 
 LOGITS = ("logits", "out", "output", "predictions")  # what the classifier's output is called
 
 
-def can_read(model: object) -> bool:
-    """Whether `read_graph` takes it."""
-    return isinstance(model, (nn.Module, ExportedProgram))
-
-
 def read_graph(model: Any, image_size: int | None = None) -> RawGraph:
     """The graph of a module or an exported program for two images of `image_size` pixels, by
     default the size that the model says, else 224, or 32 where the first convolution has no stride.
