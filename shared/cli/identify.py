@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,14 +12,16 @@ import typer
 from shared.cli.options import (
     HtmlFile,
     Json,
+    LeaveOut,
     MarkdownFile,
+    Take,
     check_outputs,
     command_line,
     make_console,
     write_json,
     write_pages,
 )
-from shared.errors import RosettaError
+from shared.errors import RosettaError, SpecError
 
 if TYPE_CHECKING:
     from shared.architecture.spec import ResNetSpec
@@ -62,6 +65,8 @@ def identify(
     seconds: Annotated[
         float, typer.Option(help="How long the model's own code may take.", min=1.0, metavar="S")
     ] = 600.0,
+    take: Take = None,
+    leave_out: LeaveOut = None,
     json_file: Json = None,
     html: HtmlFile = None,
     markdown: MarkdownFile = None,
@@ -71,14 +76,14 @@ def identify(
     from shared.frameworks.identify import Answer, compare_targets, identify_target
 
     check_outputs(json_file, html, markdown, None if output is None or output.is_dir() else output)
-    side = _other_side(against, image_size, seconds)
+    side = _other_side(against, image_size, seconds, take, leave_out)
     errors = make_console(stderr=True)
     with errors.status(f"reading {target}"):
         if side is None:
-            spec, weights = None, None
+            spec, weights, notes = None, None, list[str]()
             answer = Answer(compare_targets(target, str(against), image_size, seconds=seconds))
         else:
-            spec, weights = side
+            spec, weights, notes = side
             answer = identify_target(
                 target,
                 image_size,
@@ -89,6 +94,7 @@ def identify(
     found = answer.found
     if weights is not None:
         found["departures"] += report.unequal_tensors(answer.weights, weights, found["names"])
+    found["notes"] += notes
     causes = _causes(answer, spec, weights)
     found |= {"against": against, "causes": causes}
     good = found["recognised"] and not (against and found["departures"])
@@ -109,28 +115,41 @@ def identify(
 
 
 def _other_side(
-    against: str | None, image_size: int | None, seconds: float
-) -> tuple[ResNetSpec | None, Weights | None] | None:
-    """The spec to compare with, and its weights if it has any; None of a model that is no ResNet
-    that is known in full.
+    against: str | None,
+    image_size: int | None,
+    seconds: float,
+    take: str | None,
+    leave_out: Sequence[str] | None,
+) -> tuple[ResNetSpec | None, Weights | None, list[str]] | None:
+    """The spec to compare with, its weights if it has any, and what was chosen, left out or assumed
+    of its file; None of a model that is no ResNet that is known in full.
     """
     from shared.architecture.presets import get_spec
     from shared.frameworks.targets import is_target
 
+    is_file = against is not None and not is_target(against) and Path(against).exists()
+    if (take or leave_out) and not is_file:
+        option = "--take" if take else "--leave-out"
+        raise SpecError(f"{option} is for a checkpoint that --against names")
     if against is None:
-        return None, None
+        return None, None, []
     if is_target(against):
         from shared.frameworks.identify import identify_target
 
         other = identify_target(against, image_size, keep_weights=True, seconds=seconds)
         known = other.spec is not None and other.found["recognised"]
-        return (other.spec, other.weights) if known else None
-    if not Path(against).exists():
-        return get_spec(against), None
+        return (other.spec, other.weights, []) if known else None
+    if not is_file:
+        return get_spec(against), None, []
+    from shared.cli.report_checkpoints import fields_text
     from shared.formats.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(against)
-    return checkpoint.spec, checkpoint.weights()
+    checkpoint = open_checkpoint(against, take=take, leave_out=leave_out or ())
+    notes = [f"{against}: {remark}" for remark in checkpoint.remarks]
+    if assumed := checkpoint.assumed:
+        how = f"as {checkpoint.scheme.convention} has it: {fields_text(assumed)}"
+        notes.append(f"{against}: assumed, because neither tensors nor file tell, {how}")
+    return checkpoint.spec, checkpoint.weights(), notes
 
 
 def _causes(

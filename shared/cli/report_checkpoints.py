@@ -96,14 +96,14 @@ def _lines(
         counters = "counters (num_batches_tracked), which no output depends on"
         yield "left out", f"{len(c.ignored)} {counters}"
     for told in c.told:
-        yield "told", f"by {told.source}: {_fields(told.shown(spec))}"
+        yield "told", f"by {told.source}: {fields_text(told.shown(spec))}"
         if told.surroundings:
             yield "around it", ", ".join(told.surroundings)
     if given := {name: v for name, v in c.given.items() if name not in c.told_fields}:
-        yield "given", f"by --preset or --set: {_fields(given)}"
+        yield "given", f"by --preset or --set: {fields_text(given)}"
     if c.assumed:
         why = "neither tensors nor file tell"
-        yield "assumed", f"as {c.scheme.convention} has it, because {why}: {_fields(c.assumed)}"
+        yield "assumed", f"as {c.scheme.convention} has it, because {why}: {fields_text(c.assumed)}"
     if others := [other for other in candidates if other != c.preset]:
         which = "; --preset or --set says which" if c.assumed else ""
         yield "as well", f"the same tensors: {', '.join(others)}{which}"
@@ -114,7 +114,8 @@ def _lines(
         yield "nearest", "; ".join([str(nearest), *departures])
 
 
-def _fields(fields: Mapping[str, Any]) -> str:
+def fields_text(fields: Mapping[str, Any]) -> str:
+    """`name=value`, and so on."""
     return ", ".join(
         f"{name}={json.dumps(value)}" if not isinstance(value, str) else f"{name}={value}"
         for name, value in fields.items()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -13,6 +12,7 @@ from shared.architecture.plan import make_plan
 from shared.architecture.presets import get_spec, list_presets
 from shared.architecture.spec import ResNetSpec
 from shared.cli.tables import Column, Table
+from shared.graphs.evidence import difference
 from shared.graphs.verdict import NO_RESNET, THIS_SIZE, fields_that_differ, listed
 from shared.weights.canonical import Weights
 
@@ -88,7 +88,8 @@ def details(found: Mapping[str, Any]) -> list[str]:
     others = found["presets"][1:]
     if others:
         rows.append(f"as well    {listed(others, most=4)}")
-    if spec is not None and not found["preset"] and not found["departures"] and found["nearest"]:
+    unnamed = spec is not None and not found["preset"] and not found["departures"]
+    if unnamed and found["nearest"] and not found.get("against"):
         rows.append(f"nearest    {_near(found)}")
     sizes = " and ".join(f"{n} x {n}" for n in found["image_sizes"])
     rows.append(f"compared   operator by operator at {sizes} pixels")
@@ -126,10 +127,9 @@ def unequal_tensors(
     """A departure for every tensor that is another than the other side's."""
     rows = []
     for name in sorted(set(found) & set(other)):
-        a, b = np.asarray(found[name], np.float64), np.asarray(other[name], np.float64)
-        if a.shape == b.shape and np.allclose(a, b, rtol=1e-6, atol=1e-9):
+        error = difference(found[name], other[name])
+        if error is None:
             continue
-        error = float(np.abs(a - b).max()) if a.shape == b.shape else float("nan")
         rows.append(
             {
                 "where": names.get(name) or name,

@@ -24,6 +24,11 @@ from shared.weights.canonical import Weights
 LIMITS = {"float64": 1e-12, "float32": 1e-5}
 PRECISIONS = {"bfloat16": 5e-2, "float16": 1e-2}
 
+# Of one value: 16 times what rounding to float32 can change (2^-24). A kernel that is computed may
+# have values that are nearly zero as differences of others: these may be off by 1e-9 of the largest
+# value, or of 1.
+TENSOR_RTOL, TENSOR_ATOL = 1e-6, 1e-9
+
 
 NOTHING = (
     "the numbers show nothing: the output does not depend on the images, or saturates (a head of "
@@ -69,6 +74,19 @@ def judged(images: str, dtype: str, ours: Array, theirs: Array, floor: float = -
     seen = ours[:, (ours > floor).all(axis=0)]
     spread = float(np.ptp(seen, axis=0).max(initial=0.0)) / scale
     return Evidence(images, dtype, error, limit_of(dtype), spread)
+
+
+def difference(a: Array, b: Array) -> float | None:
+    """The largest difference of two tensors; None where no value differs by more than rounding,
+    NaN where the shapes do.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.shape != b.shape:
+        return float("nan")
+    scale = min(1.0, float(np.abs(b).max(initial=0.0)))
+    if np.allclose(a, b, rtol=TENSOR_RTOL, atol=TENSOR_ATOL * scale):
+        return None
+    return float(np.abs(a - b).max())
 
 
 def compare_numbers(

@@ -13,7 +13,7 @@ import numpy as np
 
 from shared.architecture.spec import ResNetSpec
 from shared.errors import RosettaError
-from shared.graphs.evidence import LIMITS, NOTHING, Evidence, judged, limit_of
+from shared.graphs.evidence import LIMITS, NOTHING, Evidence, difference, judged, limit_of
 from shared.graphs.match import Trimmed, trimmed, unanimous
 from shared.graphs.net import Net, compacted
 from shared.graphs.normal import normalise
@@ -21,8 +21,6 @@ from shared.graphs.overlay import Departure, Overlay, overlay
 from shared.graphs.planned import Planned
 from shared.graphs.primitives import BATCH, Array, RawGraph
 from shared.graphs.verdict import Read
-
-TENSOR_RTOL = 1e-6
 
 
 @dataclass
@@ -105,12 +103,10 @@ def _unequal_tensors(found: Overlay) -> Iterator[Departure]:
         if lacks and np.any(ours.tensors.get("bias")):
             yield Departure(theirs.where, "bias", "no", "yes", theirs.line, ours.where)
         for leaf in sorted(set(ours.tensors) & set(theirs.tensors)):
-            a, b = (np.asarray(n.tensors[leaf], np.float64) for n in (theirs, ours))
-            if a.shape != b.shape:
-                continue
-            if not np.allclose(a, b, rtol=TENSOR_RTOL, atol=1e-9):
+            a, b = theirs.tensors[leaf], ours.tensors[leaf]
+            if np.shape(a) == np.shape(b) and (largest := difference(a, b)) is not None:
                 where, name = theirs.where, ours.names.get(leaf) or f"{ours.where}.{leaf}"
-                error = f"{leaf} differs by {np.abs(a - b).max():.1e}"
+                error = f"{leaf} differs by {largest:.1e}"
                 yield Departure(where, "weights", error, name, theirs.line, ours.where)
 
 

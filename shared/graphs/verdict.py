@@ -31,6 +31,7 @@ THIS_SIZE = "at this size only"
 OPERATORS = "same operators"  # and the numbers are others, or show nothing
 DEPARTS = "departs"
 NO_RESNET = "no ResNet"
+FRONT = "before the stem"
 SHARE = 0.6  # of a network's convolutions, that a model must have to be compared with it
 SMALL = 97  # pixels of the images of the numbers, odd, where the model takes them
 
@@ -337,10 +338,10 @@ def _assumed(spec: ResNetSpec, own: Trimmed) -> list[str]:
 
 def surroundings(own: Trimmed) -> list[str]:
     """What stands before the stem and behind the head, each as a sentence."""
-    found = [f"before the stem: {_step(node)}" for node in own.front]
+    found = [f"{FRONT}: {_step(node)}" for node in own.front]
     name = _preprocessing(own.front)
     if name:
-        found.append(f"before the stem, together: the preprocessing {name}")
+        found.append(f"{FRONT}, together: the preprocessing {name}")
     return [*found, *(f"behind the head: {node.label}" for node in own.back)]
 
 

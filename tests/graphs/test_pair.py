@@ -40,6 +40,17 @@ def test_one_value_is_named_where_it_is(model: Any) -> None:
     assert not found.evidence.passed
 
 
+def test_small_values_are_compared_as_large_ones_are(model: Any) -> None:
+    """A kernel of 1e-11 and one three times as large are two, though a norm hides it."""
+    small, other = copy.deepcopy(model), copy.deepcopy(model)
+    with torch.no_grad():
+        small.stages[1].blocks[0].conv2.weight *= 1e-10
+        other.stages[1].blocks[0].conv2.weight *= 3e-10
+    found = compare_models(other, small, 32)
+    assert [(d.where, d.what) for d in found.departures] == [("stages.1.blocks.0.conv2", "weights")]
+    assert compare_models(small, copy.deepcopy(small), 32).same
+
+
 def test_another_operator_is_where_they_part(model: Any) -> None:
     other = copy.deepcopy(model)
     other.stages[0].blocks[0].norm1.eps = 1e-2
