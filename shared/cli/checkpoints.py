@@ -17,12 +17,14 @@ from shared.cli.evidence import (
 )
 from shared.cli.options import (
     DType,
+    Format,
     Frameworks,
     ImageSize,
     Json,
     LeaveOut,
     Settings,
     Take,
+    WhichPreset,
     check_outputs,
     choose_frameworks,
     make_console,
@@ -38,15 +40,6 @@ if TYPE_CHECKING:
 
     from shared.formats.convert import Conversion
     from shared.verification.comparison import Comparison
-
-Format = Annotated[
-    str | None,
-    typer.Option("--from", help="Format of the source; detected unless given.", metavar="FORMAT"),
-]
-WhichPreset = Annotated[
-    str | None,
-    typer.Option("--preset", help="The network, where the file does not say it.", metavar="PRESET"),
-]
 
 
 def inspect(
@@ -189,21 +182,15 @@ def convert(
 ) -> None:
     """Convert a checkpoint to another format, read it back and compare it bit by bit."""
     from shared.cli import report_checkpoints as report
-    from shared.cli.live import weights_of
-    from shared.formats.checkpoint import open_checkpoint
+    from shared.cli.live import open_source
     from shared.formats.convert import Options, find_target
     from shared.formats.convert import convert as carry
 
     started = time.perf_counter()
     find_target(output, to)
     check_outputs(json_file, None if output.is_dir() else output)
-    checkpoint = open_checkpoint(
-        weights_of(source),
-        source_format,
-        preset,
-        parse_settings(settings),
-        take=take,
-        leave_out=leave_out or (),
+    checkpoint = open_source(
+        source, source_format, preset, parse_settings(settings), take=take, leave_out=leave_out
     )
     console, errors = make_console(json_file), make_console(stderr=True)
     with errors.status(f"{source} to {output}"):
@@ -287,8 +274,7 @@ def predict(
     """Classify photographs in every framework, and show the likeliest classes side by side."""
     from shared.architecture.preprocessing import PREPROCESSING
     from shared.cli import report_checkpoints as report
-    from shared.cli.live import weights_of
-    from shared.formats.checkpoint import open_checkpoint
+    from shared.cli.live import open_source
     from shared.frameworks.predict import predict as run
     from shared.frameworks.registry import installed
     from shared.images.labels import class_names, guess_dataset
@@ -297,13 +283,8 @@ def predict(
     check_outputs(json_file)
     alone = ["reference"] if installed() == ["reference"] else None
     chosen = choose_frameworks(framework or alone, reference=False)
-    checkpoint = open_checkpoint(
-        weights_of(weights),
-        None,
-        preset,
-        parse_settings(settings),
-        take=take,
-        leave_out=leave_out or (),
+    checkpoint = open_source(
+        weights, None, preset, parse_settings(settings), take=take, leave_out=leave_out
     )
     if preprocessing is None and (itself := checkpoint.prepared):
         raise SpecError(

@@ -1,13 +1,21 @@
-"""A live model in the place of a checkpoint: every command that reads weights takes
+"""A live model in the place of a checkpoint: `convert`, `predict`, `verify` and `trace` take
 `python:FILE.py:NAME`, too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shared.errors import RosettaError
+
+if TYPE_CHECKING:
+    from shared.architecture.spec import ResNetSpec
+    from shared.formats.checkpoint import Checkpoint
+    from shared.formats.configuration.told import Told
 
 _folders: list[tempfile.TemporaryDirectory[str]] = []  # they go when this process ends
 
@@ -19,21 +27,61 @@ def is_live(text: str) -> bool:
     return text.startswith(PREFIX)
 
 
-def weights_of(text: str) -> str:
-    """A canonical file of a live model's weights, for as long as the command runs; anything else
-    as it is.
+def open_source(
+    text: str,
+    format: str | None,
+    preset: str | None,
+    changes: Mapping[str, Any],
+    spec: ResNetSpec | None = None,
+    *,
+    take: str | None = None,
+    leave_out: Sequence[str] | None = None,
+) -> Checkpoint:
+    """`open_checkpoint`, of a live model too: what stands around its network is told as that of a
+    Keras file is.
 
     Raises `RosettaError` for a model that is no ResNet node by node: its weights are nobody's.
     """
-    if not is_live(text):
-        return text
+    from shared.formats.checkpoint import open_checkpoint
+
+    live = _read(text) if is_live(text) else None
+    checkpoint = open_checkpoint(
+        live.file if live else text,
+        format,
+        preset,
+        changes,
+        spec,
+        take=take,
+        leave_out=leave_out or (),
+    )
+    if live is None:
+        return checkpoint
+    return dataclasses.replace(
+        checkpoint,
+        path=Path(text),
+        told=(*checkpoint.told, live.told),
+        doubts=(*checkpoint.doubts, *live.notes),
+    )
+
+
+class _Live(NamedTuple):
+    """A canonical file of a live model's weights, for as long as the command runs; and the rest."""
+
+    file: str
+    told: Told
+    notes: tuple[str, ...]
+
+
+def _read(text: str) -> _Live:
+    from shared.formats.configuration.told import Told
     from shared.frameworks.identify import identify_target
+    from shared.graphs.verdict import FRONT
     from shared.weights.canonical import save_weights
 
     answer = identify_target(text, keep_weights=True)
     spec, found = answer.spec, answer.found
-    if spec is None or not found["recognised"]:
-        count = len(found["departures"])
+    count = len(found["departures"])
+    if spec is None or count or not found["recognised"]:
         why = f"departures: {count}" if count else found["verdict"]
         raise RosettaError(
             f"{text}: is not the network of any spec ({why}); `rosetta identify` says where"
@@ -41,4 +89,7 @@ def weights_of(text: str) -> str:
     _folders.append(tempfile.TemporaryDirectory(prefix="rosetta-"))
     path = Path(_folders[-1].name) / "model.safetensors"
     save_weights(path, answer.weights, spec)
-    return str(path)
+    around = tuple(found["surroundings"])
+    prepared = tuple(what for what in around if what.startswith(FRONT))
+    told = Told(source="the model", fields={}, prepared=prepared, surroundings=around)
+    return _Live(str(path), told, tuple(found["notes"]))

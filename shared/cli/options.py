@@ -49,6 +49,14 @@ Settings = Annotated[
         metavar="KEY=VALUE",
     ),
 ]
+Format = Annotated[
+    str | None,
+    typer.Option("--from", help="Format of the file; detected unless given.", metavar="FORMAT"),
+]
+WhichPreset = Annotated[
+    str | None,
+    typer.Option("--preset", help="The network, where the file does not say it.", metavar="PRESET"),
+]
 ImageSize = Annotated[
     str | None,
     typer.Option(
@@ -291,21 +299,14 @@ def open_weights(
     """The checkpoint that `--weights` names, of the preset that is named, or of what it says
     itself.
     """
-    from shared.cli.live import weights_of
-    from shared.formats.checkpoint import open_checkpoint
+    from shared.cli.live import open_source
 
     if presets and len(presets) > 1:
         raise SpecError("--weights and --image belong to one preset; name it")
     preset = presets[0] if presets else None
     spec = spec_of(preset, settings, mini) if preset and mini else None
-    return open_checkpoint(
-        weights_of(text),
-        None,
-        preset,
-        parse_settings(settings),
-        spec,
-        take=take,
-        leave_out=leave_out or (),
+    return open_source(
+        text, None, preset, parse_settings(settings), spec, take=take, leave_out=leave_out
     )
 
 

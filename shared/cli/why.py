@@ -10,6 +10,7 @@ import typer
 
 from shared.cli.options import (
     Batch,
+    Format,
     HtmlFile,
     Images,
     ImageSize,
@@ -18,6 +19,7 @@ from shared.cli.options import (
     MarkdownFile,
     Settings,
     Take,
+    WhichPreset,
     check_outputs,
     command_line,
     make_console,
@@ -27,17 +29,6 @@ from shared.cli.options import (
     write_pages,
 )
 from shared.errors import SpecError
-
-BATCH = 2  # random images, where none are given
-
-Format = Annotated[
-    str | None,
-    typer.Option("--from", help="Format of the weights; detected unless given.", metavar="FORMAT"),
-]
-WhichPreset = Annotated[
-    str | None,
-    typer.Option("--preset", help="The network, where the file does not say it.", metavar="PRESET"),
-]
 
 
 def diagnose(
@@ -140,6 +131,7 @@ def audit(
     from shared.cli.report_checkpoints import print_remarks
     from shared.formats.checkpoint import open_checkpoint
     from shared.frameworks.diagnose import audit_of_trace, audit_of_weights
+    from shared.frameworks.inputs import BATCH
     from shared.verification.diagnosis.audit import TOLERANCE
 
     started = time.perf_counter()

@@ -252,7 +252,7 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
             return found
         word = survey.word
         if word is not None and word.known:
-            raise _stranger(path, archive, names, word.text)
+            raise _something_else(path, archive, names, word.text)
         aside = {n for group in survey.left if group.kind != OTHER for n in group.names}
         archive = narrowed(archive, [name for name in names if name not in aside] or names)
         names = weight_names(path, archive)
@@ -260,7 +260,7 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
         best = max((reading.known for reading in read), default=0)
     if best < WHOLE * len(names):
         if word is not None:
-            raise _stranger(path, archive, names, word.text)
+            raise _something_else(path, archive, names, word.text)
         nearest_formats = [max(read, key=lambda r: r.known).format] if read else formats
         raise no_resnet(path, archive, names, nearest_formats)
     if wanted.take and best == len(names):
@@ -276,11 +276,11 @@ def identify(path: Path, archive: Archive, wanted: Wanted) -> Checkpoint:
         if best == len(names) and (strange or not getattr(error, "problems", ())):
             word = survey_of(archive.entries).word
         if best == len(names) and word is not None and word.known:
-            raise _stranger(path, archive, names, word.text) from None
+            raise _something_else(path, archive, names, word.text) from None
         raise
 
 
-def _stranger(path: Path, archive: Archive, names: Sequence[str], word: str) -> RosettaError:
+def _something_else(path: Path, archive: Archive, names: Sequence[str], word: str) -> RosettaError:
     """The error of a file that is something else, or nearly a network; and the nearest preset."""
     near = by_shapes({name: archive.entries[name].shape for name in names})
     return CheckpointError(f"{path}: no ResNet that is known: {word}{near_text(near)}")

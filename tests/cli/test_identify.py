@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli_runner import Rosetta, run_python
+from tests.formats.inside_files import net, ones, save, under
 
 MODEL = """
 import time
@@ -74,6 +75,14 @@ def wanting_data(x=1):
 
 def large():
     return nn.Linear(1 << 20, 1 << 20)
+
+
+def prepared():
+    class Prepared(Net):
+        def forward(self, x):
+            return torch.softmax(super().forward(x / 255 * 2 - 1)["logits"], -1)
+
+    return Prepared()
 """
 WRONG = """
 import time
@@ -126,6 +135,24 @@ def test_a_model_its_weights_and_what_it_is_compared_with(rosetta: Rosetta, fold
     assert (same.code, same.json["departures"]) == (0, [])
 
 
+def test_what_is_taken_and_assumed_of_the_other_file_is_said(
+    rosetta: Rosetta, folder: Path
+) -> None:
+    pytest.importorskip("torch")
+    both = under("net.", net(1)) | under("net_ema.", net(2)) | ones(proj__weight=(3, 4))
+    save(folder, both)
+    command = ("identify", "python:mine.py:model", "--against", "file.safetensors")
+    rosetta(*command).refused("1 tensor belongs to no ResNet: proj; --leave-out GLOB")
+    found = rosetta(*command, "--leave-out", "*", "--json", "-").json
+    said = [note for note in found["notes"] if note.startswith("file.safetensors: ")]
+    assert "of 2 networks the one at net: raw weights come before" in said[0]
+    assert "left out, as they belong to no ResNet: 1 in proj" in said[1]
+    assert "assumed, because neither tensors nor file tell" in said[-1]
+    assert "norm.eps=1e-05" in said[-1]
+    taken = rosetta(*command, "--leave-out", "*", "--take", "net_ema", "--json", "-").json
+    assert any("the one at net_ema: --take" in note for note in taken["notes"])
+
+
 @pytest.mark.zoo
 def test_another_network_is_not_the_same(rosetta: Rosetta, folder: Path) -> None:
     target = "python:mine.py:model"
@@ -148,6 +175,21 @@ def test_a_live_model_is_carried_to_any_format(rosetta: Rosetta, folder: Path) -
     refused = rosetta("convert", "python:mine.py:changed", "changed.weights.h5")
     refused.refused("is not the network of any spec (departures: 1)")
     assert not (folder / "changed.weights.h5").exists()
+
+
+def test_what_stands_around_a_live_model_is_not_dropped_in_silence(
+    rosetta: Rosetta, folder: Path
+) -> None:
+    pytest.importorskip("torch")
+    found = rosetta("convert", "python:mine.py:prepared", "out.safetensors", "--json", "-").json
+    assert found["source"]["path"] == "python:mine.py:prepared"
+    carried = " ".join(found["notes"])
+    assert "its images itself: before the stem: x * 0.00784314 + -1, before the stem, " in carried
+    assert "are not carried: " in carried
+    assert "behind the head: Softmax" in carried
+    (folder / "image.png").write_bytes(b"")
+    asked = rosetta("predict", "image.png", "--weights", "python:mine.py:prepared")
+    asked.refused("its model prepares the images itself", "say --preprocessing")
 
 
 def test_a_departure_is_named(rosetta: Rosetta, folder: Path) -> None:
@@ -178,6 +220,10 @@ REFUSALS = {
     ),
     "no end": (("python:wrong.py:endless", "--seconds", "3"), ("took longer than 3 s",)),
     "an exit": (("python:wrong.py:leaving",), ("ended with code 7",)),
+    "take without a file": (
+        ("python:wrong.py:x", "--against", "resnet18", "--take", "net"),
+        ("--take is for a checkpoint that --against names",),
+    ),
     "no preset": (("python:wrong.py:x", "--against", "resnet55"), ("unknown preset",)),
     **TORCH,
 }
