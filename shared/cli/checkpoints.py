@@ -67,10 +67,13 @@ def inspect(
 ) -> None:
     """Show what a checkpoint is: format, network, tensors, and how certain that is."""
     from shared.cli import report_checkpoints as report
+    from shared.cli.live import is_live
     from shared.formats.checkpoint import open_checkpoint
     from shared.recognition.leftovers import COUNTER
 
     check_outputs(json_file)
+    if is_live(file):
+        raise SpecError(f"{file}: a model and no file; `rosetta identify` says which network it is")
     side = evidence_size(evidence, image, image_size)
     checkpoint = open_checkpoint(
         file,

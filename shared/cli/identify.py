@@ -21,7 +21,7 @@ from shared.cli.options import (
     write_json,
     write_pages,
 )
-from shared.errors import RosettaError, SpecError
+from shared.errors import SpecError
 
 if TYPE_CHECKING:
     from shared.architecture.spec import ResNetSpec
@@ -77,6 +77,10 @@ def identify(
 
     check_outputs(json_file, html, markdown, None if output is None or output.is_dir() else output)
     side = _other_side(against, image_size, seconds, take, leave_out)
+    if output is not None:
+        from shared.formats.convert import find_target
+
+        find_target(output, None)  # now, not after minutes
     errors = make_console(stderr=True)
     with errors.status(f"reading {target}"):
         if side is None:
@@ -174,16 +178,16 @@ def _causes(
 
 
 def _write(answer: Answer, output: Path) -> str:
-    """The weights in the format of the output's suffix, read back and compared."""
+    """Write the weights in the format of the output's suffix, read them back and compare; the line
+    that says so, or why nothing is written.
+    """
     from shared.formats.checkpoint import open_checkpoint
     from shared.formats.convert import convert
     from shared.weights.canonical import save_weights
 
     spec = answer.spec
     if spec is None or not answer.found["recognised"]:
-        raise RosettaError(
-            f"{output}: not written, because the model is no ResNet that is known in full"
-        )
+        return f"{output} is not written: the model is no ResNet that is known in full"
     with tempfile.TemporaryDirectory(prefix="rosetta-") as folder:
         path = Path(folder) / "weights.safetensors"
         save_weights(path, answer.weights, spec)

@@ -1,5 +1,5 @@
-"""A live model in the place of a checkpoint: `convert`, `predict`, `verify` and `trace` take
-`python:FILE.py:NAME`, too.
+"""A live model in the place of a checkpoint: `convert`, `predict`, `verify`, `trace`,
+`diagnose` and `audit` take `python:FILE.py:NAME`, too.
 """
 
 from __future__ import annotations

@@ -347,8 +347,11 @@ def _evaluation_of(
     take: str | None,
     leave_out: list[str] | None,
 ) -> _Evaluation:
+    from shared.cli.live import is_live
     from shared.formats.checkpoint import open_checkpoint
 
+    if is_live(weights):
+        raise SpecError(f"{weights}: a model and no file; `rosetta convert` makes one of it")
     checkpoint = open_checkpoint(weights, None, preset, take=take, leave_out=leave_out or ())
     trained = _recipe_of(checkpoint)
     name = dataset or (trained.dataset if trained else None)

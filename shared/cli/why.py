@@ -62,19 +62,14 @@ def diagnose(
     or training that explains them.
     """
     from shared.cli import report_diagnose as report
+    from shared.cli.live import open_source
     from shared.cli.report_checkpoints import print_remarks
-    from shared.formats.checkpoint import open_checkpoint
     from shared.frameworks.diagnose import diagnose as find
 
     started = time.perf_counter()
     check_outputs(json_file, html, markdown)
-    checkpoint = open_checkpoint(
-        weights,
-        source_format,
-        preset,
-        parse_settings(settings),
-        take=take,
-        leave_out=leave_out or (),
+    checkpoint = open_source(
+        weights, source_format, preset, parse_settings(settings), take=take, leave_out=leave_out
     )
     errors = make_console(stderr=True)
     with errors.status("running the reference") as status:
@@ -128,8 +123,8 @@ def audit(
 ) -> None:
     """Say which mistakes a check of outputs could not see with its weights and images, and why."""
     from shared.cli import report_diagnose as report
+    from shared.cli.live import open_source
     from shared.cli.report_checkpoints import print_remarks
-    from shared.formats.checkpoint import open_checkpoint
     from shared.frameworks.diagnose import audit_of_trace, audit_of_weights
     from shared.frameworks.inputs import BATCH
     from shared.verification.diagnosis.audit import TOLERANCE
@@ -140,21 +135,19 @@ def audit(
         raise SpecError("name the weights of the check, or give --io with a trace of the probe's")
     if io and (image or image_size or batch):
         raise SpecError("--io has the images; --image, --image-size and --batch go without it")
-    if target and target.startswith("python:"):
-        raise SpecError(f"{target}: a model is not read here; give the checkpoint that it loads")
     limit = TOLERANCE if tolerance is None else tolerance
     console, errors = make_console(json_file), make_console(stderr=True)
     with errors.status("running the reference") as status:
         if target is None:
             found, name = audit_of_trace(Path(str(io)), limit, report.on_plant(status))
         else:
-            checkpoint = open_checkpoint(
+            checkpoint = open_source(
                 target,
                 source_format,
                 preset,
                 parse_settings(settings),
                 take=take,
-                leave_out=leave_out or (),
+                leave_out=leave_out,
             )
             name = checkpoint.spec.name
             found = audit_of_weights(

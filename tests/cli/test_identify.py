@@ -153,6 +153,26 @@ def test_what_is_taken_and_assumed_of_the_other_file_is_said(
     assert any("the one at net_ema: --take" in note for note in taken["notes"])
 
 
+def test_a_model_that_departs_is_told_and_its_weights_are_not_written(
+    rosetta: Rosetta, folder: Path
+) -> None:
+    pytest.importorskip("torch")
+    result = rosetta("identify", "python:mine.py:changed", "-o", "changed.weights.h5")
+    assert result.code == 1
+    assert "departs" in result.out
+    assert "changed.weights.h5 is not written: the model is no ResNet" in result.out
+    assert not (folder / "changed.weights.h5").exists()
+
+
+def test_a_model_where_a_file_is_read_or_a_format_that_is_none(
+    rosetta: Rosetta, folder: Path
+) -> None:
+    target = "python:mine.py:model"
+    rosetta("inspect", target).refused("a model and no file; `rosetta identify` says")
+    rosetta("evaluate", target).refused("a model and no file; `rosetta convert` makes one")
+    rosetta("identify", target, "-o", "mine.zzz").refused("its name does not say what it shall be")
+
+
 @pytest.mark.zoo
 def test_another_network_is_not_the_same(rosetta: Rosetta, folder: Path) -> None:
     target = "python:mine.py:model"

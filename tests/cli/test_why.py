@@ -196,7 +196,7 @@ def test_audit_json_and_exit_code(rosetta: Rosetta, traces: tuple[Path, Path]) -
 
 def test_audit_refuses_in_one_line(rosetta: Rosetta, weights: Path, tmp_path: Path) -> None:
     rosetta("audit").refused("name the weights")
-    rosetta("audit", "python:mine.py:net").refused("give the checkpoint that it loads")
+    rosetta("audit", "python:none.py:net").refused("none.py")
     rosetta("audit", tmp_path / "none.pth").refused("none.pth")
     rosetta("audit", weights, "--io", port(tmp_path), "--batch", "2").refused("--io has the images")
     rosetta("audit", weights, "--tolerance", "-1").refused("--tolerance")
