@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_torch.layers import Conv2d, Dropout, Norm2d, Shortcut
+from resnet_torch.layers import Dropout, make_conv, make_norm, make_shortcut
 from shared.architecture import ops
 from shared.architecture import plan as p
 
@@ -38,43 +38,49 @@ class AblationBlock(nn.Module):
 
     def __init__(self, plan: p.Block):
         super().__init__()
-        self.plan = plan
-        self.shortcut = Shortcut(plan.shortcut)
+        self.order = plan.order
+        self.preact, self.shortcut_preact = plan.preact, plan.shortcut_preact
+        self.shortcut = make_shortcut(plan.shortcut)
         self.dropout = Dropout(plan.dropout) if plan.dropout else None
-        self.gate = Conv2d(plan.gate) if plan.gate else None
-        for k, (conv, norm) in enumerate(zip(plan.convs, plan.norms, strict=True), start=1):
-            self.add_module(f"conv{k}", Conv2d(conv))
-            self.add_module(f"norm{k}", Norm2d(norm) if norm else None)
+        self.gate = make_conv(plan.gate) if plan.gate else None
+        # Without: the stem has activated already.
+        self.norm1 = make_norm(plan.norms[0]) if plan.norms[0] else nn.Identity()
+        self.conv1 = make_conv(plan.conv1)
+        self.norm2 = make_norm(plan.norm2)
+        self.conv2 = make_conv(plan.conv2)
+        bottleneck = len(plan.convs) == 3
+        self.norm3 = make_norm(plan.norm3) if bottleneck else nn.Identity()
+        self.conv3 = make_conv(plan.conv3) if bottleneck else None
         self.join = Merge(plan.join)
 
-    def _layer(self, name: str, k: int) -> nn.Module:
-        return getattr(self, f"{name}{k}")
-
     def forward(self, x: Tensor) -> Tensor:
-        order, last = self.plan.order, len(self.plan.convs)
         raw = x
-        if self.plan.preact:
-            x = F.relu(self._layer("norm", 1)(x) if order == "full_pre" else x)
+        if self.preact:
+            x = F.relu(self.norm1(x) if self.order == "full_pre" else x)
 
-        source = x if self.plan.shortcut_preact else raw
+        source = x if self.shortcut_preact else raw
         shortcut = self.shortcut(source)
         if self.dropout is not None:
             shortcut = self.dropout(shortcut)
         gate = self.gate(source) if self.gate is not None else None
 
-        for k in range(1, last + 1):
-            if order == "full_pre":
-                if k > 1:
-                    x = F.relu(self._layer("norm", k)(x))
-                x = self._layer("conv", k)(x)
-                continue
-            x = self._layer("conv", k)(x)
-            if k < last or order != "norm_after_add":
-                x = self._layer("norm", k)(x)
-            if k < last or order == "act_before_add":
-                x = F.relu(x)
+        if self.order == "full_pre":
+            x = self.conv1(x)
+            x = self.conv2(F.relu(self.norm2(x)))
+            if self.conv3 is not None:
+                x = self.conv3(F.relu(self.norm3(x)))
+            return self.join(shortcut, x, gate)
 
+        x = F.relu(self.norm1(self.conv1(x)))
+        if self.conv3 is None:
+            last_norm, x = self.norm2, self.conv2(x)
+        else:
+            x = F.relu(self.norm2(self.conv2(x)))
+            last_norm, x = self.norm3, self.conv3(x)
+        if self.order == "norm_after_add":
+            return F.relu(last_norm(self.join(shortcut, x, gate)))
+        x = last_norm(x)
+        if self.order == "act_before_add":
+            x = F.relu(x)
         x = self.join(shortcut, x, gate)
-        if order == "norm_after_add":
-            x = self._layer("norm", last)(x)
-        return F.relu(x) if order in ("post", "norm_after_add") else x
+        return F.relu(x) if self.order == "post" else x

@@ -57,7 +57,7 @@ class PlannedConv2d(nn.Conv2d):
         return self._conv_forward(x, weight, self.bias)
 
 
-def Conv2d(op: ops.Conv) -> nn.Conv2d:
+def make_conv(op: ops.Conv) -> nn.Conv2d:
     """The stock layer wherever it says what the plan says."""
     # SAME and symmetric padding are one at stride 1.
     if op.weight_std_eps is not None or (
@@ -169,7 +169,7 @@ def keep_biased(module: nn.Module) -> nn.Module:
     return sync
 
 
-def Norm2d(op: ops.Norm) -> nn.Module:
+def make_norm(op: ops.Norm) -> nn.Module:
     """Batch or group norm.
 
     PyTorch's momentum is the weight of the new value, the plan's of the old.
@@ -217,7 +217,7 @@ class PlannedMaxPool2d(nn.MaxPool2d):
         return super().forward(x)
 
 
-def MaxPool2d(op: ops.MaxPool) -> nn.MaxPool2d:
+def make_max_pool(op: ops.MaxPool) -> nn.MaxPool2d:
     """The stock layer pads symmetrically with -inf, or rounds sizes up as Caffe does."""
     if op.padding == "symmetric":
         return nn.MaxPool2d(op.kernel_size, op.stride, padding=op.kernel_size // 2)
@@ -237,7 +237,7 @@ class PlannedAvgPool2d(nn.AvgPool2d):
         return super().forward(pad_window(x, self.op.kernel_size, self.op.stride, 1, "same"))
 
 
-def AvgPool2d(op: ops.AvgPool) -> nn.AvgPool2d:
+def make_avg_pool(op: ops.AvgPool) -> nn.AvgPool2d:
     """PyTorch's ceil_mode is the SAME grid of a 2 x 2 pool."""
     if op.padding == "valid":
         return nn.AvgPool2d(op.kernel_size, op.stride)
@@ -273,12 +273,12 @@ class BlurPool2d(nn.Module):
         return f"taps={self.op.taps}, stride={self.op.stride}"
 
 
-def Pool2d(op: ops.MaxPool | ops.AvgPool | ops.BlurPool | None) -> nn.Module:
+def make_pool(op: ops.MaxPool | ops.AvgPool | ops.BlurPool | None) -> nn.Module:
     """The pool of a stem or the anti-aliasing of a block; where there is none, the identity."""
     if isinstance(op, ops.MaxPool):
-        return MaxPool2d(op)
+        return make_max_pool(op)
     if isinstance(op, ops.AvgPool):
-        return AvgPool2d(op)
+        return make_avg_pool(op)
     return BlurPool2d(op) if op is not None else nn.Identity()
 
 
@@ -311,7 +311,7 @@ class GlobalPool2d(nn.Module):
         return pool(x, 1).flatten(1)
 
 
-def Linear(op: ops.Linear) -> nn.Linear:
+def make_linear(op: ops.Linear) -> nn.Linear:
     return nn.Linear(op.in_features, op.out_features)
 
 
@@ -321,14 +321,14 @@ class Projection(nn.Sequential):
     def __init__(self, plan: p.Shortcut):
         super().__init__()
         if plan.pool is not None:
-            self.pool = AvgPool2d(plan.pool)
+            self.pool = make_avg_pool(plan.pool)
         if plan.conv is not None:
-            self.conv = Conv2d(plan.conv)
+            self.conv = make_conv(plan.conv)
         if plan.norm is not None:
-            self.norm = Norm2d(plan.norm)
+            self.norm = make_norm(plan.norm)
 
 
-def Shortcut(plan: p.Shortcut) -> nn.Module:
+def make_shortcut(plan: p.Shortcut) -> nn.Module:
     """The path around a residual branch: a projection, a parameter-free subsampling, or the
     identity.
     """

@@ -8,11 +8,21 @@ PyTorch's channels_last memory format where the model is. `resnet_keras/model.py
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_torch.ablation import AblationBlock
-from resnet_torch.layers import Conv2d, GlobalPool2d, Linear, Norm2d, Pool2d, Shortcut, keep_biased
+from resnet_torch.layers import (
+    GlobalPool2d,
+    keep_biased,
+    make_conv,
+    make_linear,
+    make_norm,
+    make_pool,
+    make_shortcut,
+)
 from shared.architecture import plan as p
 
 
@@ -21,12 +31,12 @@ class BasicBlock(nn.Module):
 
     def __init__(self, plan: p.Block):
         super().__init__()
-        self.shortcut = Shortcut(plan.shortcut)
-        self.conv1 = Conv2d(plan.conv1)
-        self.norm1 = Norm2d(plan.norm1)
-        self.anti_alias = Pool2d(plan.anti_alias)
-        self.conv2 = Conv2d(plan.conv2)
-        self.norm2 = Norm2d(plan.norm2)
+        self.shortcut = make_shortcut(plan.shortcut)
+        self.conv1 = make_conv(plan.conv1)
+        self.norm1 = make_norm(plan.norm1)
+        self.anti_alias = make_pool(plan.anti_alias)
+        self.conv2 = make_conv(plan.conv2)
+        self.norm2 = make_norm(plan.norm2)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.shortcut(x)
@@ -40,14 +50,14 @@ class Bottleneck(nn.Module):
 
     def __init__(self, plan: p.Block):
         super().__init__()
-        self.shortcut = Shortcut(plan.shortcut)
-        self.conv1 = Conv2d(plan.conv1)
-        self.norm1 = Norm2d(plan.norm1)
-        self.conv2 = Conv2d(plan.conv2)
-        self.norm2 = Norm2d(plan.norm2)
-        self.anti_alias = Pool2d(plan.anti_alias)
-        self.conv3 = Conv2d(plan.conv3)
-        self.norm3 = Norm2d(plan.norm3)
+        self.shortcut = make_shortcut(plan.shortcut)
+        self.conv1 = make_conv(plan.conv1)
+        self.norm1 = make_norm(plan.norm1)
+        self.conv2 = make_conv(plan.conv2)
+        self.norm2 = make_norm(plan.norm2)
+        self.anti_alias = make_pool(plan.anti_alias)
+        self.conv3 = make_conv(plan.conv3)
+        self.norm3 = make_norm(plan.norm3)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.shortcut(x)
@@ -64,11 +74,11 @@ class PreActBasicBlock(nn.Module):
         super().__init__()
         self.shortcut_preact = plan.shortcut_preact
         # None: the stem has activated already.
-        self.norm1 = Norm2d(plan.norm1) if plan.preact else None
-        self.shortcut = Shortcut(plan.shortcut)
-        self.conv1 = Conv2d(plan.conv1)
-        self.norm2 = Norm2d(plan.norm2)
-        self.conv2 = Conv2d(plan.conv2)
+        self.norm1 = make_norm(plan.norm1) if plan.preact else None
+        self.shortcut = make_shortcut(plan.shortcut)
+        self.conv1 = make_conv(plan.conv1)
+        self.norm2 = make_norm(plan.norm2)
+        self.conv2 = make_conv(plan.conv2)
 
     def forward(self, x: Tensor) -> Tensor:
         preact = F.relu(self.norm1(x), inplace=True) if self.norm1 is not None else x
@@ -85,13 +95,13 @@ class PreActBottleneck(nn.Module):
         super().__init__()
         self.shortcut_preact = plan.shortcut_preact
         # None: the stem has activated already.
-        self.norm1 = Norm2d(plan.norm1) if plan.preact else None
-        self.shortcut = Shortcut(plan.shortcut)
-        self.conv1 = Conv2d(plan.conv1)
-        self.norm2 = Norm2d(plan.norm2)
-        self.conv2 = Conv2d(plan.conv2)
-        self.norm3 = Norm2d(plan.norm3)
-        self.conv3 = Conv2d(plan.conv3)
+        self.norm1 = make_norm(plan.norm1) if plan.preact else None
+        self.shortcut = make_shortcut(plan.shortcut)
+        self.conv1 = make_conv(plan.conv1)
+        self.norm2 = make_norm(plan.norm2)
+        self.conv2 = make_conv(plan.conv2)
+        self.norm3 = make_norm(plan.norm3)
+        self.conv3 = make_conv(plan.conv3)
 
     def forward(self, x: Tensor) -> Tensor:
         preact = F.relu(self.norm1(x), inplace=True) if self.norm1 is not None else x
@@ -111,25 +121,19 @@ BLOCKS = {
 }
 
 
-class Stem(nn.Module):
+class Stem(nn.Sequential):
     """Convolutions with norm and ReLU between them, then the pool, where the plan has one."""
 
     def __init__(self, plan: p.Stem):
-        super().__init__()
-        self.depth = len(plan.convs)
+        layers = OrderedDict[str, nn.Module]()
         for k, (conv, norm) in enumerate(zip(plan.convs, plan.norms, strict=True), start=1):
-            self.add_module(f"conv{k}", Conv2d(conv))
-            self.add_module(f"norm{k}", Norm2d(norm) if norm else None)
-        self.pool = Pool2d(plan.pool)
-        self.anti_alias = Pool2d(plan.anti_alias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for k in range(1, self.depth + 1):
-            x = getattr(self, f"conv{k}")(x)
-            norm = getattr(self, f"norm{k}")
+            layers[f"conv{k}"] = make_conv(conv)
             if norm is not None:  # a V2 stem ends in a bare convolution
-                x = F.relu(norm(x), inplace=True)
-        return self.anti_alias(self.pool(x))
+                layers[f"norm{k}"] = make_norm(norm)
+                layers[f"relu{k}"] = nn.ReLU(inplace=True)
+        layers["pool"] = make_pool(plan.pool)
+        layers["anti_alias"] = make_pool(plan.anti_alias)
+        super().__init__(layers)
 
 
 class Stage(nn.Module):
@@ -153,10 +157,10 @@ class ResNet(nn.Module):
         self.spec = plan.spec
         self.stem = Stem(plan.stem)  # (N, 64, 56, 56) in a ResNet-50 at 224
         self.stages = nn.Sequential(*map(Stage, plan.stages))  # (N, 2048, 7, 7)
-        self.final_norm = Norm2d(plan.final_norm) if plan.final_norm else None
+        self.final_norm = make_norm(plan.final_norm) if plan.final_norm else None
         self.final_act = plan.final_act
         self.pool = GlobalPool2d(plan.pool) if plan.pool else None  # (N, 2048)
-        self.head = Linear(plan.head) if plan.head else None  # (N, 1000)
+        self.head = make_linear(plan.head) if plan.head else None  # (N, 1000)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)

@@ -10,7 +10,13 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F
 
 import resnet_torch
-from resnet_torch.layers import BiasedBatchNorm2d, BiasedSyncBatchNorm, Dropout, Norm2d, keep_biased
+from resnet_torch.layers import (
+    BiasedBatchNorm2d,
+    BiasedSyncBatchNorm,
+    Dropout,
+    keep_biased,
+    make_norm,
+)
 from resnet_torch.train import Trainer
 from shared.architecture import ops
 from shared.training.config import Training
@@ -22,7 +28,7 @@ from tests.training_probes import BIASED, SIDE, UNBIASED, batch_for
 def test_running_statistics_are_the_plans(unbiased: bool) -> None:
     """Of the layer alone, and the batch is normalised by its biased variance in both."""
     op = ops.BatchNorm(5, eps=1e-3, momentum=0.7, unbiased=unbiased)
-    layer, rng = Norm2d(op).double(), np.random.default_rng(0)
+    layer, rng = make_norm(op).double(), np.random.default_rng(0)
     assert type(layer) is (torch.nn.BatchNorm2d if unbiased else BiasedBatchNorm2d)
     mean, variance = np.zeros(5), np.ones(5)
     for count in (1, 2):
@@ -117,7 +123,7 @@ def test_running_statistics_can_be_the_average_of_all_batches(convert: bool) -> 
 
 @pytest.mark.parametrize("unbiased", [True, False])
 def test_a_norm_prints_its_momentum_in_full(unbiased: bool) -> None:
-    assert "momentum=0.1," in repr(Norm2d(ops.BatchNorm(5, momentum=0.9, unbiased=unbiased)))
+    assert "momentum=0.1," in repr(make_norm(ops.BatchNorm(5, momentum=0.9, unbiased=unbiased)))
 
 
 def test_dropout_keeps_what_its_mask_keeps() -> None:
