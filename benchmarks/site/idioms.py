@@ -1,0 +1,433 @@
+"""The idioms: what three listings each compute, what is right by plain NumPy, and who was bitten.
+
+The listings are `docs/idioms/NAME/in_{torch,keras,flax}.py`; each has `right`, which is the same
+function in all three, and `wrong`, which is what goes wrong there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import runpy
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(__file__).parents[2] / "docs" / "idioms"
+MEASURED = FOLDER / "measured.json"
+FRAMEWORKS = {"torch": "PyTorch", "keras": "Keras 3", "flax": "Flax NNX"}
+EXACT = 1e-14  # of float64 on both sides
+FLOAT32 = 1e-6  # Keras keeps a learning rate in float32, beside float64 weights too
+DRAWN = 0.02  # of the deviation of 589,824 numbers that each side draws by itself
+VISIBLE = 1e-3  # what a mistake is at least
+
+Inputs = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Idiom:
+    """One thing that three frameworks say differently."""
+
+    name: str
+    title: str
+    trap: str
+    bitten: tuple[tuple[str, str], ...]  # an issue or a project, and what happened
+    inputs: Callable[[np.random.Generator], Inputs]
+    expected: Callable[..., Any]
+    limits: Mapping[str, float]  # by framework
+    visible: float = VISIBLE
+
+
+def _limits(**others: float) -> dict[str, float]:
+    return dict.fromkeys(FRAMEWORKS, EXACT) | others
+
+
+def _images(random: np.random.Generator) -> Inputs:
+    return {"images": random.normal(1.0, 2.0, (2, 8, 8, 3))}
+
+
+def _few(random: np.random.Generator) -> Inputs:
+    """As in a last stage: few values a channel."""
+    return {"images": random.normal(1.0, 2.0, (2, 2, 2, 3))}
+
+
+def _mostly_right(random: np.random.Generator) -> Inputs:
+    """As late in training: smoothing is most of the loss there."""
+    labels = random.integers(0, 10, 6)
+    return {"logits": random.normal(size=(6, 10)) + 4 * np.eye(10)[labels], "labels": labels}
+
+
+def _strided(images: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))[:, ::2, ::2]
+    return np.einsum("nhwcij,ijco->nhwo", windows, kernel)
+
+
+def _normed(images: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    return (images - mean) / np.sqrt(variance + 1e-5)
+
+
+def _decayed(weight: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    velocity = np.zeros_like(weight)
+    for gradient in gradients:
+        velocity = 0.9 * velocity + gradient + 0.01 * weight
+        weight = weight - 0.1 * velocity
+    return weight
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def _smoothed(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    targets = 0.9 * np.eye(10)[labels] + 0.1 / 10
+    return -(targets * np.log(_softmax(logits))).sum(1).mean()
+
+
+def _stepped(features: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    velocity = np.zeros_like(weight)
+    for rate in (0.1, 0.01):
+        wrong = (_softmax(features @ weight.T) - np.eye(3)[labels]) / len(labels)
+        velocity = 0.9 * velocity + wrong.T @ features
+        weight = weight - rate * velocity
+    return weight
+
+
+def _flattened(images: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return images.transpose(0, 3, 1, 2).reshape(len(images), -1) @ weight.T
+
+
+IDIOMS = (
+    Idiom(
+        "padding",
+        "Padding at stride 2",
+        "`padding=1` of PyTorch is one pixel on every side. `SAME`, which Flax does unless told "
+        "and Keras where it is asked, pads as little as gives the size, and the odd pixel behind: "
+        "at stride 2 on even sizes nothing in front, one behind. The shapes are the same, so no "
+        "test of shapes sees it; on odd sizes the numbers are, too.",
+        (
+            ("keras-team/keras#16363", "outputs differ from PyTorch's, only at stride 2"),
+            ("taehoonlee/tensornets#25", "ported weights, other outputs"),
+            ("google/flax#963", '"padding was indeed the issue"'),
+            ("huggingface/pytorch-image-models#554", "porting weights, and matching the padding"),
+            ("google/trax#260", "the same, open"),
+            ("mlcommons/algorithmic-efficiency", "its two ImageNet ResNets differ by this alone"),
+        ),
+        lambda random: {**_images(random), "kernel": random.normal(size=(3, 3, 3, 8))},
+        _strided,
+        _limits(),
+    ),
+    Idiom(
+        "momentum",
+        "Batch norm's momentum",
+        "PyTorch's momentum is the part of the new value, Keras' and Flax' that of the old one: "
+        "0.1 there is 0.9 here. The defaults differ even so: 0.1, 0.99, 0.99. Nothing shows in "
+        "evaluation of ported weights; training moves the statistics nine or a tenth times as far.",
+        (
+            ("d2l-ai/d2l-en#2213", "the word meant opposite things in two tabs of a page"),
+            ("scverse/scvi-tools#2309", "PyTorch's argument by the other meaning"),
+            ("fastestimator/fastestimator#1201", "the same between two of its backends"),
+            ("keras-team/keras#16726", "the same confusion"),
+            ("matthias-wright/flaxmodels#15", "0.1 of PyTorch handed to a Flax norm"),
+            (
+                "mlcommons/algorithmic-efficiency#783",
+                "momentum 0 stops updates in PyTorch, where the other meaning was in mind",
+            ),
+        ),
+        _images,
+        lambda images: 0.1 * images.mean((0, 1, 2)),
+        _limits(),
+    ),
+    Idiom(
+        "variance",
+        "Batch norm's stored variance",
+        "All three normalise by the biased variance of the batch. PyTorch stores n / (n - 1) times "
+        "it, Keras 3 and Flax store it as it is. In a last stage n is small (8 here), and after "
+        "a step of training no stored variance can be equal unless one side is corrected.",
+        (
+            ("pytorch/pytorch#1410", "which variance is stored"),
+            ("pytorch/pytorch#77427", "the same question, five years later"),
+            ("pytorch/pytorch#60528", "the difference from other frameworks"),
+            ("keras-team/keras#9028", "Keras 2 on TensorFlow stored another one, by `fused`"),
+            ("tensorflow/tensorflow#55545", "`fused` or not: unbiased or biased"),
+            ("google/torchax#22", '"Would nn.BatchNorm2d work as expected?"'),
+        ),
+        _few,
+        lambda images: 0.9 + 0.1 * images.var((0, 1, 2), ddof=1),
+        _limits(),
+    ),
+    Idiom(
+        "mode",
+        "Batch norm's mode",
+        "PyTorch and Flax NNX: a flag of the module, and a new one trains. Keras: an argument of "
+        "the call, and a plain call evaluates. `no_grad` and `requires_grad_(False)` change no "
+        "mode; in Keras, `trainable = False` does.",
+        (
+            ("jax-ml/bonsai", "its ResNet has `use_running_average=True` built in: no training"),
+            ("keras-team/keras#9522", "frozen norms that still moved, before Keras 2.2"),
+            ("pytorch/vision#8250", "statistics of frozen norms"),
+        ),
+        lambda random: {
+            **_images(random),
+            "mean": random.normal(size=3),
+            "variance": random.uniform(0.5, 1.5, 3),
+        },
+        _normed,
+        _limits(),
+    ),
+    Idiom(
+        "weight_decay",
+        "Weight decay",
+        "`weight_decay` of PyTorch's SGD is added to the gradient and goes through the velocity; "
+        "Keras' argument of the same name shrinks the weights beside it, as AdamW does; optax says "
+        "by the order of a chain which of the two it is. Without momentum they agree.",
+        (
+            (
+                "benchopt/benchmark_resnet_classif#30",
+                "the coupling was why one side did not perform as well",
+            ),
+        ),
+        lambda random: {
+            "weight": random.normal(size=(4, 3)),
+            "gradients": random.normal(size=(5, 4, 3)),
+        },
+        _decayed,
+        _limits(keras=FLOAT32),
+        visible=1e-4,
+    ),
+    Idiom(
+        "label_smoothing",
+        "Label smoothing",
+        "An argument of the loss in PyTorch, which takes logits and class numbers. Keras has it in "
+        "the loss of one-hot rows alone, and takes probabilities unless `from_logits=True`; optax "
+        "has a function for the rows. The amount, 0.1, means the same in all three.",
+        (("keras-team/keras-applications", "softmax in the model, and a loss of probabilities"),),
+        _mostly_right,
+        _smoothed,
+        _limits(),
+    ),
+    Idiom(
+        "initialisation",
+        "Initialisation",
+        "He's normal distribution by fan-out is nobody's default: PyTorch draws uniformly, with "
+        "a sixth of the variance where fan-in is fan-out, Keras takes Glorot's, Flax LeCun's; and "
+        "Keras' `he_normal` is by fan-in and truncated. Trained accuracies differ, and nothing "
+        "else says so.",
+        (
+            ("google/flax#4388", "how to start torchvision's ResNet-18 in JAX"),
+            ("mlcommons/training", "its two TensorFlow references start differently"),
+            ("d2l-ai/d2l-en", "three initialisations in four tabs"),
+        ),
+        lambda random: {},
+        lambda: np.sqrt(2 / (9 * 256)),
+        dict.fromkeys(FRAMEWORKS, DRAWN),
+        visible=0.1,
+    ),
+    Idiom(
+        "random_numbers",
+        "Random numbers",
+        "A seed is an address in one generator. The same seed draws other numbers in every "
+        "framework, on other devices, and in Flax under other names; what has to be equal is "
+        "drawn once and handed over.",
+        (
+            ("jax-ml/jax#22101", '"same inputs", drifting training'),
+            ("jax-ml/jax#23646", "the same"),
+            ("google-deepmind/dm-haiku#120", "the same"),
+        ),
+        lambda random: {},
+        lambda: np.random.default_rng(0).normal(size=(4, 5)),
+        _limits(),
+        visible=0.1,
+    ),
+    Idiom(
+        "checkpoints",
+        "Checkpoints",
+        "Each has a way to load that passes over what does not fit: `strict=False`, "
+        "`skip_mismatch=True`, an update by a state that holds nothing. The model that comes of it "
+        "runs, with random weights.",
+        (
+            ("facebookresearch/swav#43", "nothing was loaded under `strict=False`, unnoticed"),
+            ("huggingface/transformers#39388", "a warning was all"),
+        ),
+        lambda random: {
+            "features": random.normal(size=(2, 4)),
+            "weight": random.normal(size=(3, 4)),
+        },
+        lambda features, weight: features @ weight.T,
+        _limits(),
+    ),
+    Idiom(
+        "training_step",
+        "A training step",
+        "Keras' SGD has the learning rate inside the velocity (v = momentum v - rate g), PyTorch "
+        "and optax' `sgd` outside of it. At a constant rate they are the same; with warm-up or a "
+        "schedule, each change takes effect at once in one, little by little in the other.",
+        (
+            ("pytorch/pytorch#1099", "PyTorch's momentum against the papers'"),
+            ("jax-ml/jax#1528", "the same question of JAX"),
+            ("cjlin1/simpleNN#7", "two frameworks, other results"),
+        ),
+        lambda random: {
+            "features": random.normal(size=(6, 4)),
+            "labels": random.integers(0, 3, 6),
+            "weight": random.normal(size=(3, 4)),
+        },
+        _stepped,
+        _limits(keras=FLOAT32),
+    ),
+    Idiom(
+        "freezing",
+        "Freezing",
+        "What is not differentiated still computes. A frozen norm of PyTorch or Flax goes on to "
+        "average its batches while the network trains, unless it is put into evaluation mode too; "
+        "Keras' `trainable = False` does both.",
+        (
+            ("keras-team/keras#9522", "frozen norms that still moved"),
+            ("pytorch/vision#2599", "frozen batch norms: their eps"),
+            ("pytorch/vision#8250", "statistics of frozen norms"),
+        ),
+        _images,
+        lambda images: np.zeros(3),
+        _limits(),
+        visible=0.01,
+    ),
+    Idiom(
+        "precision",
+        "Precision",
+        "float32 unless told, each in its own way: PyTorch refuses inputs of another dtype, Keras "
+        "casts them, JAX makes float32 arrays of float64 ones unless x64 is on. On a GPU, float32 "
+        "convolutions may be TF32 besides.",
+        (
+            ("google/flax#1755", "float64 has to be turned on in JAX"),
+            ("pytorch/pytorch#107514", "TF32 in convolutions, not in matrix products"),
+            ("jax-ml/jax#12008", "TF32 in both"),
+            ("keras-team/keras#20804", "a convolution is further off than the tests promise"),
+        ),
+        lambda random: {
+            "features": random.normal(size=(5, 4)),
+            "weight": random.normal(size=(3, 4)),
+        },
+        lambda features, weight: features @ weight.T,
+        _limits(),
+        visible=1e-9,
+    ),
+    Idiom(
+        "layouts",
+        "Layouts",
+        "Kernels are OIHW in PyTorch, HWIO in the others, and a transposition of square ones fits "
+        "by its shape. The one that is forgotten stands behind `flatten`: its features are "
+        "channels first in PyTorch, channels last elsewhere.",
+        (
+            ("google-ai-edge/litert-torch#88", "the wrong label: images were channels first"),
+            ("nnstreamer/nntrainer#2219", "weights in another order"),
+        ),
+        lambda random: {
+            "images": random.normal(size=(2, 4, 4, 3)),
+            "weight": random.normal(size=(3, 48)),
+        },
+        _flattened,
+        _limits(),
+    ),
+)
+
+
+def listing(idiom: str, framework: str) -> str:
+    """The text of a listing's file."""
+    return (FOLDER / idiom / f"in_{framework}.py").read_text("utf-8")
+
+
+def errors(idiom: Idiom, framework: str) -> tuple[float, float]:
+    """Of `right` and of `wrong`, against NumPy: the largest absolute difference over the largest
+    absolute value, or over 1 where that is zero.
+    """
+    inputs = idiom.inputs(np.random.default_rng(7))
+    truth = np.asarray(idiom.expected(**inputs), np.float64)
+    functions = runpy.run_path(str(FOLDER / idiom.name / f"in_{framework}.py"))
+    found = []
+    for name in ("right", "wrong"):
+        with tempfile.TemporaryDirectory() as folder, _float64(framework):
+            given = {key: _to(framework, key, value) for key, value in inputs.items()}
+            if idiom.name == "checkpoints":
+                given["folder"] = Path(folder)
+            output = _from(framework, functions[name](**given))
+        if output.shape != truth.shape:
+            raise ValueError(f"{idiom.name}, {framework}: {output.shape}, not {truth.shape}")
+        scale = float(np.abs(truth).max()) or 1.0
+        found.append(float(np.abs(output.astype(np.float64) - truth).max()) / scale)
+    return found[0], found[1]
+
+
+@contextlib.contextmanager
+def _float64(framework: str) -> Any:
+    """JAX is asked for float64; new layers of the others draw alike."""
+    if framework == "flax":
+        import jax
+
+        with jax.enable_x64(True):
+            yield
+    elif framework == "keras":
+        import keras
+
+        keras.utils.set_random_seed(0)
+        yield
+    else:
+        import torch
+
+        torch.manual_seed(0)
+        yield
+
+
+def _to(framework: str, name: str, array: np.ndarray) -> Any:
+    if framework == "torch":
+        import torch
+
+        axes = {"images": (0, 3, 1, 2), "kernel": (3, 2, 0, 1)}.get(name)
+        moved = array if axes is None else array.transpose(axes)
+        return torch.from_numpy(np.array(moved, order="C"))  # a copy: steps are taken in place
+    if framework == "keras":
+        import keras
+
+        return keras.ops.convert_to_tensor(array)
+    import jax.numpy as jnp
+
+    return jnp.asarray(array)
+
+
+def _from(framework: str, found: Any) -> np.ndarray:
+    if framework == "torch":
+        array = found.detach().numpy()
+        return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+    if framework == "keras":
+        import keras
+
+        return np.asarray(keras.ops.convert_to_numpy(found))
+    return np.asarray(found)
+
+
+def measure(framework: str) -> dict[str, dict[str, float]]:
+    """The errors of every listing of a framework."""
+    found = {}
+    for idiom in IDIOMS:
+        right, wrong = errors(idiom, framework)
+        found[idiom.name] = {"right": float(f"{right:.1e}"), "wrong": float(f"{wrong:.1e}")}
+    return found
+
+
+def load() -> dict[str, dict[str, dict[str, float]]]:
+    """What the last run of `measure` found, by framework."""
+    return json.loads(MEASURED.read_text("utf-8"))
+
+
+def main(frameworks: list[str]) -> None:
+    """Print the errors of frameworks as JSON; one with Keras alone has to be told its backend."""
+    print(json.dumps({name: measure(name) for name in frameworks}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
