@@ -80,8 +80,7 @@ class Run:
         self, port: Port, base: Run | None = None, fixed: Mapping[str, Array] | None = None
     ):
         self.port = port
-        self.plan = port.plan
-        self.nodes = {node.name: node for node in self.plan.nodes()}
+        self.plan, self.nodes = _graph(port, base)
         self.values: dict[str, Array] = {}
         self.fixed = fixed or {}
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -201,6 +200,15 @@ class Run:
         if not self.port.batch_statistics or not isinstance(node.op, BatchNorm):
             return self.port.weights[tensor]
         return batch_statistics(node.op, self.tensors(node), *self.inputs(node))[1][leaf]
+
+
+def _graph(port: Port, base: Run | None) -> tuple[Plan, dict[str, Node]]:
+    """The plan and its nodes by name; those of `base`, where they are the same."""
+    sized = port.images.shape[1:3]
+    if base and port.spec is base.port.spec and sized == base.port.images.shape[1:3]:
+        return base.plan, base.nodes
+    plan = port.plan
+    return plan, {node.name: node for node in plan.nodes()}
 
 
 def effective(op: Op, x: Array | None) -> Op:

@@ -8,7 +8,7 @@ directions. Hypotheses whose products point where the observed ones do come firs
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -18,11 +18,14 @@ from shared.reference.backward import BACKWARD
 from shared.reference.forward import IMAGE
 from shared.verification.diagnosis.execution import Run
 from shared.verification.hypotheses.hypothesis import Array, Hypothesis, Port
+from shared.verification.recording import OUTPUT
 from shared.weights.random import named_rng
 
 DIRECTIONS = 8
 LEAST_DIRECTIONS = 3
 MEMORY = 512 << 20  # bytes of gradients
+NUDGE = 1e-4  # of the largest output
+MOST_OUTPUTS = 4096  # that are nudged one by one
 
 
 def in_order(
@@ -35,7 +38,7 @@ def in_order(
         layer: where the difference was seen.
         difference: what was observed less what `run` computes there.
     """
-    gradients, observed = _gradients(run, run.node_of(layer), difference)
+    gradients, observed = _gradients(run, layer, difference)
     norms = {n.name: n.op for n in run.nodes.values() if isinstance(n.op, BatchNorm)}
     scored = [
         (-_alike(_predicted(run.port, hypothesis, gradients, norms), observed), place, hypothesis)
@@ -44,10 +47,9 @@ def in_order(
     return [hypothesis for _, _, hypothesis in sorted(scored, key=lambda row: row[:2])]
 
 
-def _gradients(
-    run: Run, target: str, difference: Array
-) -> tuple[list[dict[str, Array]], np.ndarray]:
-    """For each direction the gradients by all tensors, and the observed products.
+def _gradients(run: Run, layer: str, difference: Array) -> tuple[dict[str, Array], Array]:
+    """By every tensor the gradients for all directions, [directions, values], and the observed
+    products.
 
     A batch norm's are those by its scale gamma / deviation, as `weight`, and by its shift, as
     `bias`.
@@ -59,8 +61,27 @@ def _gradients(
     while len(directions) < count:
         drawn = rng.standard_normal(difference.shape)
         directions.append(drawn / np.linalg.norm(drawn))
-    found = [_backward(run, target, d.astype(difference.dtype)) for d in directions]
-    return found, np.array([float((d * difference).sum()) for d in directions])
+    returned = _through_outputs(run, layer)
+    target = run.node_of(layer)
+    found = [_backward(run, target, returned(d).astype(difference.dtype)) for d in directions]
+    stacked = {name: np.stack([one[name].ravel() for one in found]) for name in found[0]}
+    return stacked, np.array([float((d * difference).sum()) for d in directions])
+
+
+def _through_outputs(run: Run, layer: str) -> Callable[[Array], Array]:
+    """The gradient by the network's output, from that by what the port returns: a softmax, say, or
+    another order of the classes.
+    """
+    if layer != OUTPUT or not run.port.outputs:
+        return lambda dy: dy
+    output = np.asarray(run.value(run.node_of(layer)), np.float64)
+    step = NUDGE * float(np.abs(output).max())
+    nudges = step * np.eye(output.shape[1])
+    slopes = [
+        (run.port.returned(row + nudges) - run.port.returned(row - nudges)) / (2 * step)
+        for row in output
+    ]  # of each image, [what goes in, what comes out]
+    return lambda dy: np.stack([slope @ d for slope, d in zip(slopes, dy, strict=True)])
 
 
 def _backward(run: Run, target: str, dy: Array) -> dict[str, Array]:
@@ -93,21 +114,20 @@ def _scale(op: BatchNorm, tensors: Mapping[str, Array]) -> Array:
 def _predicted(
     port: Port,
     hypothesis: Hypothesis,
-    gradients: Sequence[Mapping[str, Array]],
+    gradients: Mapping[str, Array],
     norms: Mapping[str, BatchNorm],
 ) -> np.ndarray:
     """To first order, the products that a hypothesis would have."""
-    none = np.zeros(len(gradients))
+    total: Array = np.zeros(len(next(iter(gradients.values()))))
     changed = hypothesis(port)
     if changed is None or changed.spec is not port.spec or changed.images is not port.images:
-        return none
+        return total
     moved = [name for name, a in changed.weights.items() if a is not port.weights[name]]
-    total = none
     for layer in dict.fromkeys(name.rpartition(".")[0] for name in moved):
         for leaf, change in _linear_changes(port, changed, layer, norms.get(layer)).items():
             key = f"{layer}.{leaf}"
-            flat = change.ravel()
-            total = total + [float(g[key].ravel() @ flat) if key in g else 0.0 for g in gradients]
+            if key in gradients:
+                total = total + gradients[key] @ change.ravel()
     return total
 
 

@@ -1,0 +1,341 @@
+"""Hypotheses run one after the other at one key, on one image and in float32 where that is enough,
+the likeliest and cheapest first. What is found is proved in float64 on all images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from shared.errors import SpecError
+from shared.verification.diagnosis.effects import Effects
+from shared.verification.diagnosis.execution import cast
+from shared.verification.diagnosis.passes import Passes, check_of, one_image
+from shared.verification.diagnosis.ranking import MOST_OUTPUTS, in_order
+from shared.verification.hypotheses.hypothesis import Array, Hypothesis, Port
+from shared.verification.recording import EVAL, TRAIN
+
+if TYPE_CHECKING:
+    from shared.verification.diagnosis.search import Search
+
+LIKELY_RANK = 2  # hypotheses of the whole network, before single tensors
+LEAST_GAIN = 0.97  # of the distance that is left, for a hypothesis worth going on with
+NEAREST = 3
+STRIKING = 1e-3  # of the difference: what leaves no more is worth a proof in float64
+MANY = 100  # hypotheses of single tensors, that the gradient is asked about
+POINTED_AT = 80  # of them that are tried first; the right one is mostly among the first ten
+MACS_FOR_THE_REST = 2e11  # multiply-adds: some 15 seconds of one processor
+PAIRS = 24  # that are run each time
+# What the gradient knows least of, because all of a block changes.
+BLOCKS = re.compile(r"stages\.\d+\.blocks\.\d+ and stages\.\d+\.blocks\.\d+ exchanged")
+# A float32 search is enough where a mistake is so many times float32's own rounding.
+SEEN_IN_FLOAT32 = 3e3
+STAGES = ("likely", "pointed at", "rest")
+
+
+class Tried(NamedTuple):
+    """A hypothesis, and how far the port with it is from what was observed."""
+
+    distance: float  # root mean square, relative
+    error: float  # largest, relative
+    hypothesis: Hypothesis
+
+
+class Scan:
+    """Hypotheses at one key of a port.
+
+    `hits` are those that explain the key, `tried` all that have been run.
+    """
+
+    def __init__(self, search: Search, port: Port, key: str, hypotheses: Iterable[Hypothesis]):
+        self.search = search
+        self.port = port
+        self.key = key
+        self.tried: list[Tried] = []
+        self.not_tried = 0
+        self.check = check_of(key)
+        self.seen = search.observed.values[key]
+        self.now = search.proof(port)
+        error = search.error(self.now, key)
+        self.limit = search.limits.limit(key)
+        self.single = self.check == EVAL and len(port.images) > 1
+        self.index = self._telling_image() if self.single else 0
+        own = search.limits.own(key) if self.check in (EVAL, TRAIN) else 0.0
+        quick = self.check in (EVAL, TRAIN) and error > SEEN_IN_FLOAT32 * max(own, 1e-7)
+        self.dtype = "float32" if quick else "float64"
+        self.tolerance = max(self.limit, 32 * max(own, 1e-7) if quick else 0.0)
+        # A port whose outputs grow beyond all bounds rounds by more than the right one does.
+        self.worth_proving = max(self.tolerance, STRIKING * min(1.0, error))
+        self._bases: dict[bool, Passes] = {}
+        self.before = self._distance(self._base(whole=not self.single))[0]
+        earlier = search.keys[: search.keys.index(key)]
+        self.agreed = [k for k in earlier if check_of(k) in (EVAL, TRAIN)]
+        self.chosen = [h for h in hypotheses if self._concerns(h)]
+        self._hits: list[tuple[int, int, Hypothesis]] = []  # (how far it does not reach, place, it)
+        self._aside: list[Hypothesis] = []
+        self._effects = self._first_effects()
+
+    def _telling_image(self) -> int:
+        """The image that shows the difference best."""
+        computed = self.now.get(self.key)
+        if computed.shape != self.seen.shape:
+            return 0
+        axes = tuple(range(1, self.seen.ndim))
+        return int(np.abs(computed - self.seen).max(axis=axes).argmax())
+
+    def _first_effects(self) -> Effects | None:
+        """None where the port's shape is another than the one that was observed."""
+        if not math.isfinite(self.before):
+            return None
+        base = self._base(whole=not self.single)
+        return Effects(self._seen_of(base) - base.get(self.key))
+
+    def _base(self, whole: bool) -> Passes:
+        if whole not in self._bases:
+            port = self.port if whole else one_image(self.port, self.index)
+            self._bases[whole] = self.search.passes(cast(port, self.dtype))
+        return self._bases[whole]
+
+    def _seen_of(self, passes: Passes) -> Array:
+        """What was observed at the key, of the images of these passes."""
+        one = len(passes.port.images) < len(self.port.images)
+        return self.seen[self.index : self.index + 1] if one else self.seen
+
+    def _distance(self, passes: Passes) -> tuple[float, float]:
+        """(root mean square, largest error) at the key, both relative."""
+        computed = np.asarray(passes.get(self.key), np.float64)
+        seen = self._seen_of(passes)
+        if computed.shape != seen.shape or not np.isfinite(computed).all():
+            return math.inf, math.inf
+        difference = computed - seen
+        scale = float(np.abs(seen).max(initial=0.0)) or 1.0
+        norm = float(np.sqrt(np.mean(seen**2))) or 1.0
+        return float(np.sqrt(np.mean(difference**2))) / norm, float(
+            np.abs(difference).max()
+        ) / scale
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the port's shape at the key is the one that was observed."""
+        return self._effects is not None
+
+    @property
+    def best(self) -> Hypothesis | None:
+        """Of what explains the key, what reaches furthest behind it."""
+        return min(self._hits)[-1] if self._hits else None
+
+    def run(self, stage: int) -> Hypothesis | None:
+        """Try a stage of the list, and return the hypothesis that explains everything, if any.
+
+        At the last key that is the first one that explains the key.
+        """
+        if stage == 0:
+            return self._try_all([h for h in self.chosen if h.rank <= LIKELY_RANK])
+        if not self.comparable:
+            return None  # no tensor changes a shape
+        first, rest = self._pointed_at
+        if stage == 1:
+            return self._try_all(first)
+        return (
+            self._try_all(rest) or self._try_all(self._aside, again=True)
+            if not self._hits
+            else None
+        )
+
+    @functools.cached_property
+    def _pointed_at(self) -> tuple[list[Hypothesis], list[Hypothesis]]:
+        """Hypotheses of single tensors: those that the gradient points at, where each takes the
+        whole network, and the rest, as far as there is time for it.
+        """
+        hypotheses = [h for h in self.chosen if h.rank > LIKELY_RANK]
+        base = self._base(whole=not self.single)
+        port, layer = base.port, self.key.partition("/")[2]
+        plain = not (port.batch_statistics or port.dropout)
+        plain &= not port.outputs or self.now.get(self.key).shape[-1] <= MOST_OUTPUTS
+        if self.check != EVAL or self.agreed or len(hypotheses) < MANY or not plain:
+            return hypotheses, []
+        run = base.run(EVAL)
+        names = list(run.nodes)
+        if names.index(run.node_of(layer)) <= len(names) // 4:
+            return hypotheses, []
+        difference = (self._seen_of(base) - run.layer(layer)).astype(self.dtype)
+        ordered = in_order(run, layer, difference, hypotheses)
+        each = port.plan.macs * len(port.images)
+        time_for = max(POINTED_AT, int(MACS_FOR_THE_REST / max(each, 1)))
+        blocks = [h for h in ordered[time_for:] if BLOCKS.fullmatch(h.name)]
+        self.not_tried = len(ordered) - len(ordered[:time_for]) - len(blocks)
+        return ordered[:POINTED_AT], [*ordered[POINTED_AT:time_for], *blocks]
+
+    def _try_all(self, hypotheses: Sequence[Hypothesis], again: bool = False) -> Hypothesis | None:
+        """The hypothesis that explains everything, if any. Those that may change what agrees
+        already are put aside, but for the second time.
+        """
+        keys = self.search.keys
+        for hypothesis in list(hypotheses):
+            tried = self._try(hypothesis, aside=not again)
+            if tried is None:
+                continue
+            self.tried.append(tried)
+            if tried.error > self.worth_proving or self.proved(hypothesis) is None:
+                continue
+            best = self.best_value(hypothesis)
+            reach = self._reach(best)
+            if reach > keys.index(self.key):
+                self._hits.append((-reach, len(self._hits), best))
+            if reach == len(keys):
+                return best
+        return None
+
+    def _reach(self, hypothesis: Hypothesis) -> int:
+        """The place of the first key that still differs, or the number of keys."""
+        changed = hypothesis(self.port)
+        keys = self.search.keys
+        if changed is None:
+            return 0
+        key = self.search.first_difference(self.search.proof(changed))
+        return len(keys) if key is None else keys.index(key)
+
+    def _concerns(self, hypothesis: Hypothesis) -> bool:
+        """Whether a hypothesis can change the key at all, by its kind and name."""
+        if hypothesis.kind == "precision":
+            return False
+        in_evaluation = self.check == EVAL
+        if hypothesis.shows_in == ("training" if in_evaluation else "evaluation"):
+            return False
+        if in_evaluation:
+            return True
+        if self.agreed and hypothesis.shows_in == "everything":
+            return False  # it would show in the layers that agree
+        if hypothesis.kind == "training" and self.check == TRAIN:
+            return not hypothesis.name.endswith(("stopped", "optimizer"))
+        if hypothesis.rank > 2 and hypothesis.kind == "training":
+            tensor = self.key.partition("/")[2]
+            return bool(tensor) and f"{tensor} " in f"{hypothesis.name} "
+        return self.check in (TRAIN,) or hypothesis.rank <= 2
+
+    def _try(self, hypothesis: Hypothesis, aside: bool = False) -> Tried | None:
+        """Run it, unless it cannot change the key. With `aside`, one that may change what agrees
+        already is kept for later.
+        """
+        search = self.search
+        base = self._base(whole=not self.single or hypothesis.whole_batch)
+        changed = hypothesis(base.port)
+        if changed is None:
+            return None
+        passes = search.passes(changed, base)
+        try:
+            if not passes.touches(self.key):
+                return None
+            if aside and any(passes.touches(k) for k in self.agreed):
+                self._aside.append(hypothesis)
+                return None
+            search.tried += 1
+            search.on_try(search.tried, hypothesis.what)
+            distance, error = self._distance(passes)
+        except (KeyError, SpecError):
+            return None
+        if not math.isfinite(distance):
+            return None
+        self._note(hypothesis, passes, base)
+        return Tried(distance, error, hypothesis)
+
+    def _note(self, hypothesis: Hypothesis, passes: Passes, base: Passes) -> None:
+        """Keep what it changes, for the pairs."""
+        if self._effects is None:
+            return
+        change = passes.get(self.key) - base.get(self.key)
+        whole = self.single and len(change) > 1
+        self._effects.add(hypothesis, change[self.index : self.index + 1] if whole else change)
+
+    def pairs(self) -> Iterator[tuple[Hypothesis, Hypothesis]]:
+        """Those of what has been tried that together explain the key, the likeliest first."""
+        if self._effects is None:
+            return
+        effects, self._effects = self._effects, None  # no pair is a part of a pair
+        try:
+            for first, second in effects.pairs(PAIRS):
+                both = _together(first, second)
+                tried = self._try(both)
+                if (
+                    tried is not None
+                    and tried.error <= self.worth_proving
+                    and self.proved(both) is not None
+                ):
+                    yield first, second
+        finally:
+            self._effects = effects
+
+    def proved(self, hypothesis: Hypothesis) -> float | None:
+        """The error on all images in float64, if it is rounding."""
+        changed = hypothesis(self.port)
+        if changed is None:
+            return None
+        passes = self.search.proof(changed)
+        error = self.search.error(passes, self.key)
+        if error <= self.limit:
+            return error
+        if not math.isfinite(error):
+            return None
+        own_limit = self.search.limits_of(passes).limit(self.key)
+        before = self.search.error(self.now, self.key)
+        return error if error <= own_limit and not error > before / 8 else None
+
+    def best_value(self, hypothesis: Hypothesis) -> Hypothesis:
+        """Of the values of the same field, the one that leaves least; then what comes furthest."""
+        if len(hypothesis.set) != 1:
+            return hypothesis
+        (field,) = hypothesis.set
+        best, least = hypothesis, self.proved(hypothesis)
+        for other in self.chosen:
+            if other is hypothesis or set(other.set) != {field} or other.kind != hypothesis.kind:
+                continue
+            tried = self._try(other)
+            if tried is not None and tried.error <= self.worth_proving:
+                error = self.proved(other)
+                if error is not None and least is not None and error < least:
+                    best, least = other, error
+        return best
+
+    def nearest(self) -> list[Tried]:
+        """The hypotheses that leave least, of those that leave less than there was."""
+        better = [tried for tried in self.tried if tried.distance < LEAST_GAIN * self.before]
+        return sorted(better, key=lambda tried: tried.distance)[:NEAREST]
+
+    def worth(self, most: int) -> list[Tried]:
+        """The single hypotheses that a second one is looked for behind: of different effect, and
+        of a field's values the one that leaves least.
+        """
+        kept: list[Tried] = []
+        fields: set[tuple[str, ...]] = set()
+        unit = self.before if self.comparable else 1.0
+        # Those of equal effect stay in the order of the list, whatever rounding makes of them.
+        for tried in sorted(self.tried, key=lambda t: round(t.distance / unit, 5)):
+            if tried.distance > LEAST_GAIN * self.before or len(kept) == most:
+                break
+            field = tuple(tried.hypothesis.set) or (tried.hypothesis.name,)
+            other_effect = all(abs(tried.distance - other.distance) > 1e-6 * unit for other in kept)
+            if other_effect and field not in fields:
+                kept.append(tried)
+                fields.add(field)
+        return kept
+
+
+def _together(first: Hypothesis, second: Hypothesis) -> Hypothesis:
+    def change(port: Port) -> Port | None:
+        changed = first(port)
+        return None if changed is None else second(changed)
+
+    return dataclasses.replace(
+        first,
+        name=f"{first.name} + {second.name}",
+        what=f"{first.what} and {second.what}",
+        change=change,
+        set={**first.set, **second.set} if first.set and second.set else {},
+        whole_batch=first.whole_batch or second.whole_batch,
+    )
