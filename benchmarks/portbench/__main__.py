@@ -3,17 +3,22 @@ name them from the outputs alone, and count.
 
     --alone N --pairs N --equal N   how many cases of each kind (300, 100, 60)
     --framework torch,keras,flax,reference
-    --json FILE                     every case with its answer
+    --json FILE                     every case with its answer, a line each, written as they come;
+                                    those that are in it already are not run again
+    --report                        the table of that file, and no run
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import importlib
 import json
 import os
 import statistics
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +31,7 @@ from shared.verification.hypotheses.listing import named
 from shared.verification.hypotheses.of_spec import parts_of
 
 FRAMEWORKS = "torch,keras,flax"
+_Raw = argparse.RawDescriptionHelpFormatter
 
 
 def outputs(port: Port, framework: str) -> np.ndarray:
@@ -105,8 +111,8 @@ def _score(case: Case, base: Port, found: Any) -> dict[str, Any]:
 def report(rows: list[dict[str, Any]]) -> str:
     """A Markdown table."""
     lines = [
-        "| cases | number | found | explained | in the right layer | named | named, or another "
-        "change of the same effect | median processor time | longest |",
+        "| cases | number | found | in the right layer | cause named | or another of the same "
+        "effect | among the three nearest | median processor time | longest |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for kind in ("alone", "pair"):
@@ -116,13 +122,18 @@ def report(rows: list[dict[str, Any]]) -> str:
         seconds = [row["processor_seconds"] for row in of_kind]
         lines.append(
             f"| {kind} | {len(of_kind)} | {_share(of_kind, 'found')} | "
-            f"{_share(of_kind, 'explained')} | {_share(of_kind, 'layer')} | "
-            f"{_share(of_kind, 'named')} | {_share(of_kind, 'named', 'equivalent')} | "
+            f"{_share(of_kind, 'layer')} | {_share(of_kind, 'named')} | "
+            f"{_share(of_kind, 'named', 'equivalent')} | "
+            f"{_share(of_kind, 'among_three', 'equivalent')} | "
             f"{statistics.median(seconds):.1f} s | {max(seconds):.1f} s |"
         )
     equal = [row for row in rows if row["kind"] == "equal"]
     alarms = sum(row["false_alarm"] for row in equal)
-    return "\n".join([*lines, "", f"{len(equal)} equal pairs, {alarms} false alarms."])
+    frameworks = collections.Counter(row["framework"] for row in rows)
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(frameworks.items()))
+    return "\n".join(
+        [*lines, "", f"{len(equal)} equal pairs, {alarms} false alarms. By framework: {counts}."]
+    )
 
 
 def _share(rows: list[dict[str, Any]], *fields: str) -> str:
@@ -130,26 +141,51 @@ def _share(rows: list[dict[str, Any]], *fields: str) -> str:
     return f"{sum(any(row[field] for field in fields) for row in rows) / len(rows):.1%}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("alone", 300), ("pairs", 100), ("equal", 60)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--framework", default=FRAMEWORKS)
-    parser.add_argument("--json")
-    given = parser.parse_args()
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+def _written(file: Path | None) -> list[dict[str, Any]]:
+    """The answers that are in a file already."""
+    if file is None or not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]  # not one cut short
+
+
+def _case_of(row: dict[str, Any]) -> Case:
+    return Case(row["preset"], tuple(row["mistakes"]), row["framework"])
+
+
+def run(wanted: Iterable[Case], file: Path | None) -> list[dict[str, Any]]:
+    """The answers of all cases; those that are in `file` are taken from there."""
+    known = {(_case_of(row), row["number"]): row for row in _written(file)}
     rows = []
-    for case in cases(given.alone, given.pairs, given.equal, given.framework.split(",")):
-        rows.append(answer(case))
-        row = rows[-1]
+    for number, case in enumerate(wanted):
+        row = known.get((case, number))
+        if row is None:
+            row = {"number": number, **answer(case)}
+            if file is not None:
+                with file.open("a", encoding="utf-8") as out:
+                    out.write(json.dumps(row) + "\n")
+        rows.append(row)
         wrong = row["false_alarm"] or (row["kind"] != "equal" and not row["named"])
         if wrong and not row["equivalent"]:
             print(f"{case.preset} {case.framework} {case.mistakes}: {row['causes']}", flush=True)
-        if given.json:
-            with open(given.json, "w", encoding="utf-8") as file:
-                json.dump(rows, file, indent=1)
-    print(report(rows))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
+    for name, default in (("alone", 300), ("pairs", 100), ("equal", 60)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--framework", default=FRAMEWORKS)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--report", action="store_true")
+    given = parser.parse_args()
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if given.report:
+        print(report(_written(given.json)))
+        return
+    wanted = cases(given.alone, given.pairs, given.equal, given.framework.split(","))
+    print(report(run(wanted, given.json)))
 
 
 if __name__ == "__main__":

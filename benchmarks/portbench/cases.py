@@ -150,14 +150,24 @@ def _far(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def cases(alone: int, pairs: int, equal: int, frameworks: Sequence[str]) -> Iterator[Case]:
-    """The first of each kind, presets and frameworks by turns."""
+    """The first of each kind, presets and frameworks by turns, and the kinds mixed in proportion,
+    so that a run that was broken off is a fair part of the whole.
+    """
     turns = itertools.cycle(frameworks)
-    for preset, name in itertools.islice(_singles(), alone):
-        yield Case(preset, (name,), next(turns))
-    for preset, pair in itertools.islice(_pairs(), pairs):
-        yield Case(preset, pair, next(turns))
-    for _, preset in zip(range(equal), itertools.cycle(PRESETS), strict=False):
-        yield Case(preset, (), next(turns))
+    kinds: list[tuple[int, Iterator[tuple[str, tuple[str, ...]]]]] = [
+        (alone, ((preset, (name,)) for preset, name in _singles())),
+        (pairs, _pairs()),
+        (equal, ((preset, ()) for preset in itertools.cycle(PRESETS))),
+    ]
+    order = sorted(
+        ((place + 1) / count, kind)
+        for kind, (count, _) in enumerate(kinds)
+        for place in range(count)
+    )
+    for _, kind in order:
+        found = next(kinds[kind][1], None)
+        if found is not None:
+            yield Case(*found, next(turns))
 
 
 def _singles() -> Iterator[tuple[str, str]]:
@@ -168,7 +178,7 @@ def _singles() -> Iterator[tuple[str, str]]:
         yield from ((preset, name) for preset, name in names if name is not None)
 
 
-def _pairs() -> Iterator[tuple[str, tuple[str, str]]]:
+def _pairs() -> Iterator[tuple[str, tuple[str, ...]]]:
     """Pairs of which each mistake shows beside the other."""
     for k in itertools.count():
         for preset in PRESETS:

@@ -36,6 +36,8 @@ PAIRS = 24  # that are run each time
 BLOCKS = re.compile(r"stages\.\d+\.blocks\.\d+ and stages\.\d+\.blocks\.\d+ exchanged")
 # A float32 search is enough where a mistake is so many times float32's own rounding.
 SEEN_IN_FLOAT32 = 3e3
+MANY_TIMES = math.log(30.0)
+TINY = 1e-300
 STAGES = ("likely", "pointed at", "rest")
 
 
@@ -44,6 +46,7 @@ class Tried(NamedTuple):
 
     distance: float  # root mean square, relative
     error: float  # largest, relative
+    size: float  # logarithm of its root mean square over the observed one
     hypothesis: Hypothesis
 
 
@@ -73,7 +76,7 @@ class Scan:
         # A port whose outputs grow beyond all bounds rounds by more than the right one does.
         self.worth_proving = max(self.tolerance, STRIKING * min(1.0, error))
         self._bases: dict[bool, Passes] = {}
-        self.before = self._distance(self._base(whole=not self.single))[0]
+        self.before, _, self.size = self._distance(self._base(whole=not self.single))
         earlier = search.keys[: search.keys.index(key)]
         self.agreed = [k for k in earlier if check_of(k) in (EVAL, TRAIN)]
         self.chosen = [h for h in hypotheses if self._concerns(h)]
@@ -107,18 +110,18 @@ class Scan:
         one = len(passes.port.images) < len(self.port.images)
         return self.seen[self.index : self.index + 1] if one else self.seen
 
-    def _distance(self, passes: Passes) -> tuple[float, float]:
-        """(root mean square, largest error) at the key, both relative."""
+    def _distance(self, passes: Passes) -> tuple[float, float, float]:
+        """The distance, error and size of `Tried` at the key."""
         computed = np.asarray(passes.get(self.key), np.float64)
         seen = self._seen_of(passes)
         if computed.shape != seen.shape or not np.isfinite(computed).all():
-            return math.inf, math.inf
+            return math.inf, math.inf, math.inf
         difference = computed - seen
-        scale = float(np.abs(seen).max(initial=0.0)) or 1.0
         norm = float(np.sqrt(np.mean(seen**2))) or 1.0
-        return float(np.sqrt(np.mean(difference**2))) / norm, float(
-            np.abs(difference).max()
-        ) / scale
+        distance = float(np.sqrt(np.mean(difference**2))) / norm
+        scale = float(np.abs(seen).max(initial=0.0)) or 1.0
+        own = float(np.sqrt(np.mean(computed**2))) / norm
+        return distance, float(np.abs(difference).max()) / scale, math.log(max(own, TINY))
 
     @property
     def comparable(self) -> bool:
@@ -237,13 +240,13 @@ class Scan:
                 return None
             search.tried += 1
             search.on_try(search.tried, hypothesis.what)
-            distance, error = self._distance(passes)
+            distance, error, size = self._distance(passes)
         except (KeyError, SpecError):
             return None
         if not math.isfinite(distance):
             return None
         self._note(hypothesis, passes, base)
-        return Tried(distance, error, hypothesis)
+        return Tried(distance, error, size, hypothesis)
 
     def _note(self, hypothesis: Hypothesis, passes: Passes, base: Passes) -> None:
         """Keep what it changes, for the pairs."""
@@ -310,20 +313,27 @@ class Scan:
     def worth(self, most: int) -> list[Tried]:
         """The single hypotheses that a second one is looked for behind: of different effect, and
         of a field's values the one that leaves least.
+
+        Where what was observed is many times as large as what is computed, or as small, distances
+        say nothing, and those count that make it as large.
         """
         kept: list[Tried] = []
         fields: set[tuple[str, ...]] = set()
         unit = self.before if self.comparable else 1.0
+        far = self.comparable and abs(self.size) > MANY_TIMES
+        left = [t for t in self.tried if t.distance <= LEAST_GAIN * self.before]
+        if far:
+            left = [t for t in self.tried if abs(t.size) < abs(self.size) / 2]
         # Those of equal effect stay in the order of the list, whatever rounding makes of them.
-        for tried in sorted(self.tried, key=lambda t: round(t.distance / unit, 5)):
-            if tried.distance > LEAST_GAIN * self.before or len(kept) == most:
-                break
+        for tried in sorted(
+            left, key=lambda t: round(abs(t.size) if far else t.distance / unit, 5)
+        ):
             field = tuple(tried.hypothesis.set) or (tried.hypothesis.name,)
             other_effect = all(abs(tried.distance - other.distance) > 1e-6 * unit for other in kept)
             if other_effect and field not in fields:
                 kept.append(tried)
                 fields.add(field)
-        return kept
+        return kept[:most]
 
 
 def _together(first: Hypothesis, second: Hypothesis) -> Hypothesis:
