@@ -155,7 +155,10 @@ def _case_of(row: dict[str, Any]) -> Case:
 
 def run(wanted: Iterable[Case], file: Path | None) -> list[dict[str, Any]]:
     """The answers of all cases; those that are in `file` are taken from there."""
-    known = {(_case_of(row), row["number"]): row for row in _written(file)}
+    before = _written(file)
+    known = {(_case_of(row), row["number"]): row for row in before}
+    if file is not None:
+        file.write_text("".join(json.dumps(row) + "\n" for row in before), encoding="utf-8")
     rows = []
     for number, case in enumerate(wanted):
         row = known.get((case, number))
