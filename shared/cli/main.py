@@ -22,7 +22,7 @@ import typer
 
 from shared.architecture.plan import make_plan
 from shared.architecture.presets import FAMILIES, get_preset, get_spec, list_presets
-from shared.cli import checkpoints, identify, source, training, verify, why
+from shared.cli import checkpoints, export, identify, source, training, verify, why
 from shared.cli.options import (
     ImageSize,
     Json,
@@ -186,7 +186,7 @@ def show(
 
 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Networks": (source.source, identify.identify),
+    "Networks": (source.source, export.export, identify.identify),
     "Proof": (verify.verify, verify.trace, verify.compare, why.diagnose, why.audit),
     "Checkpoints": (checkpoints.inspect, checkpoints.convert, checkpoints.predict),
     "Training": (training.recipes, training.train, training.evaluate, training.curves),

@@ -136,6 +136,7 @@ def confine(path: Path) -> None:
             f"{path}: holds code, and this system has no Landlock to confine it; save the model as "
             "ONNX, or run your own code with python:FILE.py:NAME"
         )
+    sys.dont_write_bytecode = True  # of a library's module that is imported for the first time
     sys.addaudithook(_refuse)
 
 

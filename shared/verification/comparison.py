@@ -16,10 +16,21 @@ from shared.architecture.plan import make_plan
 from shared.errors import CheckpointError, SpecError
 from shared.training.config import Training
 from shared.verification.distance import Channel, distance, worst_channel
-from shared.verification.recording import CHECKS, EVAL, PREFIXES, STEP, TRAIN, expected_shapes
+from shared.verification.recording import (
+    CHECKS,
+    EVAL,
+    OUTPUT,
+    PREFIXES,
+    STEP,
+    TRAIN,
+    expected_shapes,
+)
 from shared.verification.tolerances import CHANNEL_FLOAT64, DTYPES, FLOAT64, rounding_limit
 from shared.verification.trace import Trace
 from shared.weights.files import TensorFile
+
+# In a trace's metadata: of a network that is run as one piece, the output is all that is recorded.
+RECORDED, OUTPUT_ONLY = "recorded", OUTPUT
 
 
 @dataclass(frozen=True)
@@ -190,16 +201,21 @@ def compare(a: Trace, b: Trace, *, check: str = EVAL) -> Comparison:
     rows = []
     budget_a, budget_b = (_budget(trace) if trace.dtype != "float64" else None for trace in (a, b))
     keys_b = set(b.names)
-    names = _keys(a, check)
+    places = {name: place for place, name in enumerate(_whole_shapes(a, check))}
+    names = [name for name in _keys(a, check) if _is_recorded(name, a, b)]
     errors = _errors(
         a, b, [name for name in names if name in keys_b and a.shape(name) == b.shape(name)]
     )
     by_channel = dtype == "float64" and check in (EVAL, TRAIN) and not _probe_weights(a, b)
-    for place, name in enumerate(names):
+    for name in names:
         if name in errors:
+            place = places.get(name, len(places))
             own = _own(budget_a, name), _own(budget_b, name)
             channel = worst_channel(a[name], b[name]) if by_channel and "/" in name else None
-            rows.append(Row(name, errors[name], _limit(place, dtype, check, own), own, channel))
+            limit = _limit(place, dtype, check, own)
+            if limit is not None:
+                limit += sum(_allowed(trace, name) for trace in (a, b))
+            rows.append(Row(name, errors[name], limit, own, channel))
             if not rows[-1].passed:
                 divergences.append((place, 1, name))
     return Comparison(
@@ -248,6 +264,25 @@ def _structure_problems(trace: Trace, check: str) -> tuple[list[str], tuple[int,
 
 
 def _expected_shapes(trace: Trace, check: str) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of what the trace should have."""
+    whole = _whole_shapes(trace, check)
+    return {name: shape for name, shape in whole.items() if _is_recorded(name, trace)}
+
+
+def _is_recorded(name: str, *traces: Trace) -> bool:
+    """Whether all of the traces keep a tensor: some have the output alone."""
+    alone = any(trace.about.get(RECORDED) == OUTPUT_ONLY for trace in traces)
+    return not alone or name == f"{EVAL}/{OUTPUT}"
+
+
+def _allowed(trace: Trace, name: str) -> float:
+    """By how much a trace may be off beside rounding, twice what was measured: what computed it is
+    known to be another function by that. None is unless the trace says so.
+    """
+    return 2 * _table(trace, "allowed").get(name, 0.0) if "allowed" in trace.about else 0.0
+
+
+def _whole_shapes(trace: Trace, check: str) -> dict[str, tuple[int, ...]]:
     """Key -> shape with the batch in front, for the image size that the trace was taken at."""
     said = trace.about.get("image_shape", "")
     try:
@@ -320,17 +355,20 @@ def _budget(trace: Trace) -> Mapping[str, float]:
             "limits its errors; "
             "take it with `rosetta trace`"
         )
+    return _table(trace, "rounding")
+
+
+def _table(trace: Trace, what: str) -> Mapping[str, float]:
+    """Errors by layer, in a trace's metadata."""
     try:
-        budget = json.loads(trace.about["rounding"])
+        found = json.loads(trace.about[what])
     except (ValueError, RecursionError):
-        budget = None
-    if not isinstance(budget, dict) or not all(
-        type(v) is float and v >= 0 for v in budget.values()
-    ):
+        found = None
+    if not isinstance(found, dict) or not all(type(v) is float and v >= 0 for v in found.values()):
         raise CheckpointError(
-            f"{_place(trace)}: its rounding budget is not a table of layers and errors"
+            f"{_place(trace)}: its {what} budget is not a table of layers and errors"
         )
-    return budget
+    return found
 
 
 def _place(trace: Trace) -> str:

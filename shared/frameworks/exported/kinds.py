@@ -1,0 +1,150 @@
+"""What a network is exported to, by which framework, and what runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import FrameworkError, SpecError, nearest
+from shared.frameworks.registry import FRAMEWORKS, get_framework
+from shared.machine import require_packages
+
+BOTH = ("float32", "float64")
+NCHW, NHWC = "NCHW", "NHWC"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file. `writers` are frameworks whose exporters write it, the usual one first."""
+
+    name: str
+    title: str
+    suffix: str  # "": a folder
+    writers: tuple[str, ...]
+    runtimes: Mapping[str, tuple[str, str]]  # dtype -> what runs the file, and its package
+    requires: tuple[str, ...] = ()  # packages beside the framework's, to write and to run it
+    extra: str = ""  # of `pip install resnet-rosetta[...]`, which has them
+    companion: str = ""  # suffix of a second file, which the first one needs
+    readable: bool = True  # as a graph
+    folds: str = ""  # what the converter does to the norms, unasked
+
+    @property
+    def folder(self) -> bool:
+        return not self.suffix
+
+    def run_by(self, dtype: str) -> tuple[str, ...]:
+        """The packages that run a file of this dtype."""
+        return (self.runtimes[dtype][1],)
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "torch-export",
+            "a program of torch.export",
+            ".pt2",
+            ("torch",),
+            dict.fromkeys(BOTH, ("torch.export", "torch")),
+        ),
+        Kind(
+            "onnx",
+            "an ONNX model",
+            ".onnx",
+            ("torch", "keras:tensorflow"),
+            {"float32": ("ONNX Runtime", "onnxruntime"), "float64": ("onnx.reference", "onnx")},
+            ("onnx", "onnxscript", "onnxruntime"),
+            "onnx",
+        ),
+        Kind(
+            "saved-model",
+            "a SavedModel",
+            "",
+            ("keras:tensorflow",),
+            dict.fromkeys(BOTH, ("TensorFlow", "tensorflow")),
+        ),
+        Kind(
+            "stablehlo",
+            "a program of jax.export",
+            ".stablehlo",
+            ("flax",),
+            dict.fromkeys(BOTH, ("jax.export", "jax")),
+            readable=False,
+        ),
+        Kind(
+            "openvino",
+            "an OpenVINO model",
+            ".xml",
+            ("torch", "keras:tensorflow"),
+            {"float32": ("OpenVINO", "openvino")},
+            ("openvino",),
+            "openvino",
+            companion=".bin",
+            readable=False,
+            folds="OpenVINO's converter folds norms into convolutions, asked or not",
+        ),
+        Kind(
+            "litert",
+            "a LiteRT model",
+            ".tflite",
+            ("keras:tensorflow",),
+            {"float32": ("LiteRT", "ai_edge_litert")},
+            ("ai_edge_litert",),
+            "litert",
+            readable=False,
+            folds="TensorFlow's converter folds norms into convolutions, asked or not",
+        ),
+    )
+}
+
+# Frameworks and what runs a file of theirs want images in this order.
+LAYOUTS = {"torch": NCHW}
+
+
+def get_kind(name: str | None, path: Path) -> Kind:
+    """The kind of a name; without one, that of the path's suffix.
+
+    Raises `SpecError` for an unknown kind, and for a path that such a file is not called.
+    """
+    known = ", ".join(f"{kind.name} ({kind.suffix or 'a folder'})" for kind in KINDS.values())
+    if name is None:
+        found = [kind for kind in KINDS.values() if kind.suffix == path.suffix and kind.suffix]
+        if not found:
+            raise SpecError(f"{path}: say --to, one of {known}")
+        return found[0]
+    if name not in KINDS:
+        raise SpecError(f"unknown kind of export {name!r}{nearest(name, KINDS)}; known are {known}")
+    kind = KINDS[name]
+    if kind.suffix != path.suffix:
+        called = f"ends in {kind.suffix}" if kind.suffix else "is a folder, without a suffix"
+        raise SpecError(f"{path}: {kind.title} {called}")
+    return kind
+
+
+def get_writer(kind: Kind, framework: str | None) -> str:
+    """The framework that writes the file: the first that does, or the one that is asked for.
+
+    Raises `FrameworkError` where it cannot, or a package is missing, of the runtime too.
+    """
+    asked = framework or kind.writers[0]
+    names = [asked] if asked != "keras" else [f for f in kind.writers if f.startswith("keras:")]
+    chosen = next((name for name in names if name in kind.writers), None)
+    if chosen is None:
+        raise FrameworkError(
+            f"{kind.title} is not written by {asked}; it is by {', '.join(kind.writers)}"
+        )
+    get_framework(chosen)
+    if kind.requires:
+        require_packages(f"{kind.title}", kind.extra, *kind.requires)
+    return chosen
+
+
+def layout_of(framework: str) -> str:
+    """The order of the axes of the images that a file of this framework takes."""
+    return LAYOUTS.get(framework, NHWC)
+
+
+def package_of(framework: str) -> str:
+    """The rendering whose `export` module writes."""
+    return FRAMEWORKS[framework].package

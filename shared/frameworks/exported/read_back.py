@@ -1,0 +1,81 @@
+"""An exported file read as anybody's is: the same network, and bit by bit the same weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shared.architecture.ops import FoldedNorm
+from shared.architecture.plan import make_plan
+from shared.architecture.spec import ResNetSpec
+from shared.frameworks.identify import identify_target
+from shared.weights.canonical import Weights
+from shared.weights.folding import fold_norms, folded_spec
+
+if TYPE_CHECKING:
+    from shared.frameworks.exported.export import Wanted
+
+
+@dataclass(frozen=True)
+class ReadBack:
+    """What the graph in the file is. `why` says why there is none, or what is not the same."""
+
+    passed: bool
+    same_spec: bool | None
+    equal: int = 0  # tensors that are the same bit by bit
+    tensors: int = 0
+    why: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def read_back(
+    file: Path, spec: ResNetSpec, weights: Weights, wanted: Wanted, size: int
+) -> ReadBack:
+    """Identify the network of a file that was exported from `spec` and `weights`."""
+    if not wanted.kind.readable:
+        return ReadBack(True, None, why=f"{wanted.kind.title} is not read as a graph here")
+    maps = [row.output[:2] for row in make_plan(spec, size).layers if len(row.output) == 3]
+    if 1 in (side for sides in maps for side in sides):
+        why = f"of {size} x {size} pixels, maps of one pixel are left, in which no layer shows"
+        return ReadBack(True, None, why=why)
+    # Folding standardises kernels once and for all.
+    own = spec.replace(weight_std_eps=None) if wanted.fold else spec
+    answer = identify_target(str(file), size, own, keep_weights=True)
+    found = answer.found
+    departures = found["departures"] if found["spec"] else [{"where": "", "what": found["verdict"]}]
+    if departures:
+        first = departures[0]
+        return ReadBack(False, False, why=f"{first['what']} at {first['where'] or 'the whole'}")
+    expected = fold_norms(spec, weights)[1] if wanted.fold else weights
+    biases = _biases_of_norms(spec) if wanted.fold else {}
+    equal, unequal = 0, []
+    for name, array in expected.items():
+        if _same(answer.weights.get(biases.get(name, name)), array):
+            equal += 1
+        else:
+            unequal.append(name)
+    why = f"{len(unequal)} tensors are not the same: {', '.join(unequal[:3])}" if unequal else ""
+    return ReadBack(not unequal, True, equal, len(expected), why)
+
+
+def _biases_of_norms(spec: ResNetSpec) -> dict[str, str]:
+    """The bias of a convolution that has taken in a norm -> the norm's, for that is how a network
+    without norms is read.
+    """
+    folded, whole = make_plan(folded_spec(spec)).nodes(), make_plan(spec).nodes()
+    return {
+        f"{node.inputs[0]}.bias": f"{node.name}.bias"
+        for node, before in zip(folded, whole, strict=True)
+        if isinstance(node.op, FoldedNorm) and not isinstance(before.op, FoldedNorm)
+    }
+
+
+def _same(a: np.ndarray | None, b: np.ndarray) -> bool:
+    """Of the same values; what the file has in float32 may have been widened to be read."""
+    return a is not None and a.shape == b.shape and np.array_equal(a, b.astype(a.dtype))
