@@ -20,7 +20,16 @@ from tests.probes import SIZE, relative_error
 
 BATCH, RATE = 4, 0.1
 PLAIN = Training(optimizer=OptimizerConfig(momentum=0.0, weight_decay=0.0), label_smoothing=0.0)
-ENVIRONMENT = {"JAX_ENABLE_X64": "1", "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+ENVIRONMENT = {
+    "torch": {},
+    "keras": {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"},
+    # Networks this small run in no time: what takes long is to make the program fast.
+    "flax": {
+        "JAX_ENABLE_X64": "1",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    },
+}
+TOOLS = "tools"  # a file in a network's folder: the framework's compilers and formats take it, too
 
 
 def errors(
@@ -28,22 +37,39 @@ def errors(
     specs: Sequence[ResNetSpec],
     folder: Path,
     write: Callable[[ResNetSpec, str], str] = source,
+    *,
+    tools: Sequence[str] = (),
 ) -> dict[str, float]:
-    """By network, the largest error of its output and of its tensors after a step."""
+    """By network, the largest error of its output and of its tensors after a step.
+
+    The networks in `tools` are compiled and saved by the framework as well, and compared with
+    themselves: the process fails where a value differs.
+    """
     places = [folder / str(k) for k in range(len(specs))]
     for spec, place in zip(specs, places, strict=True):
         place.mkdir()
+        if spec.name in tools:
+            (place / TOOLS).touch()
         (place / "network.py").write_text(write(spec, framework), "utf-8")
         write_tensors(place / "weights.safetensors", probe_weights(spec, dtype="float64"), {})
         images, labels = batch(spec)
         np.savez(place / "batch.npz", images=images, labels=labels, rate=RATE)
-    script = Path(__file__).with_name(f"bare_{framework}.py")
-    environment = {n: v for n, v in os.environ.items() if n != "PYTHONPATH"} | ENVIRONMENT
-    subprocess.run([sys.executable, script, *places], check=True, cwd=folder, env=environment)
+    run(f"bare_{framework}.py", framework, places)
     return {
         spec.name: error(spec, place / "found.npz")
         for spec, place in zip(specs, places, strict=True)
     }
+
+
+def run(script: str, framework: str, places: Sequence[Path]) -> None:
+    """A script beside this file, in a process that cannot import anything of ours."""
+    environment = {n: v for n, v in os.environ.items() if n != "PYTHONPATH"}
+    subprocess.run(
+        [sys.executable, Path(__file__).with_name(script), *places],
+        check=True,
+        cwd=places[0],
+        env=environment | ENVIRONMENT[framework],
+    )
 
 
 def batch(spec: ResNetSpec) -> tuple[np.ndarray, np.ndarray]:

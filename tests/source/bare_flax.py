@@ -26,6 +26,15 @@ def step(model, images, labels, rate):
     nnx.update(model, jax.tree.map(lambda w, g: w - rate * g, parameters, gradients))
 
 
+def by_tools(model, images):
+    """What JAX makes of the network: a program, a state without the module, and a module again."""
+    graph, state = nnx.split(model)
+    call = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
+    compiled = call.lower(state, images).compile()
+    yield "jax.jit", np.asarray(compiled(state, images))
+    yield "eager", np.asarray(nnx.merge(graph, state)(images))
+
+
 def canonical(path, array):
     name = ".".join(map(str, (*path[:-1], LEAVES.get(path[-1], path[-1]))))
     return name, array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
@@ -33,6 +42,8 @@ def canonical(path, array):
 
 for folder, model, batch in running.loaded(safetensors):
     found = {"output": np.asarray(evaluate(model, batch["images"]))}
+    if (folder / "tools").exists():
+        running.same(found["output"], by_tools(model, batch["images"]))
     model.train()
     step(model, batch["images"], batch["labels"], float(batch["rate"]))
     for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):

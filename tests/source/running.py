@@ -1,6 +1,7 @@
 """What the scripts `bare_*.py` share: the networks of their folders, loaded as the files say.
 
-A folder has `network.py`, `weights.safetensors` and `batch.npz`; `found.npz` is written into it:
+A folder has `network.py`, `weights.safetensors` and `batch.npz`, and `tools` where the framework's
+own compilers and formats have to take the network; `found.npz` is written into it:
 what the network returns in evaluation mode, and its tensors after a step of plain SGD.
 """
 
@@ -8,11 +9,13 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+LIMIT = 1e-12  # of the largest value; float64
 
 
 def loaded(safetensors: Any) -> Iterator[tuple[Path, Any, Any]]:
@@ -28,6 +31,14 @@ def loaded(safetensors: Any) -> Iterator[tuple[Path, Any, Any]]:
         )
         exec(loading, names)  # noqa: S102
         yield folder, names["model"], np.load(folder / "batch.npz")
+
+
+def same(expected: np.ndarray, found: Iterable[tuple[str, np.ndarray]]) -> None:
+    """End badly where a tool of the framework made another function of a network."""
+    for tool, array in found:
+        error = np.abs(array - expected).max() / np.abs(expected).max()
+        if not error < LIMIT:
+            sys.exit(f"{tool} is off by {error}")
 
 
 def nothing_of_ours() -> None:
