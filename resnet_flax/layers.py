@@ -46,11 +46,18 @@ def blank(key: jax.Array, shape: tuple[int, ...], dtype: Dtype) -> jax.Array:
     return jnp.asarray(np.zeros(shape, dtype))
 
 
+def on_cpu() -> bool:
+    """Whether XLA compiles for a CPU, where it is slow at convolutions of 1 x 1 and at the gradient
+    of `lax.reduce_window`; on GPUs and TPUs these are the fast way.
+    """
+    return jax.default_backend() == "cpu"
+
+
 @dataclass(frozen=True)
 class Convolve:
     """What `Conv` calls in the place of `lax.conv_general_dilated`, with two changes.
 
-    A 1 x 1 convolution is a matrix product over the channels, and on a CPU XLA is faster at those,
+    On a CPU, a 1 x 1 convolution is a matrix product over the channels: XLA is faster at those,
     most of all in the gradient of a strided one. The images are made a matrix first: the gradient
     of an einsum over them sums over three dimensions at once, for which XLA copies them into
     another order.
@@ -77,7 +84,7 @@ class Convolve:
             variance = kernel.var((0, 1, 2))
             kernel = (kernel - mean) / jnp.sqrt(variance + self.op.weight_std_eps)
         shared_options = {"precision": precision, "out_sharding": out_sharding}
-        if self.op.kernel_size == 1 and self.op.groups == 1:
+        if self.op.kernel_size == 1 and self.op.groups == 1 and on_cpu():
             x = x[:, :: strides[0], :: strides[1]]
             y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel[0, 0], **shared_options)
             return y.reshape(*x.shape[:3], -1)
@@ -147,10 +154,11 @@ class BatchNorm(nnx.BatchNorm):
         if self.op.unbiased and not frozen:
             # What the layer added to the part that it kept is (1 - momentum) times the biased
             # variance.
+            n = x.size // x.shape[-1]
+            if self.axis_name is not None:  # the layer's mean is that of all devices
+                n *= lax.psum(1, self.axis_name, axis_index_groups=self.axis_index_groups)
             kept = self.momentum * before
-            self.var[...] = kept + self.op.stored_variance(x.size // x.shape[-1]) * (
-                self.var[...] - kept
-            )
+            self.var[...] = kept + self.op.stored_variance(n) * (self.var[...] - kept)
         return y
 
 
@@ -195,9 +203,8 @@ class Dropout(nnx.Dropout):
 class MaxPool(nnx.Module):
     """Max pool over padding of -inf, or of zeros that compete with negative values.
 
-    The maximum is taken tap by tap. `nnx.max_pool` says the same, but on a CPU its gradient takes
-    ten times as long. Equal values and NaN are PyTorch's: the first maximum gets the gradient, NaN
-    wins.
+    On a CPU, the maximum is taken tap by tap: the gradient of `nnx.max_pool` takes ten times as
+    long there. Equal values and NaN are PyTorch's: the first maximum gets the gradient, NaN wins.
     """
 
     def __init__(self, op: ops.MaxPool):
@@ -208,6 +215,8 @@ class MaxPool(nnx.Module):
         pads = self.op.pads((x.shape[1], x.shape[2]))
         height, width, _ = self.op.output(x.shape[1:])
         x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=self.op.pad_value)
+        if not on_cpu():
+            return nnx.max_pool(x, (kernel, kernel), (stride, stride))
         taps = [
             x[
                 :,

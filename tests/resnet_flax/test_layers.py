@@ -34,6 +34,13 @@ def with_gradients(function, *inputs: jax.Array) -> list[np.ndarray]:
     return [np.asarray(a) for a in (output, *pull(normal(*output.shape, seed=9)))]
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the layers take the backend for: they choose by it how to say one and the same."""
+    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
+    return request.param
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("size", [8, 9])
@@ -65,7 +72,7 @@ def test_the_1x1_product_is_the_convolution(size: int, stride: int, bias: bool) 
 
 @pytest.mark.parametrize("padding", ["symmetric", "same"])
 @pytest.mark.parametrize("size", [8, 9])
-def test_max_pool_is_flaxs(size: int, padding: str) -> None:
+def test_max_pool_is_flaxs(size: int, padding: str, backend: str) -> None:
     """Also its gradient, and where zeros of a ReLU are equal."""
     x = jax.nn.relu(normal(2, size, size, 3))
     flax_padding = "SAME" if padding == "same" else ((1, 1), (1, 1))
@@ -75,9 +82,36 @@ def test_max_pool_is_flaxs(size: int, padding: str) -> None:
 
 
 @pytest.mark.parametrize("position", [(0, 0), (1, 1), (2, 2)], ids=str)
-def test_max_pool_shows_nan(position: tuple[int, int]) -> None:
+def test_max_pool_shows_nan(position: tuple[int, int], backend: str) -> None:
     x = normal(1, 4, 4, 1).at[0, position[0], position[1], 0].set(jnp.nan)
     assert np.isnan(MaxPool(ops.MaxPool())(x)).any()
+
+
+def test_what_is_fast_on_a_cpu_is_for_cpus(backend: str) -> None:
+    conv = Conv(ops.Conv(6, 4, 1, 2), rngs=nnx.Rngs(0), dtype="float64")
+    pool = MaxPool(ops.MaxPool())
+    program = str(jax.make_jaxpr(lambda x: pool(conv(x)))(normal(1, 8, 8, 6)))
+    assert ("conv_general_dilated" in program) == (backend == "gpu")
+    assert ("reduce_window" in program) == (backend == "gpu")
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_batch_norm_over_devices_is_that_of_the_whole_batch(unbiased: bool) -> None:
+    """For `pmap` and `shard_map`; the count of values is that of all devices, too."""
+    op, x = ops.BatchNorm(3, momentum=0.75, unbiased=unbiased), normal(8, 5, 5, 3)
+    whole, parts = (BatchNorm(op, rngs=nnx.Rngs(0), dtype="float64") for _ in range(2))
+    parts.set_attributes(axis_name="devices")
+    graph, state = nnx.split(parts)
+
+    def part(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        layer = nnx.merge(graph, state, copy=True)
+        return layer(images), layer.var[...]
+
+    y, variances = jax.vmap(part, axis_name="devices")(x.reshape(4, 2, 5, 5, 3))
+    assert relative_error(np.asarray(y.reshape(x.shape)), np.asarray(whole(x))) <= SAME_LIMIT
+    assert all(
+        relative_error(np.asarray(v), np.asarray(whole.var[...])) <= SAME_LIMIT for v in variances
+    )
 
 
 def test_average_pool_keeps_float32_under_x64() -> None:
