@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,22 +28,11 @@ from shared.cli.options import (
     spec_of,
     write_json,
 )
+from shared.cli.report_export import Source
 from shared.errors import SpecError, nearest
 
 if TYPE_CHECKING:
-    from shared.architecture.spec import ResNetSpec
     from shared.formats.checkpoint import Checkpoint
-    from shared.weights.canonical import Weights
-
-
-class Source(NamedTuple):
-    """What is exported, and what is to be said of it."""
-
-    spec: ResNetSpec
-    weights: Weights
-    origin: str
-    preprocessing: str
-    remarks: tuple[str, ...] = ()
 
 
 def export(

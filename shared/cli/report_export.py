@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.text import Text
 
@@ -12,10 +12,21 @@ from shared.architecture.preprocessing import PREPROCESSING
 from shared.cli.tables import printable
 
 if TYPE_CHECKING:
-    from shared.cli.export import Source
+    from shared.architecture.spec import ResNetSpec
     from shared.frameworks.exported.export import Exported
+    from shared.weights.canonical import Weights
 
 MEBIBYTE = 1 << 20
+
+
+class Source(NamedTuple):
+    """What is exported, and what is to be said of it."""
+
+    spec: ResNetSpec
+    weights: Weights
+    origin: str
+    preprocessing: str
+    remarks: tuple[str, ...] = ()
 
 
 def exported(found: Exported, source: Source, seconds: float) -> Iterator[Text]:

@@ -19,7 +19,7 @@ import numpy as np
 from shared.architecture.plan import Plan, make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, FrameworkError, SpecError
-from shared.frameworks.exported.kinds import Kind, get_kind, get_writer, layout_of
+from shared.frameworks.exported.kinds import Kind, Wanted, get_kind, get_writer
 from shared.frameworks.exported.read_back import ReadBack, read_back
 from shared.frameworks.exported.witness import KEY, exact_trace, file_trace
 from shared.frameworks.exported.worker import serve_run, serve_write
@@ -33,21 +33,6 @@ from shared.weights.probe import probe_images
 BATCHES = (3, 1)  # images that a file is run with; it was traced with 2
 OTHER_SIZE = (9, 14)  # pixels that are added where the size is free
 SECONDS = 1800.0
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """How a network shall be exported. `image_size`: pixels of a side; None leaves it free."""
-
-    kind: Kind
-    writer: str
-    dtype: str = "float32"
-    image_size: int | None = None
-    fold: bool = False
-
-    @property
-    def layout(self) -> str:
-        return layout_of(self.writer)
 
 
 @dataclass(frozen=True)

@@ -148,3 +148,18 @@ def layout_of(framework: str) -> str:
 def package_of(framework: str) -> str:
     """The rendering whose `export` module writes."""
     return FRAMEWORKS[framework].package
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a network shall be exported. `image_size`: pixels of a side; None leaves it free."""
+
+    kind: Kind
+    writer: str
+    dtype: str = "float32"
+    image_size: int | None = None
+    fold: bool = False
+
+    @property
+    def layout(self) -> str:
+        return layout_of(self.writer)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from shared.architecture.ops import FoldedNorm
 from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
+from shared.frameworks.exported.kinds import Wanted
 from shared.frameworks.identify import identify_target
 from shared.weights.canonical import Weights
 from shared.weights.folding import fold_norms, folded_spec
-
-if TYPE_CHECKING:
-    from shared.frameworks.exported.export import Wanted
 
 
 @dataclass(frozen=True)
