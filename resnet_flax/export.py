@@ -13,23 +13,23 @@ from resnet_flax.weights import model_dtype
 from shared.errors import FrameworkError
 
 
-def export(model: ResNet, path: Path, kind: str, image_size: int | None = None) -> None:
+def export(model: ResNet, path: Path, kind: str, size: tuple[int, int] | None = None) -> None:
     """Write the network in evaluation mode to `path`, as StableHLO with its weights as constants;
     `model` is left as it was.
 
-    Images are [N, H, W, C], of any number N, and of `image_size` x `image_size` pixels, or of any
+    Images are [N, H, W, C], of any number N, and of `size` (height and width), or of any
     size if it is None. `kind` is "stablehlo". Raises `FrameworkError` for a network whose padding
     JAX cannot say for every size.
     """
     graph, state = nnx.split(_evaluating(model))
-    side = f"{image_size}, {image_size}" if image_size else "h, w"
-    shape = jax_export.symbolic_shape(f"n, {side}, {model.spec.in_channels}")
+    height, width = size or ("h", "w")
+    shape = jax_export.symbolic_shape(f"n, {height}, {width}, {model.spec.in_channels}")
     images = jax.ShapeDtypeStruct(shape, model_dtype(model))
     function = jax.jit(lambda images: nnx.merge(graph, state)(images))
     try:
         exported = jax_export.export(function)(images)
     except (jax.errors.JAXTypeError, ValueError, TypeError, NotImplementedError) as error:
-        if image_size:
+        if size:
             raise
         raise FrameworkError(
             f"JAX cannot export {model.spec.name} for images of any size "

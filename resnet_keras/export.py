@@ -18,10 +18,10 @@ FORMATS = {
 }
 
 
-def export(model: keras.Model, path: Path, kind: str, image_size: int | None = None) -> None:
+def export(model: keras.Model, path: Path, kind: str, size: tuple[int, int] | None = None) -> None:
     """Write the network in evaluation mode to `path`; `model` is left as it was.
 
-    Images are [N, H, W, C], of any number N, and of `image_size` x `image_size` pixels, or of any
+    Images are [N, H, W, C], of any number N, and of `size` (height and width), or of any
     size if it is None. `kind` is a key of `FORMATS`. Raises `FrameworkError` for a backend whose
     exporter does not write it.
     """
@@ -29,6 +29,6 @@ def export(model: keras.Model, path: Path, kind: str, image_size: int | None = N
         raise FrameworkError(
             f"Keras exports {kind} on the TensorFlow backend, not on {keras.backend.backend()}"
         )
-    shape = (None, image_size, image_size, spec_of(model).in_channels)
+    shape = (None, *(size or (None, None)), spec_of(model).in_channels)
     images = keras.InputSpec(shape=shape, dtype=weight_dtype(model), name="images")
     model.export(str(path), format=FORMATS[kind], verbose=False, input_signature=[images])

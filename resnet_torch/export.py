@@ -22,27 +22,27 @@ PROTOBUF = (2 << 30) - (16 << 20)  # bytes of weights in a message, beside its g
 TRACED = (2, 64, 72)  # batch, height and width to trace with, where they are free: all different
 
 
-def export(model: nn.Module, path: Path, kind: str, image_size: int | None = None) -> None:
+def export(model: nn.Module, path: Path, kind: str, size: tuple[int, int] | None = None) -> None:
     """Write the network in evaluation mode to `path`; `model` is left as it was.
 
-    Images are [N, C, H, W], of any number N, and of `image_size` x `image_size` pixels, or of any
+    Images are [N, C, H, W], of any number N, and of `size` (height and width), or of any
     size if it is None.
     `kind` is "torch-export", "onnx" or "openvino" (the first two by PyTorch itself, the last by
     OpenVINO). Raises `FrameworkError` for what a file of that kind cannot hold.
     """
-    program = exported_program(model, image_size)
+    program = exported_program(model, size)
     _WRITERS[kind](program, path)
 
 
-def exported_program(model: nn.Module, image_size: int | None = None) -> ExportedProgram:
+def exported_program(model: nn.Module, size: tuple[int, int] | None = None) -> ExportedProgram:
     """What `torch.export` makes of the network, without gradients, in PyTorch's default layout."""
     network = unwrap(model)
     copied = copy.deepcopy(network).to("cpu").eval().requires_grad_(False)
     copied.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    batch, height, width = TRACED if image_size is None else (TRACED[0], image_size, image_size)
+    batch, height, width = (TRACED[0], *size) if size else TRACED
     dtype = getattr(torch, model_dtype(network))
     example = torch.zeros(batch, network.spec.in_channels, height, width, dtype=dtype)
-    free = {0: Dim("batch")} | ({} if image_size else {2: Dim.DYNAMIC, 3: Dim.DYNAMIC})
+    free = {0: Dim("batch")} | ({} if size else {2: Dim.DYNAMIC, 3: Dim.DYNAMIC})
     with torch.no_grad():
         return torch.export.export(copied, (example,), dynamic_shapes=(free,), strict=False)
 

@@ -101,6 +101,18 @@ Frameworks = Annotated[
         metavar="NAME",
     ),
 ]
+Sides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--framework",
+        "--sides",
+        help="torch, keras, keras:tensorflow, keras:jax, keras:torch, flax or reference; or what "
+        "one exports, run by its own runtime: torch:export, torch:onnx, torch:openvino, "
+        "keras:saved-model, keras:litert, flax:stablehlo. With commas or repeated; all frameworks "
+        "that are installed unless given.",
+        metavar="NAME",
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -263,24 +275,27 @@ def square(size: tuple[int, int] | None) -> int | None:
     return size[0] if size else None
 
 
-def choose_frameworks(names: Sequence[str] | None, *, reference: bool) -> list[str]:
+def choose_frameworks(
+    names: Sequence[str] | None, *, reference: bool, exported: bool = False
+) -> list[str]:
     """The frameworks of `--framework`: with commas or repeated, `all` being those that are
-    installed and, where wanted, the reference.
+    installed and, where wanted, the reference; and what they export, if it is `exported`.
 
     Raises `FrameworkError` where none is installed.
     """
     from shared.frameworks.registry import get_framework, installed
 
     asked = [name.strip() for text in names or ["all"] for name in text.split(",")]
-    found = installed()
-    if "all" in asked and found == ["reference"]:
+    there = installed()
+    if "all" in asked and there == ["reference"]:
         raise FrameworkError(
             "no framework is installed; pip install 'resnet-rosetta[torch]', [keras], [flax] or "
             "[all]"
         )
-    every = found if reference else [name for name in found if name != "reference"]
+    every = there if reference else [name for name in there if name != "reference"]
     chosen = [one for name in asked for one in (every if name == "all" else [name])]
-    return list(dict.fromkeys(get_framework(name).name for name in chosen))
+    found = [get_framework(name, exported=exported).name for name in chosen]
+    return list(dict.fromkeys(found))
 
 
 def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:

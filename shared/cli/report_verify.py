@@ -20,12 +20,16 @@ from rich.text import Text
 
 from shared.cli.tables import Column, Table, printable, shape
 from shared.frameworks.inputs import Inputs
+from shared.frameworks.registry import EXPORTED
 from shared.frameworks.verify import TraceTaken, Verdict
 from shared.reports.page import Tone
 from shared.verification.comparison import Comparison
 from shared.verification.recording import EVAL, TRAIN
 from shared.verification.tolerances import CHANNEL_FLOAT64
 
+ONNX_EPSILON = (
+    "ONNX keeps the epsilon of a batch norm in float32: twice what that changes is allowed for"
+)
 SHOWN = 10  # problems of a comparison; JSON has all of them
 
 YES, NO = Text("✓ same", "bold green"), Text("✗ differs", "bold red")
@@ -241,6 +245,16 @@ def conclude(verdicts: Sequence[Verdict]) -> Conclusion:
             "training below float64 is measured, not judged: a ReLU at zero within rounding makes "
             "its gradient jump"
         )
+    exported = [name for name in EXPORTED if any(name in (c.a, c.b) for c in comparisons)]
+    if exported:
+        details.append(
+            f"of {', '.join(exported)}: the output of the forward pass alone, for that is all that "
+            "such a file has"
+        )
+    if any(c.dtype == "float64" for c in comparisons) and any(
+        name.endswith(":onnx") for name in exported
+    ):
+        details.append(ONNX_EPSILON)
     if not judged:
         return Conclusion(Tone.measured, f"{networks}: measured in {who}", tuple(details))
     be, train = ("are", "train") if len(verdicts) > 1 else ("is", "trains")

@@ -14,7 +14,6 @@ from shared.cli.options import (
     Batch,
     Checks,
     DType,
-    Frameworks,
     HtmlFile,
     Images,
     ImageSize,
@@ -27,6 +26,7 @@ from shared.cli.options import (
     Preset,
     Seed,
     Settings,
+    Sides,
     Take,
     TrainingSettings,
     Weights,
@@ -63,7 +63,7 @@ def verify(
     every: Annotated[
         bool, typer.Option("--all", help="Verify every preset, at full size.", metavar="")
     ] = False,
-    framework: Frameworks = None,
+    framework: Sides = None,
     dtype: Precision = DType.float64,
     settings: Settings = None,
     take: Take = None,
@@ -109,7 +109,7 @@ def verify(
     else:
         names = list_presets() if every else presets or list(DEFAULT_PRESETS)
         specs = [spec_of(name, settings, mini) for name in names]
-    chosen = choose_frameworks(framework, reference=True)
+    chosen = choose_frameworks(framework, reference=True, exported=True)
     check_outputs(json_file, markdown, html, model_explorer)
     canonical = canonical_weights(context, checkpoint) if checkpoint else None
     inputs = make_inputs(
@@ -214,7 +214,7 @@ def trace(
         open_weights(weights, [preset], settings, mini, take, leave_out) if weights else None
     )
     spec = checkpoint.spec if checkpoint else spec_of(preset, settings, mini)
-    chosen = get_framework(framework).name
+    chosen = get_framework(framework, exported=True).name
     check_outputs(None, output)
     canonical = canonical_weights(context, checkpoint) if checkpoint else None
     inputs = make_inputs(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 
 from shared.errors import FrameworkError, nearest
+from shared.frameworks.exported.kinds import KINDS
 from shared.machine import missing_packages, require_packages
 from shared.processes import ON_CPU
 
@@ -26,6 +27,7 @@ class Framework:
     requires: tuple[str, ...]
     extra: str = ""  # of `pip install resnet-rosetta[...]`
     environment: Mapping[str, str] = field(default_factory=dict)
+    kind: str = ""  # of file: what the framework exports is run, and not the framework
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -62,21 +64,49 @@ FRAMEWORKS = {
         Framework("reference", "shared.frameworks.reference", ()),
     )
 }
+
+
+def _exported(name: str, writer: str, kind: str) -> Framework:
+    """What a framework exports, run by the file's own runtime."""
+    own, file = FRAMEWORKS[writer], KINDS[kind]
+    requires = (*own.requires, *(name for name in file.requires if name not in own.requires))
+    extra = f"{own.extra},{file.extra}" if file.extra else own.extra
+    return Framework(name, own.package, requires, extra, own.environment, kind)
+
+
+EXPORTED = {
+    framework.name: framework
+    for framework in (
+        _exported("torch:export", "torch", "torch-export"),
+        _exported("torch:onnx", "torch", "onnx"),
+        _exported("torch:openvino", "torch", "openvino"),
+        _exported("keras:saved-model", "keras:tensorflow", "saved-model"),
+        _exported("keras:onnx", "keras:tensorflow", "onnx"),
+        _exported("keras:openvino", "keras:tensorflow", "openvino"),
+        _exported("keras:litert", "keras:tensorflow", "litert"),
+        _exported("flax:stablehlo", "flax", "stablehlo"),
+    )
+}
+# By the kind alone: as the usual framework exports it.
+USUAL = {framework.kind: name for name, framework in reversed(EXPORTED.items())}
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")  # in the order of preference
 
 
-def get_framework(name: str) -> Framework:
+def get_framework(name: str, *, exported: bool = False) -> Framework:
     """The framework of a name; `keras` is Keras on the first backend that is installed.
 
-    Raises `FrameworkError` when it is unknown, or not installed.
+    `exported`: what it exports will do, too, as `torch:onnx` or `onnx`. Raises `FrameworkError`
+    when it is unknown, or not installed.
     """
-    if name == "keras":
+    if exported and USUAL.get(name, name) in EXPORTED:
+        framework = EXPORTED[USUAL.get(name, name)]
+    elif name == "keras":
         chosen = [FRAMEWORKS[f"keras:{backend}"] for backend in KERAS_BACKENDS]
         framework = next((f for f in chosen if not f.missing), chosen[0])
     elif name in FRAMEWORKS:
         framework = FRAMEWORKS[name]
     else:
-        known = ["keras", *FRAMEWORKS]
+        known = ["keras", *FRAMEWORKS, *(EXPORTED if exported else ())]
         raise FrameworkError(
             f"unknown framework {name!r}{nearest(name, known)}; known are {', '.join(known)}"
         )

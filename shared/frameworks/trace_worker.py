@@ -25,7 +25,8 @@ from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.errors import FrameworkError
 from shared.frameworks.devices import device, prepare
-from shared.frameworks.registry import FRAMEWORKS, Framework, load_package
+from shared.frameworks.exported.side import trace_file
+from shared.frameworks.registry import Framework, get_framework, load_package
 from shared.processes import answers, failure
 from shared.training.config import Training, num_outputs, probe_labels
 from shared.verification.comparison import rounding_budget
@@ -37,7 +38,7 @@ from shared.weights.probe import probe_images, probe_weights
 
 def main() -> None:
     """Serve jobs until standard input ends."""
-    file, framework = answers(), FRAMEWORKS[sys.argv[1]]
+    file, framework = answers(), get_framework(sys.argv[1], exported=True)
     package: ModuleType | None = None
     job: dict[str, Any] = {}
     for line in sys.stdin:
@@ -45,9 +46,10 @@ def main() -> None:
         try:
             if package is None:
                 package = load_package(framework)
-                prepare(on_cpu=True)
+                if not framework.kind:  # `torch.export` refuses to work after it, and CPUs need not
+                    prepare(on_cpu=True)
             job = json.loads(line)
-            run_job(package, job)
+            run_job(package, job, framework)
             answer: dict[str, Any] = {
                 "seconds": round(time.perf_counter() - started, 3),
                 "peak_bytes": _peak_bytes(),
@@ -70,8 +72,13 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def run_job(package: ModuleType, job: Mapping[str, Any]) -> None:
-    """Take one trace and save it. A low precision brings its rounding budget along."""
+def run_job(
+    package: ModuleType, job: Mapping[str, Any], framework: Framework | None = None
+) -> None:
+    """Take one trace and save it. A low precision brings its rounding budget along.
+
+    Where the `framework` is one that exports, the trace is that of the file.
+    """
     spec = ResNetSpec.from_dict(job["spec"])
     dtype = job["dtype"]
     if package.__name__ == "shared.frameworks.reference":
@@ -81,10 +88,13 @@ def run_job(package: ModuleType, job: Mapping[str, Any]) -> None:
     images = _images(job, spec)
 
     def take(dtype: str) -> Trace:
-        return _trace(package, spec, _weights(job, spec), images, dtype, job)
+        weights = _weights(job, spec)
+        if framework is not None and framework.kind:
+            return trace_file(framework, package, spec, weights, images, dtype)
+        return _trace(package, spec, weights, images, dtype, job)
 
     trace = take(dtype)
-    if dtype != "float64" and job.get("budget", True):
+    if dtype != "float64" and job.get("budget", True) and "rounding" not in trace.about:
         trace.about["rounding"] = json.dumps(rounding_budget(trace, take("float64")))
     trace.about |= {
         "device": device(),

@@ -18,13 +18,15 @@ from shared.architecture.spec import InitSpec, ResNetSpec
 from shared.errors import FrameworkError
 from shared.frameworks.capacity import memory_for, plan_rounds, require_space, trace_bytes
 from shared.frameworks.diagnose import causes
+from shared.frameworks.exported.kinds import KINDS
 from shared.frameworks.inputs import Inputs, save_images
 from shared.frameworks.pool import WorkerPool
-from shared.frameworks.registry import get_framework, installed
+from shared.frameworks.registry import EXPORTED, get_framework, installed
 from shared.frameworks.workers import TraceWorker
 from shared.machine import in_memory
 from shared.verification.comparison import Comparison, compare
 from shared.verification.diagnosis.diagnose import Diagnosis
+from shared.verification.recording import EVAL
 from shared.verification.trace import Trace
 from shared.weights.canonical import read_weights
 
@@ -143,8 +145,7 @@ def iter_verdicts(
         raise FrameworkError(
             "a comparison needs two sides; name another framework, or the reference"
         )
-    for name in frameworks:
-        get_framework(name)
+    inputs = _possible(frameworks, inputs)
     with tempfile.TemporaryDirectory(prefix="rosetta-") as folder, WorkerPool(frameworks) as pool:
         images = _save_images(inputs, Path(folder))
         known: dict[ResNetSpec, Verdict] = {}
@@ -164,6 +165,28 @@ def iter_verdicts(
                     seconds = time.perf_counter() - started
                     known[function] = Verdict(spec, plan, (), (), {}, seconds, failure=str(error))
                 yield known[function]
+
+
+def _possible(names: Sequence[str], inputs: Inputs) -> Inputs:
+    """The inputs, with the forward pass alone where no two sides have more.
+
+    Raises `FrameworkError` for a side that is not installed, or does not run in the precision or do
+    any of the checks.
+    """
+    sides = [get_framework(name, exported=True) for name in names]
+    for side in sides:
+        if side.kind and inputs.dtype not in (runs := KINDS[side.kind].runtimes):
+            raise FrameworkError(
+                f"{side.name} is run in {' or '.join(runs)}, not in {inputs.dtype}; say --dtype"
+            )
+    if EVAL not in inputs.checks and any(side.kind for side in sides):
+        raise FrameworkError(
+            "what a framework exports has the forward pass alone; say --check eval, or leave "
+            f"{', '.join(side.name for side in sides if side.kind)} out"
+        )
+    if sum(not side.kind for side in sides) < 2 and any(side.kind for side in sides):
+        return replace(inputs, checks=(EVAL,))
+    return inputs
 
 
 def count_networks(specs: Sequence[ResNetSpec]) -> int:
@@ -192,7 +215,9 @@ def take_trace(spec: ResNetSpec, framework: str, inputs: Inputs, output: Path) -
 
     Raises `FrameworkError` when there is no room for it, or the framework fails.
     """
-    place, name = output.absolute().parent, get_framework(framework).name
+    place, name = output.absolute().parent, get_framework(framework, exported=True).name
+    if name in EXPORTED:
+        inputs = _possible([name], inputs)
     need = trace_bytes(make_plan(spec, inputs.size_for(spec)), inputs, inputs.checks, name)
     require_space(
         place, need, f"the tensors of {spec.name}", "write elsewhere, or say fewer --check"
@@ -242,26 +267,35 @@ def _compare_all(
     written = sum(trace_bytes(plan, inputs, inputs.checks, name) for name in pool.frameworks)
 
     def job(worker: TraceWorker, file: Path) -> TraceTaken:
-        step = _run(worker, plan.spec, inputs, images, file)
+        checks = tuple(check for check in inputs.checks if _records(worker.name, check))
+        step = TraceTaken(plan.spec.name, worker.name, 0.0, 0)
+        if checks:
+            step = _run(worker, plan.spec, replace(inputs, checks=checks), images, file)
         if on_step:
             on_step(step)
         return step
 
     steps = pool.map(job, files, memory_for(plan, inputs), written if in_memory(folder) else 0)
-    traces = [Trace.load(file) for file in files]
+    traces = [Trace.load(file) for file in files if file.exists()]
     comparisons = [
         compare(a, b, check=check)
         for check in inputs.checks
         for a, b in itertools.combinations(traces, 2)
+        if _records(a.framework, check) and _records(b.framework, check)
     ]
     why: dict[str, Diagnosis | str] = {}
     if not all(comparison.passed for comparison in comparisons):
         weights = read_weights(inputs.weights, plan.spec)[0] if inputs.weights else None
         why = causes(traces, comparisons, weights, inputs.images)
     for file in files:
-        file.unlink()
+        file.unlink(missing_ok=True)
     versions = {name: version for trace in traces for name, version in trace.versions.items()}
     return list(steps), comparisons, versions, why
+
+
+def _records(side: str, check: str) -> bool:
+    """Whether a side does a check: what a framework exports cannot be trained."""
+    return check == EVAL or side not in EXPORTED
 
 
 def _run(

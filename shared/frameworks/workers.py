@@ -25,7 +25,7 @@ class TraceWorker(Process):
     """
 
     def __init__(self, name: str, threads: int | None = None):
-        framework = get_framework(name)
+        framework = get_framework(name, exported=True)
         limits = {limit: str(threads) for limit in _THREADS if threads and limit not in os.environ}
         super().__init__(
             framework.name,

@@ -19,11 +19,12 @@ import numpy as np
 from shared.architecture.plan import Plan, make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, FrameworkError, SpecError
-from shared.frameworks.exported.kinds import Kind, Wanted, get_kind, get_writer
+from shared.frameworks.exported.kinds import Kind, Wanted, get_kind
 from shared.frameworks.exported.read_back import ReadBack, read_back
 from shared.frameworks.exported.witness import KEY, exact_trace, file_trace
 from shared.frameworks.exported.worker import serve_run, serve_write
 from shared.frameworks.registry import get_framework
+from shared.machine import require_packages
 from shared.processes import ON_CPU, call
 from shared.verification.comparison import Comparison, compare
 from shared.weights.canonical import Weights, float_dtype, save_weights
@@ -115,6 +116,24 @@ def plan_export(
     return wanted
 
 
+def get_writer(kind: Kind, framework: str | None) -> str:
+    """The framework that writes the file: the first that does, or the one that is asked for.
+
+    Raises `FrameworkError` where it cannot, or a package is missing, of the runtime too.
+    """
+    asked = framework or kind.writers[0]
+    names = [asked] if asked != "keras" else [f for f in kind.writers if f.startswith("keras:")]
+    chosen = next((name for name in names if name in kind.writers), None)
+    if chosen is None:
+        raise FrameworkError(
+            f"{kind.title} is not written by {asked}; it is by {', '.join(kind.writers)}"
+        )
+    get_framework(chosen)
+    if kind.requires:
+        require_packages(kind.title, kind.extra, *kind.requires)
+    return chosen
+
+
 def export(
     spec: ResNetSpec,
     weights: Weights,
@@ -143,7 +162,7 @@ def export(
             str(canonical),
             str(file),
             wanted.kind.name,
-            wanted.image_size,
+            wanted.size,
             wanted.dtype,
             wanted.fold,
             name=name,

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import FrameworkError, SpecError, nearest
-from shared.frameworks.registry import FRAMEWORKS, get_framework
-from shared.machine import require_packages
+from shared.errors import SpecError, nearest
 
 BOTH = ("float32", "float64")
 NCHW, NHWC = "NCHW", "NHWC"
@@ -122,32 +120,9 @@ def get_kind(name: str | None, path: Path) -> Kind:
     return kind
 
 
-def get_writer(kind: Kind, framework: str | None) -> str:
-    """The framework that writes the file: the first that does, or the one that is asked for.
-
-    Raises `FrameworkError` where it cannot, or a package is missing, of the runtime too.
-    """
-    asked = framework or kind.writers[0]
-    names = [asked] if asked != "keras" else [f for f in kind.writers if f.startswith("keras:")]
-    chosen = next((name for name in names if name in kind.writers), None)
-    if chosen is None:
-        raise FrameworkError(
-            f"{kind.title} is not written by {asked}; it is by {', '.join(kind.writers)}"
-        )
-    get_framework(chosen)
-    if kind.requires:
-        require_packages(f"{kind.title}", kind.extra, *kind.requires)
-    return chosen
-
-
 def layout_of(framework: str) -> str:
     """The order of the axes of the images that a file of this framework takes."""
     return LAYOUTS.get(framework, NHWC)
-
-
-def package_of(framework: str) -> str:
-    """The rendering whose `export` module writes."""
-    return FRAMEWORKS[framework].package
 
 
 @dataclass(frozen=True)
@@ -159,6 +134,10 @@ class Wanted:
     dtype: str = "float32"
     image_size: int | None = None
     fold: bool = False
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        return (self.image_size, self.image_size) if self.image_size else None
 
     @property
     def layout(self) -> str:

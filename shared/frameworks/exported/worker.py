@@ -27,7 +27,7 @@ def serve_write(
     weights: str,
     output: str,
     kind: str,
-    image_size: int | None,
+    size: tuple[int, int] | None,
     dtype: str,
     fold: bool,
 ) -> None:
@@ -40,7 +40,7 @@ def serve_write(
     model = package.build(network, dtype=dtype)
     package.load_weights(model, read_weights(weights, network)[0])
     exporter = importlib.import_module(f"{package.__name__}.export")
-    exporter.export(package.fold(model) if fold else model, Path(output), kind, image_size)
+    exporter.export(package.fold(model) if fold else model, Path(output), kind, size)
 
 
 def serve_run(
