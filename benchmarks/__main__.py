@@ -1,8 +1,10 @@
-"""`python -m benchmarks [torch|keras|flax|train|loop|convert|inspect|startup|verify|evidence ...]`:
-every figure of the README's tables.
+"""`python -m benchmarks [torch|keras|flax|train|loop|convert|inspect|startup|verify ...]`: every
+figure of the README's tables.
 
 Run it while nothing else runs. Each framework is timed in a process of its own, beside its peer.
-`evidence` is no timing: how often `rosetta inspect --evidence` is right, for docs/evidence.md.
+Two are no timings: `evidence`, how often `rosetta inspect --evidence` is right, for
+docs/evidence.md, and `identified`, what `identify` says of other packages' models, for
+docs/identified.md.
 `--quick` only shows that all of it runs: tiny batches, a few rounds.
 """
 
@@ -19,7 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import convert_speed, evidence, inspect_speed, loop_speed, startup
+from benchmarks import convert_speed, evidence, identified, inspect_speed, loop_speed, startup
 from benchmarks.timing import BATCH, SIZE, Result
 from shared.cli.options import make_console
 from shared.cli.tables import Column, Table
@@ -27,7 +29,7 @@ from shared.frameworks.registry import get_framework
 
 FRAMEWORKS = ("torch", "keras", "flax")
 KINDS = (*FRAMEWORKS, "train", "loop", "convert", "inspect", "startup", "verify")
-EVIDENCE = "evidence"  # no timing, and no part of all
+EVIDENCE, IDENTIFIED = "evidence", "identified"  # no timings, and no part of all
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 PIPELINE_AT_LEAST = 2.0  # times as many images a second as the fastest training step
@@ -212,8 +214,18 @@ def main() -> None:
     parser.add_argument(
         "--train", action="store_true", help="evidence: train the networks that are missing"
     )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="identified: models whose package or name has the word",
+    )
+    parser.add_argument(
+        "--missing", action="store_true", help="identified: models that have no row yet"
+    )
     asked = parser.parse_args()
-    known = (*KINDS, EVIDENCE)
+    known = (*KINDS, EVIDENCE, IDENTIFIED)
     if unknown := set(asked.kinds) - set(known):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known are {', '.join(known)}")
     wanted = asked.kinds or KINDS
@@ -234,6 +246,8 @@ def main() -> None:
         verifications(console)
     if EVIDENCE in wanted:
         evidence.main(console, asked.train)
+    if IDENTIFIED in wanted:
+        identified.main(console, asked.only, asked.missing)
 
 
 if __name__ == "__main__":

@@ -1,183 +1,290 @@
-"""Models of other packages, and what `identify` says of them: `python -m benchmarks.identified`
-prints `docs/identified.md`.
+"""Models of other packages, and what `identify` says of them.
 
-Every model is built with fresh weights and norms as after training, and read at 96 pixels, which
-leaves more than one pixel at the end of every network here. A package that is not installed is
-left out, and said to be.
+`python -m benchmarks identified` builds each in a process of its package, with a time limit, and
+writes docs/identified.md and identified.json beside this file, after every model: a run that was
+stopped goes on with `--missing`. `--only WORD` takes the models whose package or name has the word.
+The rows of models that are not measured stay as they were; those of packages that cannot be
+imported are said to be missing.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib
+import importlib.metadata
+import json
+import os
+import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-from shared import Identified, RosettaError, identify
+from rich.console import Console
+
+from benchmarks.others import Model, models
+from shared import Identified, get_spec, identify
+from shared.errors import FrameworkError
+from shared.graphs.near import fields_that_differ
 from shared.graphs.verdict import listed
+from shared.processes import ON_CPU, Process, answers, failure
 
-SIZE = 96
+HERE = Path(__file__).parent
+ROWS = HERE / "identified.json"
+PAGE = HERE.parent / "docs" / "identified.md"
+SECONDS = 900.0  # that a model may take to be made and identified
+
+LEGACY = {"TF_USE_LEGACY_KERAS": "1"}
+ENVIRONMENTS = {
+    "tf2cv": LEGACY,
+    "kerascv": LEGACY,
+    "keras-resnet": LEGACY,
+    "keras-applications": LEGACY,
+    "tf-slim": LEGACY,
+}
+COMMON = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", **ON_CPU}
+DISTRIBUTIONS = {"keras.applications": "keras"}
 
 
-class Model(NamedTuple):
-    """A model of a package; `scope`: whether it is a ResNet that a spec can express."""
+@dataclass(frozen=True)
+class Row:
+    """A model and the answer. `right`: it is what it is known to be, or, out of scope, not said to
+    be a ResNet.
+    """
 
     package: str
+    version: str
     name: str
-    make: Callable[[], Any]
-    scope: bool = True
+    scope: bool
+    recognised: bool
+    right: bool
+    answer: str
+    error: str = ""
+    seconds: float | None = None  # of processor time, of `identify` alone
+
+    @property
+    def key(self) -> str:
+        return f"{self.package}/{self.name}"
 
 
-TORCHVISION = (
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d"),
-    *("resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
-)
-TIMM = (
-    *("resnet10t", "resnet14t", "resnet18", "resnet18d", "resnet26", "resnet26d", "resnet26t"),
-    *("resnet34", "resnet34d", "resnet50", "resnet50_gn", "resnet50c", "resnet50d", "resnet50s"),
-    *("resnet50t", "resnet101", "resnet101c", "resnet101d", "resnet101s", "resnet152"),
-    *("resnet152c", "resnet152d", "resnet152s", "resnet200", "resnet200d", "resnetaa34d"),
-    *("resnetaa50", "resnetaa50d", "resnetaa101d", "resnetblur18", "resnetblur50"),
-    *("resnetblur50d", "resnetblur101d", "resnext50_32x4d", "resnext50d_32x4d"),
-    *("resnext101_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2"),
-    *("wide_resnet101_2", "resnetv2_18", "resnetv2_18d", "resnetv2_34", "resnetv2_34d"),
-    *("resnetv2_50", "resnetv2_50d", "resnetv2_50d_gn", "resnetv2_50t", "resnetv2_50x1_bit"),
-    *("resnetv2_101", "resnetv2_101d", "resnetv2_101x1_bit", "resnetv2_152", "resnetv2_152d"),
-)
-TIMM_OTHERS = (
-    *("seresnet50", "ecaresnet50d", "resnetrs50", "gcresnet50t", "resnest14d", "skresnet18"),
-    *("res2net50d", "resnetv2_50d_evos", "resnetv2_50d_frn", "resnet50_clip", "regnetx_002"),
-    *("convnext_atto", "mobilenetv2_100"),
-)
-TRANSFORMERS: dict[str, dict[str, Any]] = {
-    "ResNet, as published": {},
-    "ResNet, basic": {
-        "layer_type": "basic",
-        "hidden_sizes": [64, 128, 256, 512],
-        "depths": [2, 2, 2, 2],
-    },
-    "ResNet, downsample_in_bottleneck": {"downsample_in_bottleneck": True},
-    "ResNet, downsample_in_first_stage": {"downsample_in_first_stage": True},
-}
-KERAS = ("ResNet50", "ResNet101", "ResNet152", "ResNet50V2", "ResNet101V2", "ResNet152V2")
-
-
-def models() -> Iterator[Model]:
-    """All of them, package by package; nothing is built before it is asked for."""
-    for name in TORCHVISION:
-        yield Model("torchvision", name, _maker(_torchvision, name))
-    for name in TIMM:
-        yield Model("timm", name, _maker(_timm, name))
-    for name, options in TRANSFORMERS.items():
-        yield Model("transformers", name, _maker(_transformers, options))
-    for name in KERAS:
-        yield Model("keras.applications", name, _maker(_keras, name))
-    for name in TIMM_OTHERS:
-        yield Model("timm", name, _maker(_timm, name), scope=False)
-
-
-def _maker(make: Callable[[Any], Any], argument: Any) -> Callable[[], Any]:
-    return lambda: make(argument)
-
-
-def _torchvision(name: str) -> Any:
-    models = importlib.import_module("torchvision.models")
-    return trained(getattr(models, name)(num_classes=10))
-
-
-def _timm(name: str) -> Any:
-    return trained(importlib.import_module("timm").create_model(name, num_classes=10))
-
-
-def _transformers(options: dict[str, Any]) -> Any:
-    library = importlib.import_module("transformers")
-    config = library.ResNetConfig(num_labels=10, **options)
-    return trained(library.ResNetForImageClassification(config))
-
-
-def _keras(name: str) -> Any:
-    applications = importlib.import_module("keras").applications
-    build = getattr(applications, name)
-    return build(weights=None, classes=10, input_shape=(SIZE, SIZE, 3))
-
-
-def trained(model: Any) -> Any:
-    """Norms of a PyTorch model as after training: fresh ones hide what is in them."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    for name, tensor in model.state_dict().items():
-        if name.endswith("running_var"):
-            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
-        elif tensor.dim() == 1 and tensor.is_floating_point():
-            centre = 0.75 if name.endswith("weight") else 0.0
-            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1 + centre)
-    return model.eval()
-
-
-def what(found: Identified) -> str:
+def answer(model: Model, found: Identified) -> str:
     """The verdict in a cell of a table."""
     if found.recognised:
-        name = found.preset or f"a spec of its own, nearest {found.nearest}"
-        return f"{found.verdict}: {name}"
+        if found.preset:
+            return f"{found.verdict}: {found.preset}"
+        fields = _own_fields(found)
+        return f"{found.verdict}: {found.nearest} with {listed(fields, most=4)}"
     if found.departures:
         places = listed((d.where for d in found.departures), most=1)
         return f"departs from {found.nearest}: {found.departures[0].theirs} ({places})"
     return "; ".join([found.verdict, *found.notes[-1:]])
 
 
-def row(model: Model) -> tuple[bool, str]:
-    """Whether the model is recognised, and its row of the table."""
-    built = model.make()
-    started = time.perf_counter()
-    try:
-        found = identify(built, SIZE)
-    except RosettaError as error:
-        return False, f"| {model.package} | {model.name} | not read: {error} | | |"
-    seconds = time.perf_counter() - started
-    numbers = f"{found.evidence.error:.1e}, {found.evidence.dtype}" if found.evidence else ""
-    cells = [model.package, model.name, what(found).replace("|", "/"), numbers, f"{seconds:.1f}"]
-    return found.recognised, f"| {' | '.join(cells)} |"
+def _own_fields(found: Identified) -> list[str]:
+    """What tells a spec from its nearest preset."""
+    if found.spec is None or found.nearest is None:
+        return []
+    differ = fields_that_differ(found.spec, get_spec(found.nearest))
+    return [f"`{name}={json.dumps(own)}`" for name, (own, _) in differ.items()]
 
+
+def is_right(model: Model, found: Identified) -> bool:
+    """Whether the answer is what is known of the model."""
+    if not model.scope or not found.recognised:
+        return model.scope == found.recognised
+    if not model.preset:
+        return True
+    wanted = get_spec(model.preset).replace(name="")
+    return wanted in [get_spec(name).replace(name="") for name in found.presets]
+
+
+def row(model: Model) -> Row:
+    """What `identify` says of a model that is made here."""
+    version = importlib.metadata.version(DISTRIBUTIONS.get(model.package, model.package))
+    built = model.make()
+    started = time.process_time()
+    found = identify(built, model.size)
+    seconds = round(time.process_time() - started, 1)
+    numbers = found.evidence
+    return Row(
+        package=model.package,
+        version=version,
+        name=model.name,
+        scope=model.scope,
+        recognised=found.recognised,
+        right=is_right(model, found),
+        answer=answer(model, found).replace("|", "/"),
+        error=f"{numbers.error:.1e}, {numbers.dtype}" if numbers else "",
+        seconds=seconds,
+    )
+
+
+# The page.
 
 HEAD = """# Models of other packages, identified
 
-`python -m benchmarks.identified` printed this page. Each model was built by its own package with
-fresh weights, read at {size} and {next} pixels, compared operator by operator with a plan, and by
-its logits with the NumPy reference (the error is over the largest logit). Seconds are those of
-`identify` on this machine, beside the import.
+Written by `python -m benchmarks identified`. Each model was built by its own package, its weights
+drawn and its norms as after training; read at one image size and at the next (96 and 97 pixels, 32
+and 33 of CIFAR's networks, 224 and 225 where a window is fixed); compared operator by operator with
+a plan; and by its logits with the NumPy reference (the error is over the largest logit). Seconds
+are those of processor time that `identify` took, beside the import.
 
-| package | model | answer | error | seconds |
-| --- | --- | --- | --- | --- |"""
+{totals}
+
+*In scope* is what a spec can express, if it has a field for all that the network does; squeeze and
+excitation, attention, split and shared units, other activations and the like are out of scope,
+and are told apart below. *Right*: in scope, the network is identified, and where its package's
+documentation says which it is, as that one; out of scope, no ResNet is claimed.
+"""
 
 
-def main() -> None:
-    """Print the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("words", nargs="*", help="only models whose package or name has one")
-    words = parser.parse_args().words
-    warnings.filterwarnings("ignore")
-    print(HEAD.format(size=SIZE, next=SIZE + 1))
-    counts = {True: [0, 0], False: [0, 0]}
-    missing: set[str] = set()
+def page(rows: Sequence[Row], missing: Mapping[str, str]) -> str:
+    """The whole of docs/identified.md."""
+    parts = [HEAD.format(totals=_totals(rows))]
+    for title, scope in (("In scope", True), ("Out of scope", False)):
+        parts.append(f"## {title}\n")
+        parts.append(
+            "| package | model | answer | error | seconds |\n| --- | --- | --- | --- | --- |"
+        )
+        parts[-1] += "".join(f"\n{_line(row)}" for row in rows if row.scope == scope) + "\n"
+    left = _not_measured(rows, missing)
+    if left:
+        parts += ["## Not measured\n", *left, ""]
+    return "\n".join(parts)
+
+
+def _not_measured(rows: Sequence[Row], missing: Mapping[str, str]) -> list[str]:
+    """Packages that cannot be imported, and models of the others without a row."""
+    measured = {row.key for row in rows}
+    left: dict[str, list[str]] = {}
     for model in models():
-        if words and not any(word in f"{model.package}/{model.name}" for word in words):
-            continue
+        if model.key not in measured and model.package not in missing:
+            left.setdefault(model.package, []).append(model.name)
+    lines = [f"* {package}: {why}" for package, why in missing.items()]
+    return lines + [f"* {package}: {', '.join(names)}" for package, names in left.items()]
+
+
+def _totals(rows: Sequence[Row]) -> str:
+    inside = [row for row in rows if row.scope]
+    outside = [row for row in rows if not row.scope]
+    good, false = sum(row.right for row in inside), sum(row.recognised for row in outside)
+    wrong = sum(row.recognised and not row.right for row in inside)
+    share = f"{good / max(len(inside), 1):.1%}"
+    packages = len({row.package for row in rows})
+    return (
+        f"**{good} of {len(inside)} ResNets in scope of {packages} packages are identified "
+        f"({share}); {wrong} of them as another one, and {false} of the {len(outside)} others.**"
+    )
+
+
+def _line(row: Row) -> str:
+    mark = "" if row.right else "**✗** "
+    seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+    package = f"{row.package} {row.version}".strip()
+    return f"| {package} | {row.name} | {mark}{row.answer} | {row.error} | {seconds} |"
+
+
+def read_rows() -> list[Row]:
+    """The rows as they were measured, in the order of `models`."""
+    if not ROWS.exists():
+        return []
+    return [Row(**fields) for fields in json.loads(ROWS.read_text("utf-8"))["rows"]]
+
+
+def read_missing() -> dict[str, str]:
+    """Packages that could not be imported, and why."""
+    return json.loads(ROWS.read_text("utf-8"))["missing"] if ROWS.exists() else {}
+
+
+def write(rows: Mapping[str, Row], missing: Mapping[str, str]) -> None:
+    """Both files, whole or not at all."""
+    order = {model.key: k for k, model in enumerate(models())}
+    kept = sorted((row for row in rows.values() if row.key in order), key=lambda r: order[r.key])
+    lines = ",\n".join(json.dumps(asdict(row), ensure_ascii=False) for row in kept)
+    text = f'{{"rows": [\n{lines}\n], "missing": {json.dumps(dict(missing))}}}\n'
+    for path, content in ((ROWS, text), (PAGE, page(kept, missing))):
+        half = path.with_suffix(".part")
+        half.write_text(content, "utf-8")
+        os.replace(half, path)
+
+
+# The processes.
+
+
+def serve() -> None:
+    """The child: it answers the keys of models with their rows."""
+    warnings.filterwarnings("ignore")
+    known = {model.key: model for model in models()}
+    file = answers()
+    for line in sys.stdin:
+        key = json.loads(line)
         try:
-            recognised, text = row(model)
-        except ImportError:
-            missing.add(model.package)
+            found: dict[str, Any] = {"row": asdict(row(known[key]))}
+        except ImportError as error:
+            found = {"missing": " ".join(str(error).split())}
+        except BaseException as error:  # noqa: BLE001 - other people's code may raise anything
+            found = failure(error, key)
+        print(json.dumps(found), file=file)
+
+
+def _asked(process: Process, key: str, seconds: float) -> dict[str, Any]:
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    try:
+        return process.ask(key)
+    finally:
+        timer.cancel()
+
+
+def _measured(process: Process, model: Model) -> Row | str:
+    """The row, or why its package cannot be imported."""
+    started = time.monotonic()
+    try:
+        found = _asked(process, model.key, SECONDS)
+    except FrameworkError as error:
+        late = time.monotonic() - started >= SECONDS
+        why = f"took longer than {SECONDS:.0f} s" if late else str(error)
+        why = " ".join(why.removeprefix(f"{model.key}: ").split())[:300].replace("|", "/")
+        text = f"not read: {why}"
+        version = importlib.metadata.version(DISTRIBUTIONS.get(model.package, model.package))
+        return Row(model.package, version, model.name, model.scope, False, not model.scope, text)
+    return str(found["missing"]) if "missing" in found else Row(**found["row"])
+
+
+def main(console: Console, only: Sequence[str] = (), missing: bool = False) -> None:
+    """Measure, write both files and print the page."""
+    rows = {row.key: row for row in read_rows()}
+    absent = read_missing()
+    wanted: dict[str, list[Model]] = {}
+    for model in models():
+        if only and not any(word in model.key for word in only):
             continue
-        counts[model.scope][0] += recognised
-        counts[model.scope][1] += 1
-        print(text, flush=True)
-    (good, whole), (false, others) = counts[True], counts[False]
-    print(f"\n{good} of {whole} ResNets in scope are identified, and {false} of {others} others.")
-    if missing:
-        print(f"Not installed: {', '.join(sorted(missing))}.")
+        if not (missing and model.key in rows):
+            wanted.setdefault(model.package, []).append(model)
+    for package, own in wanted.items():
+        absent.pop(package, None)
+        _package(package, own, rows, absent)
+        write(rows, absent)
+    console.file.write(PAGE.read_text("utf-8") if PAGE.exists() else "")
 
 
-if __name__ == "__main__":
-    main()
+def _package(
+    package: str, own: Sequence[Model], rows: dict[str, Row], absent: dict[str, str]
+) -> None:
+    environment = COMMON | ENVIRONMENTS.get(package, {})
+    waiting = list(own)
+    while waiting:
+        code = "from benchmarks.identified import serve; serve()"
+        with closing(Process(package, ["-c", code], environment)) as process:
+            while waiting and process.code is None:
+                model = waiting.pop(0)
+                found = _measured(process, model)
+                if isinstance(found, str):
+                    if not any(row.package == package for row in rows.values()):
+                        absent[package] = found
+                    return
+                rows[found.key] = found
+                write(rows, absent)
+                print(_line(found), file=sys.stderr, flush=True)

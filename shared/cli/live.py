@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shared.errors import RosettaError
+from shared.errors import RosettaError, SpecError
 
 if TYPE_CHECKING:
+    import typer
+
     from shared.architecture.spec import ResNetSpec
     from shared.formats.checkpoint import Checkpoint
     from shared.formats.configuration.told import Told
@@ -25,6 +27,17 @@ def is_live(text: str) -> bool:
     from shared.frameworks.targets import PREFIX
 
     return text.startswith(PREFIX)
+
+
+def check_only(context: typer.Context, target: str, options: Sequence[str]) -> None:
+    """Raise `SpecError` where an option is given that is for presets, not for a live model."""
+    for option in context.params:
+        source = context.get_parameter_source(option)
+        if source is not None and source.name != "DEFAULT" and option not in options:
+            known = ", ".join(f"--{name.replace('_', '-')}" for name in options if name != "preset")
+            raise SpecError(
+                f"--{option.replace('_', '-')} is for presets; the trace of {target} takes {known}"
+            )
 
 
 def open_source(

@@ -266,12 +266,12 @@ def make_checks(
     return chosen, PROBE.replace(parse_settings(settings))
 
 
-def square(size: tuple[int, int] | None) -> int | None:
+def square(
+    size: tuple[int, int] | None, why: str = "with --image: photographs are cropped to squares"
+) -> int | None:
     """The side of a size that has to be square."""
     if size is not None and size[0] != size[1]:
-        raise SpecError(
-            "--image-size must be one side with --image: photographs are cropped to squares"
-        )
+        raise SpecError(f"--image-size must be one side {why}")
     return size[0] if size else None
 
 

@@ -22,12 +22,9 @@ def identify_page(
     lines = report_identify.details(found)
     facts = [(line[:LABEL].strip(), line[LABEL:]) for line in lines]
     parts = [Part("What it rests on", [_facts(facts)])]
-    if found["departures"]:
-        table = report_identify.departure_table(found["departures"]).for_page()
-        parts.insert(0, Part("Where it departs", [table]))
-    elif found["from_nearest"]:
-        table = report_identify.departure_table(found["from_nearest"]).for_page()
-        parts.append(Part(f"What {found['nearest']} has otherwise", [table]))
+    for title, departures in report_identify.tables(found).items():
+        part = Part(title, [report_identify.departure_table(departures).for_page()])
+        parts.insert(0, part) if departures is found["departures"] else parts.append(part)
     tone = Tone.good if good else Tone.bad
     return Page("rosetta identify", tone, verdict.plain, [target], parts, _versions(), command)
 

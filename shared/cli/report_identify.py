@@ -13,7 +13,8 @@ from shared.architecture.presets import get_spec, list_presets
 from shared.architecture.spec import ResNetSpec
 from shared.cli.tables import Column, Table
 from shared.graphs.evidence import difference
-from shared.graphs.verdict import NO_RESNET, THIS_SIZE, fields_that_differ, listed
+from shared.graphs.near import fields_that_differ
+from shared.graphs.verdict import NO_RESNET, THIS_SIZE, listed
 from shared.weights.canonical import Weights
 
 MOST_ROWS = 30
@@ -25,12 +26,21 @@ def answer(
     """The verdict, what it rests on, and a table of departures."""
     lines: list[RenderableType] = [Text(target, style="bold"), verdict(found, against, good)]
     lines += [Text(f"  {line}") for line in details(found)]
-    if found["departures"]:
-        lines += [Text(""), departure_table(found["departures"])]
-    elif found["from_nearest"]:
-        lines += [Text(f"\nwhat {found['nearest']} has otherwise:"), Text("")]
-        lines.append(departure_table(found["from_nearest"]))
+    for title, departures in tables(found).items():
+        lines += [Text(f"\n{title}" if len(tables(found)) > 1 or found["recognised"] else "")]
+        lines.append(departure_table(departures))
     return Group(*lines)
+
+
+def tables(found: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The departures by what they are from."""
+    paper, preset = (found["paper"] or ["", ""])[::-1]
+    whole = {
+        "Where it departs": found["departures"],
+        f"What {found['nearest']} has otherwise": found["from_nearest"],
+        f"What it does otherwise than its paper, {paper} ({preset})": found["from_paper"],
+    }
+    return {title: departures for title, departures in whole.items() if departures}
 
 
 def verdict(found: Mapping[str, Any], against: str | None, good: bool) -> Text:
@@ -48,7 +58,9 @@ def verdict(found: Mapping[str, Any], against: str | None, good: bool) -> Text:
     elif result == NO_RESNET:
         text = "no ResNet"
     elif result == THIS_SIZE:
-        text = f"{name}, at {found['image_sizes'][0]} pixels only"
+        first, *others = (f"{size} x {size}" for size in found["image_sizes"])
+        otherwise = f"it departs at {others[0]}" if others else "it could not be read at another"
+        text = f"{name} at {first} pixels only: {otherwise}"
     elif found["recognised"] and not count:
         text = f"{name}: the {result}"
     elif not count:
@@ -91,6 +103,10 @@ def details(found: Mapping[str, Any]) -> list[str]:
     unnamed = spec is not None and not found["preset"] and not found["departures"]
     if unnamed and found["nearest"] and not found.get("against"):
         rows.append(f"nearest    {_near(found)}")
+    if found["paper"] and not found["from_paper"]:
+        preset, paper = found["paper"]
+        if preset in found["presets"]:
+            rows.append(f"paper      as in {paper} ({preset})")
     sizes = " and ".join(f"{n} x {n}" for n in found["image_sizes"])
     rows.append(f"compared   operator by operator at {sizes} pixels")
     evidence = found["evidence"]

@@ -37,7 +37,9 @@ from shared.cli.options import (
     make_console,
     make_inputs,
     open_weights,
+    parse_size,
     spec_of,
+    square,
     write_json,
     write_node_data,
     write_pages,
@@ -202,14 +204,21 @@ def trace(
     training: TrainingSettings = None,
 ) -> None:
     """Record what one framework computes, layer by layer and step by step, for `rosetta
-    compare`.
+    compare`. Of a model of your own, python:FILE.py:NAME or a file that `identify` takes, its own
+    layers.
     """
     from shared.cli import report_verify as report
+    from shared.cli.live import check_only
     from shared.cli.report_checkpoints import print_remarks
     from shared.frameworks.registry import get_framework
+    from shared.frameworks.targets import is_target
     from shared.frameworks.verify import take_trace
     from shared.verification.trace import Trace
 
+    if is_target(preset):
+        check_only(context, preset, ("preset", "output", "image_size", "batch", "seed"))
+        _trace_target(preset, output, image_size, batch, seed)
+        return
     checkpoint = (
         open_weights(weights, [preset], settings, mini, take, leave_out) if weights else None
     )
@@ -232,6 +241,27 @@ def trace(
         f"on {found.about['device'].upper()}; "
         f"{step.seconds:.1f} s, {step.peak_bytes / 2**30:.1f} GiB",
     )
+
+
+def _trace_target(
+    target: str, output: Path, image_size: str | None, batch: int | None, seed: int
+) -> None:
+    """Record the layers of a user's own model."""
+    from shared.cli import report_verify as report
+    from shared.frameworks.inputs import BATCH
+    from shared.frameworks.trace_target import trace_target
+
+    side = square(parse_size(image_size), "for a model of your own: it is traced with squares")
+    check_outputs(None, output)
+    with make_console(stderr=True).status(f"reading {target}"):
+        found = trace_target(target, side, batch=batch or BATCH, seed=seed)
+    trace = found.trace
+    trace.save(output)
+    console = make_console()
+    for remark in found.remarks:
+        report.print_line(console, f"{target}: {remark}")
+    count = f"{len(trace.names)} tensors of {trace.spec.name}"
+    report.print_line(console, f"{output}: {count} from {target}, float64")
 
 
 def compare(

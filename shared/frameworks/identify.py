@@ -24,7 +24,7 @@ from shared.weights.canonical import Weights
 SECONDS = 600.0  # that a target may take, its framework's import among them
 
 # Of every framework: what the model is written in is not known yet. Nothing that changes numbers.
-_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", **ON_CPU}
+ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", **ON_CPU}
 
 
 def identify(
@@ -123,7 +123,7 @@ def identify_target(
             str(path) if keep_weights else None,
             target,
             name=target,
-            environment=_ENVIRONMENT,
+            environment=ENVIRONMENT,
             seconds=seconds,
         )
         return Answer(found, _read(path) if keep_weights and found["tensors"] else {})
@@ -184,7 +184,7 @@ def compare_targets(
         str(folder),
         image_size,
         name=f"{target} and {other}",
-        environment=_ENVIRONMENT,
+        environment=ENVIRONMENT,
         seconds=seconds,
     )
     answer = Identified(SAME_MODEL if found["same"] else DEPARTS).to_dict()

@@ -50,6 +50,20 @@ def layout_of(dims: Dims) -> str:
     return found if len(set(found)) == 4 else ""
 
 
+def logical(value: Array, dims: Dims, axes: str = "NHWC") -> Array:
+    """A value of `dims` with one dimension for each of `axes`, in their order.
+
+    Raises `ValueError` where it has other axes, or a part of one.
+    """
+    atoms = [atom for dim in dims for atom in dim]
+    parts = value.reshape([hi // lo for _, hi, lo in atoms])
+    order = sorted(range(len(atoms)), key=lambda k: (axes.index(atoms[k][0]), -atoms[k][1]))
+    sizes = dict.fromkeys(axes, 1)
+    for axis, hi, lo in atoms:
+        sizes[axis] *= hi // lo
+    return parts.transpose(order).reshape([sizes[axis] for axis in axes])
+
+
 def joined(atoms: Iterable[Atom]) -> Dim:
     """Neighbouring factors of one axis become one."""
     out: list[Atom] = []

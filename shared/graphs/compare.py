@@ -9,7 +9,7 @@ from shared.graphs.net import Node, described, touches
 from shared.graphs.planned import PadRule, padded
 
 NORMS = ("BatchNorm", "GroupNorm", "Affine")
-POOLS = ("AvgPool", "BlurPool", "MaxPool", "Subsample", "SumPool")
+POOLS = ("AvgPool", "BlurPool", "GlobalPool", "MaxPool", "Subsample", "SumPool")
 ACTIVATIONS = (
     *("ELU", "GELU", "GELU (tanh)", "HardSigmoid", "HardSwish", "LeakyReLU", "Max", "Mish"),
     *("ReLU", "ReLU6", "SiLU", "Sigmoid", "Softplus", "Tanh"),
@@ -35,7 +35,11 @@ class Note(NamedTuple):
 
 
 def alike(ours: Node, theirs: Node) -> bool:
-    """Whether the nodes can stand for each other: of one kind, or a norm that has been folded."""
+    """Whether the nodes can stand for each other: of one kind, a norm that has been folded, or a
+    linear layer of a map of one pixel.
+    """
+    if ours.op == "Linear" and theirs.op == "Conv":
+        return theirs.attrs["kernel"] == (1, 1) and theirs.image == (1, 1)
     return ours.op == theirs.op or (ours.op == "BatchNorm" and theirs.op == "Affine")
 
 

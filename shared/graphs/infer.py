@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from shared.architecture.spec import ResNetSpec
 from shared.errors import SpecError
+from shared.graphs.compare import ACTIVATIONS
 from shared.graphs.net import Net, Node
 from shared.graphs.overlay import Target
 from shared.graphs.structure import NORMS, Trunk, Unit, trunk_of
@@ -292,7 +293,8 @@ class _Evidence:
             "R": ["act_before_add"],
         }.get(commonest(tails), ["post", "full_pre"])
         last = max((k for k, n in enumerate(self.stem) if n.op == "Conv"), default=0)
-        activated = _letters(self.stem[last + 1 :]).startswith("BR")
+        ops = [node.op for node in self.stem[last + 1 : last + 3]]
+        activated = len(ops) == 2 and ops[0] in NORMS and ops[1] in ACTIVATIONS
         behind = _letters(self.behind[-1])[:1]
         found = []
         several = itertools.product(orders, self._projections(), self._pool_paddings())

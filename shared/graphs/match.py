@@ -161,6 +161,7 @@ def unfolded(net: Net, mode: str) -> tuple[Net, int] | None:
                 "bias": copy.tensors.pop("bias"),
                 "running_mean": np.zeros(size),
             }
+            norm.value, copy.value = copy.value, None  # which is behind the bias
             norm.names = {"bias": copy.names.pop("bias", None)}
             nodes.append(norm)
             number[node.id] = norm.id

@@ -5,7 +5,7 @@ recognised by what it does, not by how it is spelt.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,12 +89,26 @@ def evaluate(node: Raw, args: Sequence[Array]) -> Array:
 
 def evaluate_graph(graph: RawGraph, images: Array) -> Array:
     """The first output for physical `images`, in float64. Raises `NoMeaning`."""
+    return values_of(graph, images)[graph.outputs[0]]
+
+
+def values_of(graph: RawGraph, images: Array, wanted: Container[int] = ()) -> dict[int, Array]:
+    """The first output for physical `images`, in float64, and the values `wanted`, by their ids.
+
+    Others are dropped when nothing reads them any more. Raises `NoMeaning`.
+    """
     live = graph.live()
+    last = {i: node.id for node in graph.nodes if node.id in live for i in node.ins}
     values: dict[int, Array] = {graph.inputs[0]: images}
     for node in graph.nodes:
-        if node.id in live and node.id not in values:
+        if node.id not in live:
+            continue
+        if node.id not in values:
             values[node.id] = evaluate(node, [values[i] for i in node.ins])
-    return values[graph.outputs[0]]
+        for i in node.ins:
+            if last[i] == node.id and i not in wanted and i != graph.outputs[0]:
+                values.pop(i, None)
+    return values
 
 
 def exact(array: Any) -> Array:

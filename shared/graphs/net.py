@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared.graphs.axes import Dims
 from shared.graphs.primitives import Array
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -54,6 +55,7 @@ class Node:
     where: str = ""
     line: str = ""
     notes: list[str] = field(default_factory=list)
+    value: tuple[int, Dims] | None = None  # the raw value that is its output, and its dimensions
 
     @property
     def image(self) -> tuple[int, int]:

@@ -55,8 +55,17 @@ def _interpreted(graph: RawGraph, layout: str) -> tuple[Net, int]:
             state.values[raw.id] = state.opaque(raw, f"{raw.prim} ({error})")
         regions.recognise(state, raw)
     output = state.settle(state.values[graph.outputs[0]])
+    _name_values(state)
     source = next(node.id for node in state.nodes if node.op == "Input")
     return simplified(compacted(state.nodes, source, output)), contradictions
+
+
+def _name_values(state: State) -> None:
+    """For every node the raw value that is its output: the last, behind a bias that is added."""
+    for i, act in sorted(state.values.items()):
+        if act.is_plain or act.made is not None:
+            made = act.node if act.made is None else act.made
+            state.nodes[made].value = (i, act.dims)
 
 
 def simplified(net: Net) -> Net:

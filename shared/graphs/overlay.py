@@ -35,12 +35,15 @@ class Departure:
 
 @dataclass
 class Overlay:
-    """What a comparison found. `placed` are the user's nodes by canonical name."""
+    """What a comparison found. `placed` are the user's nodes by canonical name, `opposite` those of
+    other operators, too.
+    """
 
     ours: Planned
     departures: list[Departure] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     placed: dict[str, Node] = field(default_factory=dict)
+    opposite: dict[str, Node] = field(default_factory=dict)
     paired: list[tuple[Node, Node]] = field(default_factory=list)  # ours and theirs, alike
     weights: dict[str, Array] = field(default_factory=dict)
     names: dict[str, str | None] = field(default_factory=dict)
@@ -96,6 +99,7 @@ def overlay(ours: Planned, target: Target) -> Overlay:
 def _paired(found: Overlay, a: Node, b: Node, target: Target) -> None:
     ours = found.ours
     layer = a.where
+    found.opposite[layer] = b
     if not alike(a, b):
         found.departures.append(
             Departure(place_of(b, target), "operator", str(b), str(a), b.line, layer)

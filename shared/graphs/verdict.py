@@ -12,12 +12,13 @@ import numpy as np
 from shared.architecture.ops import Conv
 from shared.architecture.plan import make_plan
 from shared.architecture.preprocessing import PREPROCESSING, preprocess
-from shared.architecture.presets import get_spec, list_presets
+from shared.architecture.presets import get_spec
 from shared.architecture.spec import ResNetSpec
 from shared.errors import RosettaError, SpecError
 from shared.graphs.compare import COMPUTED, FOLDED, ZERO_BIAS, Note
 from shared.graphs.evidence import NOTHING, Evidence, compare_numbers, prepared
 from shared.graphs.match import Match, Trimmed, fits, flat_presets, like, match, trimmed_as
+from shared.graphs.near import nearest_preset, of_papers
 from shared.graphs.net import Node
 from shared.graphs.normal import normalise
 from shared.graphs.overlay import SHARED, Departure, Overlay, overlay
@@ -33,6 +34,7 @@ DEPARTS = "departs"
 NO_RESNET = "no ResNet"
 FRONT = "before the stem"
 SHARE = 0.6  # of a network's convolutions, that a model must have to be compared with it
+PAPERS = 4  # networks of papers that are compared node by node
 SMALL = 97  # pixels of the images of the numbers, odd, where the model takes them
 
 Read = Callable[[int | None], RawGraph]
@@ -51,6 +53,8 @@ class Identified:
     assumed: list[str] = field(default_factory=list)
     nearest: str | None = None  # preset, where the network is none
     from_nearest: list[Departure] = field(default_factory=list)  # of a spec that is no preset
+    paper: tuple[str, str] | None = None  # the preset of a paper that is nearest, and which paper
+    from_paper: list[Departure] = field(default_factory=list)
     image_sizes: list[int] = field(default_factory=list)
     evidence: Evidence | None = None
     weights: Weights = field(default_factory=dict)
@@ -78,6 +82,8 @@ class Identified:
             "spec": self.spec.to_dict() if self.spec and self.verdict != NO_RESNET else None,
             "departures": [_listed(departure) for departure in self.departures],
             "from_nearest": [_listed(departure) for departure in self.from_nearest],
+            "paper": list(self.paper) if self.paper else None,
+            "from_paper": [_listed(departure) for departure in self.from_paper],
             "surroundings": self.surroundings,
             "notes": self.notes,
             "assumed": self.assumed,
@@ -186,7 +192,9 @@ def _decide(
     if not chosen:
         answer.nearest = against.name if against else nearest_preset(best.spec)
         if not against:
-            answer.from_nearest = _from_nearest(answer.nearest, best.spec, own)
+            answer.from_nearest = _from_preset(answer.nearest, best.spec, own) or []
+    if not against:
+        _compare_with_papers(answer, best.spec, own)
     _prove(answer, graph, own)
     proved = answer.evidence is not None and answer.evidence.passed
     if answer.verdict in (SAME_MODEL, SAME_FUNCTION) and not proved:
@@ -195,12 +203,24 @@ def _decide(
         answer.notes.append(NOTHING)
 
 
-def _from_nearest(name: str, spec: ResNetSpec, own: Trimmed) -> list[Departure]:
-    """What the nearest preset has otherwise, in the user's modules."""
+def _compare_with_papers(answer: Identified, spec: ResNetSpec, own: Trimmed) -> None:
+    """What the network does otherwise than the paper's own that is nearest to it."""
+    found = [
+        (departures, (name, paper))
+        for name, paper in of_papers(spec)[:PAPERS]
+        if (departures := _from_preset(name, spec, own)) is not None
+    ]
+    if found:
+        departures, answer.paper = min(found, key=lambda pair: sum(d.count for d in pair[0]))
+        answer.from_paper = departures if answer.paper[0] != answer.nearest else []
+
+
+def _from_preset(name: str, spec: ResNetSpec, own: Trimmed) -> list[Departure] | None:
+    """What a preset has otherwise, in the user's modules; None where it takes no such images."""
     try:
         return overlay(planned(like(name, spec), own.image), own.target).departures
     except SpecError:
-        return []
+        return None
 
 
 def _fits_again(spec: ResNetSpec, other: Trimmed) -> bool:
@@ -249,49 +269,6 @@ def _with_momentum(spec: ResNetSpec, own: Trimmed) -> ResNetSpec:
     if momentum is None or not 0 <= momentum < 1:
         return spec
     return spec.replace(**{"norm.momentum": momentum})
-
-
-UNSEEN = ("init", "name", "image_size", "num_classes", "in_channels")
-HEAVY = {
-    "block.kind": 20.0,
-    "depths": 10.0,
-    "widths": 10.0,
-    "block.order": 8.0,
-    "stem.convs": 4.0,
-    "norm.kind": 4.0,
-    "norm.momentum": 0.1,
-    "norm.running_var": 0.0,
-    "norm.groups": 0.0,
-    "shortcut.dropout": 0.0,
-}
-
-
-def fields_that_differ(a: ResNetSpec, b: ResNetSpec) -> dict[str, tuple[Any, Any]]:
-    """Fields of two specs that an inference graph can show, by name."""
-    left, right = _flat(a), _flat(b)
-    return {name: (left[name], right[name]) for name in left if left[name] != right[name]}
-
-
-def _flat(spec: ResNetSpec) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in spec.to_dict().items():
-        if name in UNSEEN:
-            continue
-        if isinstance(value, dict):
-            found |= {f"{name}.{inner}": v for inner, v in value.items()}
-        else:
-            found[name] = value
-    return found
-
-
-def nearest_preset(spec: ResNetSpec) -> str:
-    """The preset whose fields differ least."""
-
-    def distance(name: str) -> float:
-        differ = fields_that_differ(spec, get_spec(name))
-        return sum(HEAVY.get(field, 1.0) for field in differ)
-
-    return min(list_presets(), key=distance)
 
 
 # Sentences.

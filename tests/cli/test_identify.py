@@ -65,6 +65,13 @@ def changed():
     return net
 
 
+def other_eps():
+    net = Net()
+    net.load_state_dict(model.state_dict())
+    net.units[4].norm_2.eps = 1e-3
+    return net
+
+
 def wanting_data(x=1):
     class Branching(Net):
         def forward(self, x):
@@ -210,6 +217,28 @@ def test_what_stands_around_a_live_model_is_not_dropped_in_silence(
     (folder / "image.png").write_bytes(b"")
     asked = rosetta("predict", "image.png", "--weights", "python:mine.py:prepared")
     asked.refused("its model prepares the images itself", "say --preprocessing")
+
+
+def test_the_layers_of_a_model_are_traced_compared_and_diagnosed(
+    rosetta: Rosetta, folder: Path
+) -> None:
+    pytest.importorskip("torch")
+    target = "python:mine.py:model"
+    traced = rosetta("trace", target, "-o", "mine.safetensors")
+    assert traced.code == 0, traced
+    assert "each layer is computed by the model's own operators" in traced.out
+    assert rosetta("convert", target, "w.safetensors").code == 0
+    own = ("--weights", "w.safetensors", "--framework", "reference", "--check", "eval")
+    spec = ("cifar/resnet20", "--set", "shortcut.projection=shape")
+    assert rosetta("trace", *spec, *own, "-o", "ours.safetensors").code == 0
+    assert rosetta("compare", "ours.safetensors", "mine.safetensors").code == 0
+    departs = rosetta("trace", "python:mine.py:other_eps", "-o", "eps.safetensors")
+    assert "departs from cifar/resnet20 in 1 place, units.4.norm_2" in departs.out
+    found = rosetta("diagnose", "w.safetensors", "--io", "eps.safetensors")
+    assert "the first layer that differs is stages.1.blocks.1.norm2" in found.out
+    refused = "--framework is for presets; the trace of python:mine.py:model takes --output"
+    rosetta("trace", target, "-o", "x.safetensors", "--framework", "flax").refused(refused)
+    rosetta("trace", target, "-o", "x.safetensors", "--image-size", "32x48").refused("squares")
 
 
 def test_a_departure_is_named(rosetta: Rosetta, folder: Path) -> None:

@@ -29,6 +29,8 @@ def found(**changes: Any) -> dict[str, Any]:
         "spec": get_spec("resnet18").to_dict(),
         "departures": [],
         "from_nearest": [],
+        "paper": None,
+        "from_paper": [],
         "image_sizes": [64, 96],
         "evidence": {
             "passed": True,

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen, nnx
 from jax import lax
 
-from tests.graphs.reading import spread_out
+from benchmarks.others import spread_out
 
 
 class LinenUnit(linen.Module):

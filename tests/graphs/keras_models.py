@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tests.graphs.reading import spread_out
+from benchmarks.others import spread_out
 
 
 def _unit(x: Any, filters: int, stride: int = 1, **conv: Any) -> Any:

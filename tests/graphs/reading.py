@@ -54,12 +54,3 @@ def places(graph: RawGraph, prim: str = "conv") -> list[str]:
 
 def lines(graph: RawGraph, prim: str = "conv") -> list[str]:
     return [node.line for node in graph.nodes if node.prim == prim]
-
-
-def spread_out(array: np.ndarray, seed: int) -> np.ndarray:
-    """Values that hide nothing, in place of an array's own: no zeros, variances around one."""
-    random = np.random.default_rng(seed)
-    if array.ndim <= 1:
-        return random.uniform(0.5, 1.5, array.shape).astype(array.dtype)
-    fan = np.prod(array.shape[:-1])
-    return (random.normal(size=array.shape) * np.sqrt(2 / fan)).astype(array.dtype)
