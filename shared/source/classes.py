@@ -113,7 +113,7 @@ def _block(facts: Facts, d: Dialect) -> Iterator[str]:
     if one.order == "act_only_pre" and facts.preact not in (ALWAYS, NEVER):
         yield f"        self.preact = {facts.preact}"
     if facts.preact != NEVER and facts.shares not in (ALWAYS, NEVER):
-        yield f"        self.share = {facts.shares}"
+        yield f"        self.shortcut_preact = {facts.shares}"
     yield from _method(d, list(_forward(facts, d)))
 
 
@@ -165,7 +165,7 @@ def _forward(facts: Facts, d: Dialect) -> Iterator[str]:
             active += " if self.norm1 is not None else x" if normed else " if self.preact else x"
         yield f"preact = {active}"
         x = "preact"
-    source = {ALWAYS: x, NEVER: "x"}.get(facts.shares, "preact if self.share else x")
+    source = {ALWAYS: x, NEVER: "x"}.get(facts.shares, "preact if self.shortcut_preact else x")
     source = source if facts.preact != NEVER else "x"
     if not facts.plain:
         yield f"shortcut = self.shortcut({source})"
@@ -265,7 +265,7 @@ def _net(facts: Facts, d: Dialect) -> Iterator[str]:
         yield "            ]"
     yield "        )"
     features = str(spec.widths[-1] * spec.expansion)
-    steps = ["x = self.stem(x)", *d.over_stages]
+    steps, x = ["x = self.stem(x)", *d.over_stages], "x"
     if plan.final_norm is not None:
         yield f"        self.final_norm = {d.made(d.norm, features)}"
     if plan.final_act:
@@ -276,10 +276,12 @@ def _net(facts: Facts, d: Dialect) -> Iterator[str]:
         if layer:
             yield f"        self.pool = {layer}"
         steps.append(f"x = {value}")
+        if not layer and plan.head is not None:  # an operator more on the classifier's line
+            x = steps.pop().removeprefix("x = ")
     if plan.head is not None:
         line = f"        self.head = {d.made(d.linear, features, str(plan.head.out_features))}"
         yield from facts.with_shape([line], "head", first=d.first)
-        steps.append("x = self.head(x)")
+        steps.append(f"x = self.head({x})")
     if not steps[-1].startswith("x = "):
         steps.append("return x")
     yield from _method(d, steps)

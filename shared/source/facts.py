@@ -119,7 +119,7 @@ class Facts:
         """The shortcut sees the activated input."""
         if all(b.shortcut_preact == (b.shortcut.conv is not None) for b in self.blocks):
             return self.projects
-        return self._condition("share", lambda b: b.shortcut_preact)
+        return self._condition("shortcut_preact", lambda b: b.shortcut_preact)
 
     def _condition(
         self, name: str, fact: Callable[[Block], bool], blocks: Sequence[Block] | None = None
@@ -161,8 +161,8 @@ class Facts:
                 yield Argument(name, "bool", "False", fact)
         if self.preact == "preact":
             yield Argument("preact", "bool", "True", lambda b: b.preact)
-        if self.shares == "share":
-            yield Argument("share", "bool", "False", lambda b: b.shortcut_preact)
+        if self.shares == "shortcut_preact":
+            yield Argument("shortcut_preact", "bool", "False", lambda b: b.shortcut_preact)
 
     def signature(self) -> list[str]:
         """`in_channels: int, width: int, stride: int = 1`, …"""

@@ -18,14 +18,13 @@ LOADING = """\
     load_weights(model, safetensors.numpy.load_file("weights.safetensors"))
     model.eval()"""
 
-UNBIASED_NORM = '''class BatchNorm(nnx.BatchNorm):
+UNBIASED_NORM = '''class UnbiasedBatchNorm(nnx.BatchNorm):
     """Stores unbiased variances, as the network's own framework does; the stock layer does not."""
 
     def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
         kept = self.momentum * self.var[...]
         y = super().__call__(x, use_running_average)
-        frozen = self.use_running_average if use_running_average is None else use_running_average
-        if not frozen:
+        if not (self.use_running_average if use_running_average is None else use_running_average):
             n = x.size // x.shape[-1]
             self.var[...] = kept + (self.var[...] - kept) * n / (n - 1)
         return y'''
@@ -92,10 +91,13 @@ STAGE = '''class Stage(nnx.Module):
 LOAD = '''def load_weights(model: ResNet, weights: dict[str, np.ndarray]) -> None:
     """Canonical tensors into the model, under their own names; kernels are HWIO here."""
     leaves = {leaves}
-    for path, variable in nnx.to_flat_state(nnx.state(model, {kinds})):
+    variables = nnx.to_flat_state(nnx.state(model, {kinds}))
+    if len(variables) != len(weights):
+        raise ValueError("weights of another network")
+    for path, variable in variables:
         array = weights[".".join(map(str, (*path[:-1], leaves.get(path[-1], path[-1]))))]
-        array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-        variable.set_value(jnp.asarray(array))'''
+        variable.set_value(jnp.asarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T))
+'''
 
 
 def flax_file(facts: Facts) -> str:
@@ -106,7 +108,7 @@ def flax_file(facts: Facts) -> str:
         method="__call__(self, x: jax.Array) -> jax.Array",
         starts=[],
         rngs=True,
-        relu="relu",
+        relu="nnx.relu",
         sigmoid="jax.nn.sigmoid",
         identity="nnx.identity",
         dropout="nnx.Dropout",
@@ -136,7 +138,6 @@ def _imports(body: str) -> Iterator[str]:
     yield "import jax.numpy as jnp"
     yield "import numpy as np"
     yield "from flax import nnx"
-    yield "from jax.nn import relu"
 
 
 def corrections(facts: Facts) -> list[list[str]]:
@@ -164,7 +165,7 @@ def _norm(facts: Facts) -> tuple[str, str]:
     if not isinstance(norm, BatchNorm):
         given = f"num_groups={norm.groups}, epsilon={number(norm.eps)}"
         return "group_norm", f"group_norm = partial(nnx.GroupNorm, {given})"
-    layer = "BatchNorm" if norm.unbiased else "nnx.BatchNorm"
+    layer = "UnbiasedBatchNorm" if norm.unbiased else "nnx.BatchNorm"
     given = f"momentum={number(norm.momentum)}, epsilon={number(norm.eps)}"
     return "batch_norm", f"batch_norm = partial({layer}, {given})"
 

@@ -22,7 +22,7 @@ LOADING = """\
 DEEP = 70  # blocks; Keras walks a graph with one Python frame a layer, and Python allows 1000
 
 UNBIASED_NORM = '''@keras.saving.register_keras_serializable()
-class BatchNormalization(layers.BatchNormalization):
+class UnbiasedBatchNormalization(layers.BatchNormalization):
     """Averages unbiased variances, as the network's own framework does.
 
     The stock layer stores a batch's variance as it is, (n - 1) / n of that, with n the values of a
@@ -67,6 +67,8 @@ class BlurPool2D(layers.Layer):
 LOAD = '''def load_weights(model, weights):
     """Canonical tensors into the model, layer by layer; kernels are HWIO here."""
     leaves = {leaves}
+    if sum(len(layer.weights) for layer in model.layers) != len(weights):
+        raise ValueError("weights of another network")
     for layer in model.layers:
         names = [f"{layer.name}.{leaf}" for leaf in leaves]
         arrays = [weights[name] for name in names if name in weights]
@@ -117,7 +119,7 @@ def corrections(facts: Facts) -> list[list[str]]:
 def _norm(facts: Facts) -> Iterator[str]:
     norm = norm_of(facts.plan)
     if isinstance(norm, BatchNorm):
-        layer = "BatchNormalization" if norm.unbiased else "layers.BatchNormalization"
+        layer = "UnbiasedBatchNormalization" if norm.unbiased else "layers.BatchNormalization"
         given = [f"momentum={number(norm.momentum)}", f"epsilon={number(norm.eps)}"]
         yield "def batch_norm(x, name):"
     else:

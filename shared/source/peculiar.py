@@ -15,6 +15,7 @@ def head_of(facts: Facts, framework: str, layout: str, loading: str, note: str =
     """The docstring of the file."""
     spec = facts.spec
     name = spec.name
+    library = "safetensors.torch" if framework == "PyTorch" else "safetensors.numpy"
     source = get_preset(name).source if name in list_presets() else "a network of its own"
     known = [f"* {sentence[0].upper()}{sentence[1:]}." for sentence in peculiarities(facts)]
     height, width = facts.plan.image_size
@@ -23,7 +24,8 @@ def head_of(facts: Facts, framework: str, layout: str, loading: str, note: str =
             f"{name} in {framework}: {facts.plan.params:,} parameters, "
             f"{facts.plan.macs / 1e9:.2f} G multiply-adds at {height} x {width}.",
             f"Source: {source}. Tensors are {layout}.{note} Fresh weights are {framework}'s own; "
-            "canonical ones (`rosetta convert FILE weights.safetensors`) load so:",
+            "canonical ones (`rosetta convert FILE weights.safetensors`) load so, after "
+            f"`import {library}`:",
             loading,
             *(["Peculiar:", *known] if known else []),
         ]
@@ -56,7 +58,8 @@ def _stem(facts: Facts) -> Iterator[str]:
     if spec.stem.pool == "none":
         yield "no pool in the stem: the images are small"
     if spec.stem.bias:
-        yield "the stem's convolution has a bias, though a norm follows it"
+        after = ", though a norm follows it" if spec.stem.norm_act else ""
+        yield f"the stem's convolution has a bias{after}"
     if spec.stem.padding == "same":
         yield "the stem pads SAME: one pixel less in front than behind, on even sizes"
     if spec.stem.pool == "max" and not isinstance(facts.plan.stem.pool, AvgPool):

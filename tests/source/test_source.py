@@ -13,7 +13,15 @@ from typing import Any
 
 import pytest
 
-from shared import ResNetSpec, SpecError, get_spec, list_presets, make_plan, miniature
+from shared import (
+    ResNetSpec,
+    SpecError,
+    get_spec,
+    list_presets,
+    make_plan,
+    miniature,
+    probe_weights,
+)
 from shared.source.write import WRITERS, source
 from tests.probes import function_of
 from tests.source.bare import errors, run
@@ -237,6 +245,20 @@ def ruff(command: str, text: str, *options: str) -> subprocess.CompletedProcess[
         pytest.skip("ruff is not installed")
     line = [program, command, "--isolated", "--line-length", "100", *options, "-"]
     return subprocess.run(line, input=text, capture_output=True, text=True, encoding="utf-8")
+
+
+@pytest.mark.parametrize("framework", [in_zoo("keras"), "flax"])
+def test_weights_of_another_network_are_refused(framework: str) -> None:
+    """`load_state_dict` refuses them. A deeper network has every tensor of these files."""
+    pytest.importorskip(framework)
+    names: dict[str, Any] = {}
+    spec = small("cifar/resnet20").replace(depths=(1, 1))
+    exec(source(spec, framework), names)  # noqa: S102 - our own text
+    arguments = {"rngs": names["nnx"].Rngs(0)} if framework == "flax" else {}
+    model = names["ResNet"](**arguments)
+    names["load_weights"](model, probe_weights(spec))
+    with pytest.raises(ValueError, match="weights of another network"):
+        names["load_weights"](model, probe_weights(spec.replace(depths=(1, 2))))
 
 
 @pytest.mark.parametrize("name", rest_in_zoo(list_presets(), CLASSIC))
