@@ -39,11 +39,11 @@ class ResNetSpec(CheckedDataclass):
 
     `anti_alias` is timm's `aa_layer`, how an image is halved (Zhang 2019, arXiv:1904.11486):
 
-    none     by the convolution that strides, and by the stem's max pool;
-    average  by a 2 x 2 average pool in front of the last convolution of a block that strides, whose
-             convolutions then do not, and in the place of the stem's max pool;
-    blur     by a 3 x 3 binomial filter in the same place of a block, and behind the stem's max
-             pool, which then does not stride.
+    * none: by the convolution that strides, and by the stem's max pool;
+    * average: by a 2 x 2 average pool in front of the last convolution of a block that strides,
+      whose convolutions then do not, and in the place of the stem's max pool;
+    * blur: by a 3 x 3 binomial filter in the same place of a block, and behind the stem's max pool,
+      which then does not stride.
 
     The shortcut of such a block strides as in any other.
 

@@ -23,5 +23,5 @@ def right(weight: jax.Array, gradients: jax.Array) -> jax.Array:
 
 def wrong(weight: jax.Array, gradients: jax.Array) -> jax.Array:
     """Behind the momentum, as in `optax.adamw`: decoupled."""
-    trace, decay = optax.trace(0.9), optax.add_decayed_weights(0.01)
+    trace, decay = (optax.trace(0.9), optax.add_decayed_weights(0.01))
     return after(weight, gradients, optax.chain(trace, decay, optax.scale_by_learning_rate(0.1)))
