@@ -113,11 +113,15 @@ IDIOMS = (
         "test of shapes sees it; on odd sizes the numbers are, too.",
         (
             ("keras-team/keras#16363", "outputs differ from PyTorch's, only at stride 2"),
-            ("taehoonlee/tensornets#25", "ported weights, other outputs"),
+            ("taehoonlee/tensornets#25", "SAME at stride 2, case by case"),
             ("google/flax#963", '"padding was indeed the issue"'),
+            ("nntrainer/nntrainer#2219", "a ResNet-18 that padded SAME where PyTorch refuses to"),
+            ("microsoft/MMdnn#379", "a ResNet converted from TensorFlow to PyTorch"),
             ("huggingface/pytorch-image-models#554", "porting weights, and matching the padding"),
-            ("google/trax#260", "the same, open"),
-            ("mlcommons/algorithmic-efficiency", "its two ImageNet ResNets differ by this alone"),
+            (
+                "mlcommons/algorithmic-efficiency",
+                "its two ImageNet ResNets differ by this alone in evaluation",
+            ),
         ),
         lambda random: {**_images(random), "kernel": random.normal(size=(3, 3, 3, 8))},
         _strided,
@@ -130,11 +134,13 @@ IDIOMS = (
         "0.1 there is 0.9 here. The defaults differ even so: 0.1, 0.99, 0.99. Nothing shows in "
         "evaluation of ported weights; training moves the statistics nine or a tenth times as far.",
         (
-            ("d2l-ai/d2l-en#2213", "the word meant opposite things in two tabs of a page"),
-            ("scverse/scvi-tools#2309", "PyTorch's argument by the other meaning"),
-            ("fastestimator/fastestimator#1201", "the same between two of its backends"),
-            ("keras-team/keras#16726", "the same confusion"),
-            ("matthias-wright/flaxmodels#15", "0.1 of PyTorch handed to a Flax norm"),
+            ("pytorch/vision#8250", "MaxViT with the 0.99 of TensorFlow"),
+            ("huggingface/transformers#19454", "TensorFlow models with the number of PyTorch"),
+            ("fastestimator/fastestimator#1201", "PyTorch models with the number of TensorFlow"),
+            ("d2l-ai/d2l-en#2213", "the moving average of the textbook's PyTorch"),
+            ("ludwig-ai/ludwig#2100", "defaults kept when the backend changed"),
+            ("scverse/scvi-tools#2309", "Flax' default where PyTorch's was meant"),
+            ("Cadene/pretrained-models.pytorch#44", "0.9 in a PyTorch BNInception"),
             (
                 "mlcommons/algorithmic-efficiency#783",
                 "momentum 0 stops updates in PyTorch, where the other meaning was in mind",
@@ -151,12 +157,13 @@ IDIOMS = (
         "it, Keras 3 and Flax store it as it is. In a last stage n is small (8 here), and after "
         "a step of training no stored variance can be equal unless one side is corrected.",
         (
-            ("pytorch/pytorch#1410", "which variance is stored"),
-            ("pytorch/pytorch#77427", "the same question, five years later"),
-            ("pytorch/pytorch#60528", "the difference from other frameworks"),
-            ("keras-team/keras#9028", "Keras 2 on TensorFlow stored another one, by `fused`"),
+            ("pytorch/pytorch#3122", "two variances in one layer, taken for a bug"),
+            ("pytorch/pytorch#19902", "the same question"),
+            ("pytorch/pytorch#60528", "the same question"),
+            ("pytorch/pytorch#106366", "the same question"),
             ("tensorflow/tensorflow#55545", "`fused` or not: unbiased or biased"),
-            ("google/torchax#22", '"Would nn.BatchNorm2d work as expected?"'),
+            ("ml-explore/mlx#3817", "MLX stored the biased one until 2026"),
+            ("tenstorrent/tt-metal#55438", "the biased one where PyTorch's was meant"),
         ),
         _few,
         lambda images: 0.9 + 0.1 * images.var((0, 1, 2), ddof=1),
@@ -169,9 +176,15 @@ IDIOMS = (
         "the call, and a plain call evaluates. `no_grad` and `requires_grad_(False)` change no "
         "mode; in Keras, `trainable = False` does.",
         (
-            ("jax-ml/bonsai", "its ResNet has `use_running_average=True` built in: no training"),
-            ("keras-team/keras#9522", "frozen norms that still moved, before Keras 2.2"),
-            ("pytorch/vision#8250", "statistics of frozen norms"),
+            (
+                "keras-team/keras#9522",
+                "`trainable = False`, and other outputs in training than in testing",
+            ),
+            ("keras-team/keras#9965", "the proposal that a frozen norm evaluates"),
+            (
+                "jax-ml/bonsai",
+                "its ResNet has `use_running_average=True` written in: it never trains its norms",
+            ),
         ),
         lambda random: {
             **_images(random),
@@ -192,6 +205,7 @@ IDIOMS = (
                 "benchopt/benchmark_resnet_classif#30",
                 "the coupling was why one side did not perform as well",
             ),
+            ("d2l-ai/d2l-en#2034", "one number means another strength in another tab"),
         ),
         lambda random: {
             "weight": random.normal(size=(4, 3)),
@@ -207,7 +221,10 @@ IDIOMS = (
         "An argument of the loss in PyTorch, which takes logits and class numbers. Keras has it in "
         "the loss of one-hot rows alone, and takes probabilities unless `from_logits=True`; optax "
         "has a function for the rows. The amount, 0.1, means the same in all three.",
-        (("keras-team/keras-applications", "softmax in the model, and a loss of probabilities"),),
+        (
+            ("keras-team/keras#23487", "the sparse loss has none, up to 3.15"),
+            ("tensorflow/tensorflow#46849", "the same, five years earlier"),
+        ),
         _mostly_right,
         _smoothed,
         _limits(),
@@ -236,9 +253,12 @@ IDIOMS = (
         "framework, on other devices, and in Flax under other names; what has to be equal is "
         "drawn once and handed over.",
         (
-            ("jax-ml/jax#22101", '"same inputs", drifting training'),
-            ("jax-ml/jax#23646", "the same"),
-            ("google-deepmind/dm-haiku#120", "the same"),
+            ("tensorflow/tensorflow#54442", "one more variable, and all others draw other numbers"),
+            ("pytorch/pytorch#97129", "two draws behind one seed, expected to be equal"),
+            (
+                "jalola/compare-tensorflow-pytorch#1",
+                "how two frameworks are compared: weights are handed over",
+            ),
         ),
         lambda random: {},
         lambda: np.random.default_rng(0).normal(size=(4, 5)),
@@ -252,7 +272,7 @@ IDIOMS = (
         "`skip_mismatch=True`, an update by a state that holds nothing. The model that comes of it "
         "runs, with random weights.",
         (
-            ("facebookresearch/swav#43", "nothing was loaded under `strict=False`, unnoticed"),
+            ("facebookresearch/swav#43", "nothing was loaded under `strict=False`"),
             ("huggingface/transformers#39388", "a warning was all"),
         ),
         lambda random: {
@@ -269,9 +289,13 @@ IDIOMS = (
         "and optax' `sgd` outside of it. At a constant rate they are the same; with warm-up or a "
         "schedule, each change takes effect at once in one, little by little in the other.",
         (
-            ("pytorch/pytorch#1099", "PyTorch's momentum against the papers'"),
-            ("jax-ml/jax#1528", "the same question of JAX"),
-            ("cjlin1/simpleNN#7", "two frameworks, other results"),
+            ("pytorch/pytorch#1099", "PyTorch's formula against the papers'"),
+            ("jax-ml/jax#1528", "both formulas written out, and the one that JAX had"),
+            ("cjlin1/simpleNN#7", "Keras' SGD is not TensorFlow's MomentumOptimizer"),
+            (
+                "paiml/aprender#2190",
+                "a port that kept the rate inside, far off after one drop of the rate",
+            ),
         ),
         lambda random: {
             "features": random.normal(size=(6, 4)),
@@ -288,9 +312,9 @@ IDIOMS = (
         "average its batches while the network trains, unless it is put into evaluation mode too; "
         "Keras' `trainable = False` does both.",
         (
-            ("keras-team/keras#9522", "frozen norms that still moved"),
-            ("pytorch/vision#2599", "frozen batch norms: their eps"),
-            ("pytorch/vision#8250", "statistics of frozen norms"),
+            ("keras-team/keras#7085", "frozen norms that still moved, in the Keras of 2017"),
+            ("keras-team/keras#6570", "the request that `trainable = False` stops them"),
+            ("pytorch/pytorch#10856", "how to stop the statistics alone"),
         ),
         _images,
         lambda images: np.zeros(3),
@@ -324,8 +348,12 @@ IDIOMS = (
         "by its shape. The one that is forgotten stands behind `flatten`: its features are "
         "channels first in PyTorch, channels last elsewhere.",
         (
+            (
+                "gzuidhof/nn-transfer#16",
+                "`view` of PyTorch and `Flatten` of Keras are other orders",
+            ),
+            ("MegEngine/mgeconvert#78", "the linear layer behind `flatten` was left as it was"),
             ("google-ai-edge/litert-torch#88", "the wrong label: images were channels first"),
-            ("nnstreamer/nntrainer#2219", "weights in another order"),
         ),
         lambda random: {
             "images": random.normal(size=(2, 4, 4, 3)),

@@ -13,7 +13,7 @@ SHORT = [
     (framework, idiom)
     for framework in FRAMEWORKS
     for idiom in IDIOMS
-    if framework == "torch" or idiom.name in ("padding", "momentum", "layouts")
+    if framework == "torch" or idiom.name in ("padding", "momentum")
 ]
 ALL = [(framework, idiom) for framework in FRAMEWORKS for idiom in IDIOMS]
 

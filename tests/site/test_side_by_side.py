@@ -142,6 +142,7 @@ def test_it_loads_and_asks_for_nothing(chromium: Browser, page: str) -> None:
     assert chromium.run(WIDE) <= 1400
 
 
+@pytest.mark.zoo
 @needs_chromium
 def test_columns_scroll_together(chromium: Browser, page: str) -> None:
     chromium.screen(1400, 900)
@@ -175,6 +176,7 @@ def test_a_part_lights_up_in_every_column(chromium: Browser, page: str) -> None:
     assert chromium.run(DOCK) == ""
 
 
+@pytest.mark.zoo
 @needs_chromium
 def test_by_keyboard(chromium: Browser, page: str) -> None:
     chromium.screen(1400, 900)
@@ -191,6 +193,7 @@ def test_by_keyboard(chromium: Browser, page: str) -> None:
     assert all(chromium.run(COLUMNS.format(n=1)))
 
 
+@pytest.mark.zoo
 @needs_chromium
 def test_what_changes_lights_up(chromium: Browser, page: str) -> None:
     chromium.screen(1400, 900)
@@ -227,6 +230,7 @@ def test_a_narrow_screen_has_one_column_at_a_time(chromium: Browser, page: str) 
     assert chromium.run(WIDE) <= 390
 
 
+@pytest.mark.zoo
 @needs_chromium
 @pytest.mark.parametrize("dark", [False, True])
 def test_light_and_dark(chromium: Browser, page: str, dark: bool) -> None:
@@ -236,6 +240,7 @@ def test_light_and_dark(chromium: Browser, page: str, dark: bool) -> None:
     assert (red < 60) == dark
 
 
+@pytest.mark.zoo
 @needs_chromium
 def test_without_scripts(chromium: Browser, page: str) -> None:
     """Networks are switched, and every number is there."""
@@ -247,6 +252,7 @@ def test_without_scripts(chromium: Browser, page: str) -> None:
     assert chromium.run("document.querySelectorAll('#n2 .facts table').length") > 20
 
 
+@pytest.mark.zoo
 @needs_chromium
 def test_on_paper(chromium: Browser, page: str, tmp_path: Path) -> None:
     chromium.screen(1400, 900)
