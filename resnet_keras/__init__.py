@@ -6,6 +6,7 @@ resnet_rosetta.require_shared()  # before anything is imported from it
 
 from resnet_keras.inference import fold, inference
 from resnet_keras.model import ResNet
+from resnet_keras.stock import stock_model
 from resnet_keras.trace import trace
 from resnet_keras.train import Trainer
 from resnet_keras.weights import build, export_weights, load_weights
@@ -18,5 +19,6 @@ __all__ = [
     "fold",
     "inference",
     "load_weights",
+    "stock_model",
     "trace",
 ]

@@ -1,0 +1,91 @@
+"""The network in Keras' own layers alone: what it is saved as opens where this package is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from resnet_keras import ablation, layers
+from resnet_keras.weights import spec_of
+from shared.errors import FrameworkError
+
+Config = dict[str, Any]
+
+
+def stock_model(model: keras.Model) -> keras.Model:
+    """The same network, with weights of its own, as a plain functional model of Keras' own layers.
+
+    Layer names are the canonical names. `model` is a network that `build` made; it is left as it
+    was. Raises `FrameworkError` naming the first layer that has no stock layer: one that
+    standardises its filters or averages unbiased variances, say, or computes in a float64 that
+    Keras does not have on its backend.
+
+    >>> stock_model(build(get_spec("keras/resnet50"))).save("resnet50.keras")
+    """
+    spec, backend = spec_of(model), keras.backend.backend()
+    dtype = model.inputs[0].dtype
+    if backend == "torch" or (backend == "jax" and dtype == "float64"):
+        why = "layer names with dots" if backend == "torch" else f"{dtype} in its own layers"
+        raise FrameworkError(f"Keras' {backend} backend has no {why}; use TensorFlow's")
+    activated = spec.stem.norm_act
+
+    def stock(layer: keras.layers.Layer) -> keras.layers.Layer:
+        kind, config = type(layer), layer.get_config()
+        if kind.__module__.startswith("keras."):
+            return kind.from_config(config)
+        # A ReLU leaves nothing below zero: in front of a maximum, zeros are as good as -inf.
+        if kind is layers.InfinityPadding2D and activated:
+            return keras.layers.ZeroPadding2D.from_config(config)
+        if kind is layers.Subsample and not any(layer.channels):
+            return _subsample(config)
+        found = STOCK.get(kind)
+        own = {name: config.pop(name) for name in OWN.get(kind, ())}
+        if found is None or any(own.values()):
+            raise FrameworkError(
+                f"{spec.name} is not of Keras' own layers alone: none of them is {layer.name}, "
+                f"a {kind.__name__}{_shown(own)}"
+            )
+        return found.from_config(without_draws(config))
+
+    clone = keras.models.clone_model(model, clone_function=stock)
+    clone.set_weights(model.get_weights())
+    return clone
+
+
+# What our layers are, where they correct nothing; and the settings that say what they correct.
+STOCK: Mapping[type, type[keras.layers.Layer]] = {
+    layers.PlannedConv2D: keras.layers.Conv2D,
+    layers.BatchNormalization: keras.layers.BatchNormalization,
+    layers.GroupNormalization: keras.layers.GroupNormalization,
+    layers.GlobalAveragePooling2D: keras.layers.GlobalAveragePooling2D,
+    layers.Dense: keras.layers.Dense,
+    ablation.MaskedDropout: keras.layers.Dropout,
+}
+OWN: Mapping[type, tuple[str, ...]] = {
+    layers.PlannedConv2D: ("weight_std_eps", "grid"),
+    layers.BatchNormalization: ("unbiased",),
+}
+
+
+def without_draws(config: Config) -> Config:
+    """Without our initialisers: Keras' own are the default."""
+    drawn = ("kernel_initializer", "bias_initializer")
+    return {name: value for name, value in config.items() if name not in drawn}
+
+
+def _subsample(config: Config) -> keras.layers.Layer:
+    """Every `stride`-th pixel is a pool of one."""
+    return keras.layers.MaxPooling2D(
+        1,
+        strides=config["stride"],
+        data_format=layers.CHANNELS_LAST,
+        name=config["name"],
+        dtype=config["dtype"],
+    )
+
+
+def _shown(settings: Config) -> str:
+    given = [f"{name}={value}" for name, value in settings.items() if value]
+    return f" with {', '.join(given)}" if given else ""
