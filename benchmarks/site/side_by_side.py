@@ -15,6 +15,7 @@ from pygments.lexers import PythonLexer
 from pygments.token import Comment, Keyword, Name, Number, Operator, String, Token
 
 from benchmarks.site import facts
+from benchmarks.site.idioms import IDIOMS
 from benchmarks.site.listing import FRAMEWORKS, ROWS, Line, listing, mark_changes, rows
 from benchmarks.site.networks import NETWORKS, TITLES, Shown
 from shared import get_spec, make_plan
@@ -22,6 +23,14 @@ from shared.architecture.plan import Plan
 from shared.architecture.presets import get_preset
 
 HERE = Path(__file__).parent
+MORE = {
+    "norm": ("momentum", "variance", "mode", "freezing"),
+    "stem": ("padding",),
+    "block.2": ("padding",),
+    "conv": ("padding", "initialisation"),
+    "head": ("layouts", "label_smoothing"),
+    "load": ("checkpoints", "layouts"),
+}
 BARE = ("about", "imports")  # parts of a file, and none of a network
 COLOURS = {
     Comment: "c", String: "s", Number: "n", Keyword: "k", Name.Function: "f", Name.Class: "f",
@@ -83,7 +92,8 @@ def _head() -> Iterator[str]:
     yield (
         "<p>The stand-alone files that <code>rosetta source</code> writes, cut into rows. Hover, "
         "tap or tab to a part: it lights up in all three, with its shapes, parameters and the "
-        'error of every check. <a href="index.html">All pages</a></p></div>'
+        "error of every check. The keys <kbd>n</kbd> and <kbd>p</kbd> go from part to part, "
+        '<kbd>Esc</kbd> lets go. <a href="index.html">All pages</a></p></div>'
     )
     yield '<fieldset class="from"><legend>Light up what differs from</legend>'
     yield '<input type="radio" name="from" id="from-none" checked>'
@@ -222,8 +232,10 @@ def _facts(i: int, unit: str, plan: Plan, found: Mapping[str, Any]) -> Iterator[
     if unit == "load":
         yield (
             "<p>The names of the tensors are the attribute paths, or the layers' names. The tests "
-            "give every file its weights in this way.</p></article>"
+            "give every file its weights in this way.</p>"
         )
+        yield from _idioms(unit)
+        yield "</article>"
         return
     size = f"{plan.image_size[0]} x {plan.image_size[1]}"
     yield '<div class="tables"><table class="shapes">'
@@ -238,7 +250,17 @@ def _facts(i: int, unit: str, plan: Plan, found: Mapping[str, Any]) -> Iterator[
         yield f'<td class="r">{total:,}</td></tr>'
     yield "</tbody></table>"
     yield from _errors(errors, found)
-    yield "</div></article>"
+    yield "</div>"
+    yield from _idioms(unit)
+    yield "</article>"
+
+
+def _idioms(unit: str) -> Iterator[str]:
+    """Where the site says more of what the frameworks say differently here."""
+    titles = {idiom.name: idiom.title for idiom in IDIOMS}
+    links = [f'<a href="idioms/{name}.html">{titles[name]}</a>' for name in MORE.get(unit, ())]
+    if links:
+        yield f"<p>The traps: {', '.join(links)}</p>"
 
 
 def _errors(errors: Sequence[facts.Error], found: Mapping[str, Any]) -> Iterator[str]:
