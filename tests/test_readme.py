@@ -11,7 +11,8 @@ import pytest
 from shared import make_plan
 from tests.zoo import in_zoo
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PRESET = "torchvision/resnet50"
 
 
@@ -31,3 +32,16 @@ def test_the_python_block_runs(preset: str) -> None:
     torch, flax = names["resnet_torch"], names["resnet_flax"]
     here, there = torch.export_weights(names["here"]), flax.export_weights(names["there"])
     assert all(np.array_equal(here[name], there[name]) for name in here)
+
+
+def test_a_newcomer_reads_it_in_one_go() -> None:
+    """What is longer goes to docs/."""
+    lines = README.splitlines()
+    assert len(lines) <= 150
+    assert [line for line in lines if len(line) > 120] == []
+
+
+def test_its_links_lead_somewhere() -> None:
+    places = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert [place for place in places if not (ROOT / place).exists()] == []
+    assert len(places) > 10
