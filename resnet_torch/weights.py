@@ -22,15 +22,20 @@ from shared.weights.initial import iter_initial_weights
 WRAPPERS = ("_orig_mod", "module")  # where torch.compile and (Distributed)DataParallel keep a model
 
 
-def build(spec: ResNetSpec, *, seed: int = 0, dtype: Any = "float32") -> ResNet:
-    """A freshly initialised network in training mode, in the channels_last memory format, on
-    PyTorch's default device.
+def build(
+    spec: ResNetSpec,
+    *,
+    seed: int = 0,
+    dtype: Any = "float32",
+    device: torch.device | str | int | None = None,
+) -> ResNet:
+    """A freshly initialised network in training mode, in the channels_last memory format.
 
     Its weights are `initial_weights(spec, seed)`; PyTorch's generators are left as they were.
-    `dtype` is a name or one of PyTorch's or NumPy's dtypes. Raises `SpecError` for one that is no
-    float.
+    `dtype` is a name or one of PyTorch's or NumPy's dtypes, `device` what PyTorch takes for one, by
+    default its default device. Raises `SpecError` for a dtype that is no float.
     """
-    name, device = dtype_name(dtype), torch.get_default_device()
+    name, device = dtype_name(dtype), torch.get_default_device() if device is None else device
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # stock layers draw, too
         model = ResNet(make_plan(spec)).to(getattr(torch, name))
         _assign(_canonical_tensors(model), iter_initial_weights(spec, seed, name))

@@ -87,3 +87,10 @@ def test_models_are_built_on_the_default_device() -> None:
         model = resnet_torch.build(SPEC)
     assert {t.device.type for t in model.state_dict().values()} == {"meta"}
     assert {t.device.type for t in resnet_torch.build(SPEC).state_dict().values()} == {"cpu"}
+
+
+@pytest.mark.parametrize("device", ["meta", torch.device("meta")], ids=["name", "object"])
+def test_models_are_built_on_the_device_that_is_asked_for(device: object) -> None:
+    with torch.device("cpu"):
+        model = resnet_torch.build(SPEC, device=device)
+    assert {t.device.type for t in [*model.parameters(), *model.buffers()]} == {"meta"}

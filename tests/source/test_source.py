@@ -147,6 +147,15 @@ def test_every_preset_is_the_proved_network(framework: str, share: int, tmp_path
     assert wrong(framework, different[share :: PROCESSES[framework]], tmp_path) == {}
 
 
+@pytest.mark.zoo
+def test_a_deep_network_in_keras(tmp_path: Path) -> None:
+    """Of more layers than Python allows frames; the files of its kind raise the limit."""
+    pytest.importorskip("keras")
+    spec = small("cifar/resnet20").replace(depths=(150, 1))
+    assert "setrecursionlimit" in source(spec, "keras")
+    assert wrong("keras", [spec], tmp_path) == {}
+
+
 @pytest.mark.parametrize("name", rest_in_zoo(list_presets(), ALL_KINDS))
 @pytest.mark.parametrize("framework", WRITERS)
 def test_a_file_is_that_of_its_miniature_but_for_numbers(framework: str, name: str) -> None:
