@@ -48,8 +48,8 @@ def exported(found: Exported, source: Source, seconds: float) -> Iterator[Text]:
     yield _row("returns", _shape([None, *found.output]))
     for note in found.notes:
         yield _row("note", note, "yellow")
-    if wanted.kind.folds:
-        yield _row("note", wanted.kind.folds)
+    if wanted.folds:
+        yield _row("note", f"{wanted.folds} folds norms into convolutions, asked or not")
     runtime = wanted.kind.runtimes[wanted.dtype][0]
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
     for comparison in found.comparisons:
@@ -65,7 +65,8 @@ def exported(found: Exported, source: Source, seconds: float) -> Iterator[Text]:
         yield _row("read back", f"not: {read.why}", "yellow")
     elif read is not None and read.passed:
         same = "the same network" + (" without its norms" if wanted.fold else "")
-        yield _row("read back", f"✓ {same}, {read.equal} tensors equal bit by bit")
+        equal = read.why or f"{read.equal} tensors equal bit by bit"
+        yield _row("read back", f"✓ {same}, {equal}")
     elif read is not None:
         yield _row("read back", f"✗ {read.why}", "red")
     yield _row("compared", "the forward pass alone, for that is all that such a file has")

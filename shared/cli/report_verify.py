@@ -249,7 +249,7 @@ def conclude(verdicts: Sequence[Verdict]) -> Conclusion:
     if exported:
         details.append(
             f"of {', '.join(exported)}: the output of the forward pass alone, for that is all that "
-            "such a file has"
+            "such a file has; in float32, their own rounding is taken to be NumPy's"
         )
     if any(c.dtype == "float64" for c in comparisons) and any(
         name.endswith(":onnx") for name in exported

@@ -14,6 +14,7 @@ from shared.formats.containers import landlock
 from shared.graphs.primitives import RawGraph
 from shared.graphs.verdict import Read
 
+STABLEHLO = ".stablehlo"  # what `jax.export` serializes, as `rosetta export` calls it
 PROGRAMS = (".pt2", ".pt", ".pth", ".ts")  # of PyTorch: all may hold code
 KERAS = ("keras", "tf_keras", "tensorflow")
 JAX = ("flax", "equinox", "haiku", "jax", "jaxlib")
@@ -83,8 +84,11 @@ def file_reader(path: Path) -> Read:
         suffix = ".pb"
     if suffix in FILES:
         return _of_file(FILES[suffix], path)
+    if suffix == STABLEHLO and path.is_file():
+        read = _load("resnet_flax.read_exported", "flax").read_graph
+        return lambda size: read(path, size)
     if suffix not in PROGRAMS or not path.is_file():
-        known = ", ".join([*FILES, *PROGRAMS])
+        known = ", ".join([*FILES, STABLEHLO, *PROGRAMS])
         raise FrameworkError(
             f"{path}: no model is read from this; known are {known}, a SavedModel folder and "
             "python:FILE.py:NAME"

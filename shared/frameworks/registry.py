@@ -69,7 +69,7 @@ FRAMEWORKS = {
 def _exported(name: str, writer: str, kind: str) -> Framework:
     """What a framework exports, run by the file's own runtime."""
     own, file = FRAMEWORKS[writer], KINDS[kind]
-    requires = (*own.requires, *(name for name in file.requires if name not in own.requires))
+    requires = tuple(dict.fromkeys((*own.requires, *file.requires, *file.needs.get(writer, ()))))
     extra = f"{own.extra},{file.extra}" if file.extra else own.extra
     return Framework(name, own.package, requires, extra, own.environment, kind)
 

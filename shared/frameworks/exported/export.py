@@ -129,8 +129,8 @@ def get_writer(kind: Kind, framework: str | None) -> str:
             f"{kind.title} is not written by {asked}; it is by {', '.join(kind.writers)}"
         )
     get_framework(chosen)
-    if kind.requires:
-        require_packages(kind.title, kind.extra, *kind.requires)
+    if needed := (*kind.requires, *kind.needs.get(chosen, ())):
+        require_packages(kind.title, kind.extra, *needed)
     return chosen
 
 

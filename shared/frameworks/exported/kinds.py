@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.errors import SpecError, nearest
@@ -25,7 +25,8 @@ class Kind:
     extra: str = ""  # of `pip install resnet-rosetta[...]`, which has them
     companion: str = ""  # suffix of a second file, which the first one needs
     readable: bool = True  # as a graph
-    folds: str = ""  # what the converter does to the norms, unasked
+    needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # packages, by writer
+    folds: Mapping[str, str] = field(default_factory=dict)  # who folds norms unasked, by writer
 
     @property
     def folder(self) -> bool:
@@ -54,6 +55,8 @@ KINDS = {
             {"float32": ("ONNX Runtime", "onnxruntime"), "float64": ("onnx.reference", "onnx")},
             ("onnx", "onnxscript", "onnxruntime"),
             "onnx",
+            needs={"keras:tensorflow": ("tf2onnx",)},
+            folds={"keras:tensorflow": "tf2onnx"},
         ),
         Kind(
             "saved-model",
@@ -68,7 +71,6 @@ KINDS = {
             ".stablehlo",
             ("flax",),
             dict.fromkeys(BOTH, ("jax.export", "jax")),
-            readable=False,
         ),
         Kind(
             "openvino",
@@ -80,7 +82,7 @@ KINDS = {
             "openvino",
             companion=".bin",
             readable=False,
-            folds="OpenVINO's converter folds norms into convolutions, asked or not",
+            folds=dict.fromkeys(("torch", "keras:tensorflow"), "OpenVINO's converter"),
         ),
         Kind(
             "litert",
@@ -91,7 +93,7 @@ KINDS = {
             ("ai_edge_litert",),
             "litert",
             readable=False,
-            folds="TensorFlow's converter folds norms into convolutions, asked or not",
+            folds={"keras:tensorflow": "TensorFlow's converter"},
         ),
     )
 }
@@ -138,6 +140,11 @@ class Wanted:
     @property
     def size(self) -> tuple[int, int] | None:
         return (self.image_size, self.image_size) if self.image_size else None
+
+    @property
+    def folds(self) -> str:
+        """Who folds norms, asked or not."""
+        return self.kind.folds.get(self.writer, "")
 
     @property
     def layout(self) -> str:

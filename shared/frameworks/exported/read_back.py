@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,22 +43,36 @@ def read_back(
     if 1 in (side for sides in maps for side in sides):
         why = f"of {size} x {size} pixels, maps of one pixel are left, in which no layer shows"
         return ReadBack(True, None, why=why)
-    # Folding standardises kernels once and for all.
-    own = spec.replace(weight_std_eps=None) if wanted.fold else spec
-    answer = identify_target(str(file), size, own, keep_weights=True)
-    found = answer.found
+    answer = identify_target(str(file), size, expected_spec(spec, wanted), keep_weights=True)
+    return judged(answer.found, answer.weights, spec, weights, wanted)
+
+
+def expected_spec(spec: ResNetSpec, wanted: Wanted) -> ResNetSpec:
+    """What the file's graph is to be compared with: folding standardises kernels once and for all,
+    and norms that are folded are read as identities.
+    """
+    return spec.replace(weight_std_eps=None) if wanted.fold else spec
+
+
+def judged(
+    found: Mapping[str, Any], tensors: Weights, spec: ResNetSpec, weights: Weights, wanted: Wanted
+) -> ReadBack:
+    """What an identification against `expected_spec` says of a file with these tensors."""
     departures = found["departures"] if found["spec"] else [{"where": "", "what": found["verdict"]}]
     if departures:
         first = departures[0]
         return ReadBack(False, False, why=f"{first['what']} at {first['where'] or 'the whole'}")
     expected = fold_norms(spec, weights)[1] if wanted.fold else weights
     biases = _biases_of_norms(spec) if wanted.fold else {}
-    equal, unequal = 0, []
-    for name, array in expected.items():
-        if _same(answer.weights.get(biases.get(name, name)), array):
-            equal += 1
-        else:
-            unequal.append(name)
+    unequal = [
+        name
+        for name, array in expected.items()
+        if not _same(tensors.get(biases.get(name, name)), array)
+    ]
+    equal = len(expected) - len(unequal)
+    if unequal and wanted.folds:
+        why = f"{wanted.folds} has folded norms, so that {len(unequal)} tensors are others"
+        return ReadBack(bool(found["recognised"]), True, equal, len(expected), why)
     why = f"{len(unequal)} tensors are not the same: {', '.join(unequal[:3])}" if unequal else ""
     return ReadBack(not unequal, True, equal, len(expected), why)
 

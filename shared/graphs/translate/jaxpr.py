@@ -66,7 +66,7 @@ def translate(
     `args` are the ids of its arguments; `line` is the user's source line of an equation. Constants
     that the function has closed over have no name, since JAX knows none.
     """
-    return _Reader(graph, line).run(closed.jaxpr, closed.consts, args, "")
+    return Reader(graph, line).run(closed.jaxpr, closed.consts, args, "")
 
 
 def constant(value: Any) -> np.ndarray:
@@ -76,7 +76,7 @@ def constant(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-class _Reader(Emitter):
+class Reader(Emitter):
     def __init__(self, graph: RawGraph, line: Known):
         super().__init__(graph)
         self._line = line
@@ -169,7 +169,7 @@ class _Reader(Emitter):
             shape = equation.outvars[0].aval.shape
             return [self.add("reshape", ins[0], shape=tuple(shape), **place)]
         try:
-            rule = _RULES[name]
+            rule = RULES[name]
         except KeyError:
             raise Unknown(name) from None
         found = rule(self, equation, ins, place)
@@ -321,8 +321,20 @@ class _Reader(Emitter):
             along = np.moveaxis(indices[..., k], k, 0).reshape(indices.shape[k], -1)
             if (along != along[:, :1]).any() or along.min() < 0 or along.max() >= own[axis]:
                 raise Unknown("a gather of single places")
-            id = self.add("gather", id, self.graph.const(along[:, 0]), axis=axis, **place)
+            id = self._picked(id, axis, along[:, 0], place)
         return id
+
+    def _picked(self, id: int, axis: int, places: np.ndarray, place: dict[str, str]) -> int:
+        """Along an axis, the places of these numbers: a slice where they are evenly spaced."""
+        steps = np.unique(np.diff(places))
+        if len(steps) != 1 or steps[0] < 1:
+            return self.add("gather", id, self.graph.const(places), axis=axis, **place)
+        index = [(0, n, 1) for n in self.sized(id)]
+        before = self.graph.nodes[id]
+        if before.prim == "slice" and before.attrs["index"][axis] == index[axis]:
+            id, index = before.ins[0], list(before.attrs["index"])  # of another axis: one slice
+        index[axis] = (int(places[0]), int(places[-1]) + 1, int(steps[0]))
+        return self.add("slice", id, index=tuple(index), **place)
 
     def _iota(self, equation: Any, ins: list[int], place: dict[str, str]) -> int:
         params = equation.params
@@ -353,26 +365,26 @@ def _window_kind(equation: Any) -> str:
     return kind
 
 
-_RULES: dict[str, Callable[..., int | list[int]]] = {
-    "broadcast_in_dim": _Reader._broadcast,
-    "clamp": _Reader._clamp,
-    "concatenate": _Reader._concat,
-    "conv_general_dilated": _Reader._conv,
-    "convert_element_type": _Reader._cast,
-    "dot_general": _Reader._dot,
-    "dynamic_slice": _Reader._dynamic_slice,
-    "erfc": _Reader._erfc,
-    "gather": _Reader._gather,
-    "integer_pow": _Reader._integer_pow,
-    "iota": _Reader._iota,
-    "pad": _Reader._pad,
-    "reduce_window": _Reader._window,
-    "reduce_window_max": _Reader._window,
-    "reduce_window_sum": _Reader._window,
-    "rev": _Reader._reverse,
-    "select_n": _Reader._select,
-    "slice": _Reader._slice,
-    "split": _Reader._split,
-    "stack": _Reader._stack,
-    "transpose": _Reader._transpose,
+RULES: dict[str, Callable[..., int | list[int]]] = {
+    "broadcast_in_dim": Reader._broadcast,
+    "clamp": Reader._clamp,
+    "concatenate": Reader._concat,
+    "conv_general_dilated": Reader._conv,
+    "convert_element_type": Reader._cast,
+    "dot_general": Reader._dot,
+    "dynamic_slice": Reader._dynamic_slice,
+    "erfc": Reader._erfc,
+    "gather": Reader._gather,
+    "integer_pow": Reader._integer_pow,
+    "iota": Reader._iota,
+    "pad": Reader._pad,
+    "reduce_window": Reader._window,
+    "reduce_window_max": Reader._window,
+    "reduce_window_sum": Reader._window,
+    "rev": Reader._reverse,
+    "select_n": Reader._select,
+    "slice": Reader._slice,
+    "split": Reader._split,
+    "stack": Reader._stack,
+    "transpose": Reader._transpose,
 }
