@@ -42,7 +42,8 @@ def _read(exported: Any, images: Any, size: int) -> RawGraph:
     shape = (BATCH, size, size, int(images.shape[3]))
     try:
         lowered = jax.jit(exported.call).lower(jax.ShapeDtypeStruct(shape, images.dtype))
-        module = mlir.refine_polymorphic_shapes(lowered.compiler_ir("stablehlo"))
+        free: Any = lowered.compiler_ir("stablehlo")
+        module = mlir.refine_polymorphic_shapes(free)
     except Exception as error:  # noqa: BLE001 - as above
         raise FrameworkError(
             f"the program takes no images of {size} x {size} pixels: {_said(error)}"

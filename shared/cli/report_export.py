@@ -88,8 +88,11 @@ def _shape(shape: list[int | None]) -> str:
 
 
 def _size(found: Exported) -> str:
-    side = found.wanted.image_size
-    return "any number of any size" if side is None else f"any number of {side} x {side} pixels"
+    wanted = found.wanted
+    if wanted.image_size is not None:
+        return f"any number of {wanted.image_size} x {wanted.image_size} pixels"
+    step = wanted.kind.multiple
+    return "any number of any size" + (f" in multiples of {step} pixels" if step > 1 else "")
 
 
 def _prepared(name: str) -> str:

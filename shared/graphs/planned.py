@@ -63,7 +63,7 @@ class _Builder:
         return len(self.nodes) - 1
 
     def _add(self, name: str, op: ops.Op, ins: list[int]) -> int:
-        if isinstance(op, ops.Dropout):
+        if isinstance(op, (ops.Dropout, ops.FoldedNorm)):
             return ins[0]
         if isinstance(op, ops.Merge):
             return self._merge(name, op, ins)

@@ -30,7 +30,7 @@ def test_a_program_of_torch_export(rosetta: Rosetta, tmp_path: Path) -> None:
     found = result.json
     assert found["passed"]
     assert found["read_back"]["equal"] == found["read_back"]["tensors"] == found["tensors"]
-    assert found["input"] == {"layout": "NCHW", "shape": [None, 3, 32, 32]}
+    assert found["input"] == {"layout": "NCHW", "shape": [None, 3, 32, 32], "multiple_of": None}
     assert found["preprocessing"]["inside"] is False
     assert [c["worst"]["limit"] < 1e-4 for c in found["comparisons"]] == [True, True]
     assert sorted(os.listdir(tmp_path)) == ["net.pt2", "weights.safetensors"]

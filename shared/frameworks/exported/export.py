@@ -75,7 +75,11 @@ class Exported:
             "spec": self.spec.to_dict(),
             "folded": wanted.fold,
             "dtype": wanted.dtype,
-            "input": {"layout": wanted.layout, "shape": self.images},
+            "input": {
+                "layout": wanted.layout,
+                "shape": self.images,
+                "multiple_of": wanted.kind.multiple if wanted.image_size is None else None,
+            },
             "output": {"shape": [None, *self.output]},
             "tensors": len(plan.tensors),
             "params": plan.params,
@@ -178,7 +182,7 @@ def export(
         if not all(comparison.passed for comparison in comparisons):
             return found
         on_step(f"reading {path.name} back")
-        size = wanted.image_size or spec.image_size
+        size = usual_side(spec, wanted)
         found = replace(found, read=read_back(file, spec, weights, wanted, size))
         if found.passed:
             sha256, count = _digest(file, wanted.kind)
@@ -249,14 +253,21 @@ def _compared(
     return tuple(comparisons), versions
 
 
+def usual_side(spec: ResNetSpec, wanted: Wanted) -> int:
+    """Pixels of a side of the images that the file is run and read with."""
+    step = wanted.kind.multiple
+    return wanted.image_size or -(-spec.image_size // step) * step
+
+
 def _batches(spec: ResNetSpec, wanted: Wanted) -> list[np.ndarray]:
     """Random images: of any number, for the file's batch is free, and of several sizes if the size
     is.
     """
-    side = wanted.image_size or spec.image_size
+    side, step = usual_side(spec, wanted), wanted.kind.multiple
     sizes = [(side, side)] * len(BATCHES)
     if wanted.image_size is None:
-        sizes[-1] = (side + OTHER_SIZE[0], side + OTHER_SIZE[1])
+        more = OTHER_SIZE if step == 1 else (step, 2 * step)
+        sizes[-1] = (side + more[0], side + more[1])
     return [
         probe_images((count, height, width, spec.in_channels), k, wanted.dtype)
         for k, (count, (height, width)) in enumerate(zip(BATCHES, sizes, strict=True))

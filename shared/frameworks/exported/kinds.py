@@ -25,6 +25,7 @@ class Kind:
     extra: str = ""  # of `pip install resnet-rosetta[...]`, which has them
     companion: str = ""  # suffix of a second file, which the first one needs
     readable: bool = True  # as a graph
+    multiple: int = 1  # of the sides, where they are free
     needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # packages, by writer
     folds: Mapping[str, str] = field(default_factory=dict)  # who folds norms unasked, by writer
 
@@ -71,6 +72,7 @@ KINDS = {
             ".stablehlo",
             ("flax",),
             dict.fromkeys(BOTH, ("jax.export", "jax")),
+            multiple=32,
         ),
         Kind(
             "openvino",

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from shared.architecture.ops import FoldedNorm
 from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.frameworks.exported.kinds import Wanted
@@ -48,10 +47,8 @@ def read_back(
 
 
 def expected_spec(spec: ResNetSpec, wanted: Wanted) -> ResNetSpec:
-    """What the file's graph is to be compared with: folding standardises kernels once and for all,
-    and norms that are folded are read as identities.
-    """
-    return spec.replace(weight_std_eps=None) if wanted.fold else spec
+    """What the file's graph is to be compared with."""
+    return folded_spec(spec) if wanted.fold else spec
 
 
 def judged(
@@ -63,30 +60,13 @@ def judged(
         first = departures[0]
         return ReadBack(False, False, why=f"{first['what']} at {first['where'] or 'the whole'}")
     expected = fold_norms(spec, weights)[1] if wanted.fold else weights
-    biases = _biases_of_norms(spec) if wanted.fold else {}
-    unequal = [
-        name
-        for name, array in expected.items()
-        if not _same(tensors.get(biases.get(name, name)), array)
-    ]
+    unequal = [name for name, array in expected.items() if not _same(tensors.get(name), array)]
     equal = len(expected) - len(unequal)
     if unequal and wanted.folds:
         why = f"{wanted.folds} has folded norms, so that {len(unequal)} tensors are others"
         return ReadBack(bool(found["recognised"]), True, equal, len(expected), why)
     why = f"{len(unequal)} tensors are not the same: {', '.join(unequal[:3])}" if unequal else ""
     return ReadBack(not unequal, True, equal, len(expected), why)
-
-
-def _biases_of_norms(spec: ResNetSpec) -> dict[str, str]:
-    """The bias of a convolution that has taken in a norm -> the norm's, for that is how a network
-    without norms is read.
-    """
-    folded, whole = make_plan(folded_spec(spec)).nodes(), make_plan(spec).nodes()
-    return {
-        f"{node.inputs[0]}.bias": f"{node.name}.bias"
-        for node, before in zip(folded, whole, strict=True)
-        if isinstance(node.op, FoldedNorm) and not isinstance(before.op, FoldedNorm)
-    }
 
 
 def _same(a: np.ndarray | None, b: np.ndarray) -> bool:

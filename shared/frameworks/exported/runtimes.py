@@ -48,7 +48,13 @@ def _onnx(path: Path, dtype: str) -> Run:
         from onnx.reference import ReferenceEvaluator
 
         evaluator = ReferenceEvaluator(str(path))
-        return lambda images: evaluator.run(None, {evaluator.input_names[0]: images})[0]
+        given: str = evaluator.input_names[0]
+
+        def evaluate(images: Array) -> Array:
+            (found,) = evaluator.run(None, {given: images})
+            return np.asarray(found)
+
+        return evaluate
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
