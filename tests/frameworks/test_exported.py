@@ -64,11 +64,11 @@ def test_every_structure_in_every_kind(name: str, kind: str, writer: str, tmp_pa
             dtype = "float32"  # as Keras says of its exporter
         wanted = wanted_for(kind, writer, dtype, fold, size)
         weights = probe_weights(spec, 1, dtype)
-        package = load_package(get_framework(writer))
-        model = package.build(spec, dtype=dtype)
-        package.load_weights(model, weights)
         path = tmp_path / f"network{fold}{KINDS[kind].suffix}"
         with jax_in_float64(writer):
+            package = load_package(get_framework(writer))
+            model = package.build(spec, dtype=dtype)
+            package.load_weights(model, weights)
             exporter = importlib.import_module(f"{package.__name__}.export")
             exporter.export(package.fold(model) if fold else model, path, kind, wanted.size)
             images = probe_images((3, size, size, 3), 2, dtype)
