@@ -20,7 +20,8 @@ from benchmarks.peers import import_torchvision
 
 SIZE = 96  # leaves more than one pixel at the end of every network here
 CLASSES = 10
-HEAD = np.float32(0.001)  # times a drawn head, before which a softmax would saturate
+# Times what is drawn in Keras: features that grow from unit to unit would saturate a softmax.
+SCALE, HEAD = np.float32(0.6), np.float32(0.02)
 
 
 class Model(NamedTuple):
@@ -95,7 +96,7 @@ def _encoder(name: str) -> Any:
 def spread_out(array: np.ndarray, seed: int) -> np.ndarray:
     """Values that hide nothing, in place of an array's own: no zeros, variances around one."""
     random = np.random.default_rng(seed)
-    if array.ndim <= 1:
+    if array.size == max(array.shape, default=1):  # a vector; Haiku's have four axes
         return random.uniform(0.5, 1.5, array.shape).astype(array.dtype)
     fan = np.prod(array.shape[:-1])
     return (random.normal(size=array.shape) * np.sqrt(2 / fan)).astype(array.dtype)
@@ -105,10 +106,10 @@ def _drawn(value: np.ndarray, seed: int) -> np.ndarray:
     """Vectors around one and kernels by their fan, so that features stay of one size."""
     if value.dtype.kind != "f":
         return value
+    found = spread_out(value, seed)
     if value.size > max(value.shape, default=1):
-        return spread_out(value, seed)
-    vector = spread_out(value.reshape(-1), seed).reshape(value.shape)  # Haiku's have four axes
-    return (0.8 + 0.2 * vector).astype(value.dtype)
+        return found
+    return (0.8 + 0.2 * found).astype(value.dtype)
 
 
 def _tree(tree: Any) -> Any:
@@ -184,7 +185,8 @@ def _keras(model: Any) -> Any:
         name = str(getattr(variable, "path", variable.name))
         value = np.asarray(variable)
         if "seed" not in name and "normalization/" not in name.removeprefix("batch_"):
-            variable.assign(_drawn(value, k) * (HEAD if value.ndim == 2 else 1))
+            factor = HEAD if value.ndim == 2 else SCALE if "gamma" in name else 1
+            variable.assign(_drawn(value, k) * factor)
     return model
 
 

@@ -55,14 +55,6 @@ def read_graph(model: Any, image_size: int | None = None, **how: Any) -> RawGrap
     return read_function(found.call, found.params, image_size, **how)
 
 
-def is_model(model: Any) -> bool:
-    """Whether `read_graph` takes it, functions of images alone aside."""
-    head = model[0] if _is_several(model) and model else model
-    if isinstance(model, tuple) and callable(head):
-        return True
-    return any(_is_a(head, kind) for kind in _KINDS)
-
-
 def _is_several(model: Any) -> bool:
     """A tuple of a model and its variables; Haiku's transforms are tuples of functions."""
     return isinstance(model, tuple) and not _is_a(model, "haiku")

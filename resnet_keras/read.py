@@ -62,11 +62,6 @@ def read_graph(
     return _sized(model, image_size, partial(read_traced.read_layer, read_program=read_program))
 
 
-def is_model(model: Any) -> bool:
-    """Whether `read_graph` takes it."""
-    return isinstance(model, keras.Layer) or read_traced.is_tensorflow(model)
-
-
 def _sized(model: Any, image_size: int | None, read: Any) -> RawGraph:
     first: Exception | None = None
     for layout, channels, own in _inputs(model):

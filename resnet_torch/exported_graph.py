@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from resnet_torch import aten_arithmetic, aten_layers
 from resnet_torch.aten import AtenReader, Value, is_view, shape_of, writes
+from shared.errors import FrameworkError
 from shared.graphs.primitives import Array, RawGraph
 
+INLINE = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 RULES = aten_layers.RULES | aten_arithmetic.RULES
 
 
@@ -36,16 +38,48 @@ def graph_of(program: ExportedProgram, size: int, own: dict[str, Tensor]) -> Raw
             reader.values[node] = _placeholder(graph, node, names, state, own)
             if node.name in names:
                 reader.tensors[node] = state[names[node.name]]
-        elif node.op == "get_attr":
-            tensor = program.graph_module
-            for part in str(node.target).split("."):
-                tensor = getattr(tensor, part)
-            reader.values[node] = graph.const(array_of(tensor))
         elif node.op == "output":
             graph.outputs = _outputs(reader, node, signature, graph)
         else:
-            reader.values[node] = _call(reader, node)
+            _read(reader, node, program.graph_module)
     return graph
+
+
+def _read(reader: AtenReader, node: Node, owner: GraphModule) -> None:
+    """The value of one node of a graph of `owner`."""
+    if node.op == "get_attr":
+        found = _attribute(owner, node)
+        if not isinstance(found, GraphModule):
+            reader.values[node] = reader.graph.const(array_of(found))
+    elif str(node.target) in INLINE:
+        reader.values[node] = _inlined(reader, node, owner)
+    else:
+        reader.values[node] = _call(reader, node)
+
+
+def _attribute(owner: GraphModule, node: Node) -> Any:
+    found: Any = owner
+    for part in str(node.target).split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _inlined(reader: AtenReader, node: Node, owner: GraphModule) -> list[int]:
+    """What is computed under `no_grad` or `autocast`, which is a graph of its own."""
+    at = next(k for k, x in enumerate(node.args) if isinstance(x, Node) and x.op == "get_attr")
+    inner = _attribute(owner, node.args[at])  # type: ignore[arg-type]
+    given = iter(node.args[at + 1 :])
+    for each in inner.graph.nodes:
+        if each.op == "placeholder":
+            source = next(given)
+            reader.values[each] = reader.values[source]  # type: ignore[index]
+            if source in reader.tensors:
+                reader.tensors[each] = reader.tensors[source]  # type: ignore[index]
+        elif each.op == "output":
+            return [reader.id_of(x) for x in each.args[0]]  # type: ignore[union-attr]
+        else:
+            _read(reader, each, inner)
+    return []
 
 
 def _placeholder(
@@ -87,6 +121,8 @@ def _outputs(reader: AtenReader, node: Node, signature: Any, graph: RawGraph) ->
     """What the model returns, the logits first."""
     pairs = zip(node.args[0], signature.output_specs, strict=True)  # type: ignore[arg-type]
     given = [x for x, spec in pairs if spec.kind.name == "USER_OUTPUT" and isinstance(x, Node)]
+    if not given:
+        raise FrameworkError("the model returns no tensor")
     if len(given) > 1:
         flat = [x for x in given if len(shape_of(x)) == 2]
         first = flat[0] if flat else given[-1]

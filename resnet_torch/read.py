@@ -7,7 +7,9 @@ What is decided about it is decided in `shared.graphs`.
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
+import io
 import logging
 import re
 import tempfile
@@ -132,11 +134,14 @@ def _example(model: nn.Module, size: int) -> Tensor:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the pages that PyTorch logs where a size does not fit: the error says it."""
+    """Without the pages that PyTorch logs and prints where a size or a number does not fit: the
+    error says it.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         logging.disable(before)
 
@@ -242,7 +247,11 @@ def _read_script(model: torch.jit.ScriptModule, size: int) -> RawGraph:
     try:
         program = TS2EPConverter(model, (example,), {}).convert()
     except Exception as error:  # noqa: BLE001 - as in `_export`
-        raise FrameworkError(f"PyTorch cannot convert it: {_said(error)}") from None
+        try:  # without the branches for training, and without the names of parameters
+            frozen = torch.jit.freeze(copy.deepcopy(model).eval(), optimize_numerics=False)
+            program = TS2EPConverter(frozen, (example,), {}).convert()
+        except Exception:  # noqa: BLE001 - as in `_export`
+            raise FrameworkError(f"PyTorch cannot convert it: {_said(error)}") from None
     graph = graph_of(program, size, _states(model))
     graph.run = _runner(model, None)
     graph.dtype = str(example.dtype).removeprefix("torch.")

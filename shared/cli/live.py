@@ -88,13 +88,17 @@ class _Live(NamedTuple):
 def _read(text: str) -> _Live:
     from shared.formats.configuration.told import Told
     from shared.frameworks.identify import identify_target
-    from shared.graphs.verdict import FRONT
+    from shared.graphs.verdict import FRONT, OPERATORS
     from shared.weights.canonical import save_weights
 
     answer = identify_target(text, keep_weights=True)
     spec, found = answer.spec, answer.found
     count = len(found["departures"])
     if spec is None or count or not found["recognised"]:
+        if found["verdict"] == OPERATORS:
+            name = found["preset"] or "a network"
+            why = "; ".join(found["notes"][-1:]) or "its numbers are others"
+            raise RosettaError(f"{text}: has the operators of {name}, but {why}")
         why = f"departures: {count}" if count else found["verdict"]
         raise RosettaError(
             f"{text}: is not the network of any spec ({why}); `rosetta identify` says where"

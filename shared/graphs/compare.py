@@ -17,6 +17,7 @@ ACTIVATIONS = (
 FOLDED = "folded norm"
 ZERO_BIAS = "no bias"
 COMPUTED = "computed kernel"
+NEUTRAL = "no scale or shift"
 
 
 class Difference(NamedTuple):
@@ -95,9 +96,11 @@ def differences(
                 notes.append(Note(FOLDED, theirs.where))
             elif a["eps"] is not None:
                 compare("eps", a["eps"], b["eps"])
+                _neutral(theirs, notes)
         case "GroupNorm":
             compare("groups", a["groups"], b["groups"])
             compare("eps", a["eps"], b["eps"])
+            _neutral(theirs, notes)
         case "MaxPool" | "AvgPool" | "BlurPool":
             _compare_pools(ours, theirs, source, rule, compare)
         case "Linear":
@@ -117,6 +120,11 @@ def differences(
             for key in sorted(set(a) | set(b)):
                 compare("operator" if key == "what" else key, a.get(key), b.get(key))
     return found, notes
+
+
+def _neutral(theirs: Node, notes: list[Note]) -> None:
+    if {"no weight", "no bias"} & set(theirs.notes):
+        notes.append(Note(NEUTRAL, theirs.where))
 
 
 def _compare_pools(

@@ -22,7 +22,9 @@ from shared.weights.canonical import Weights
 # Of the largest logit. Worst of the 88 miniatures of `pytest -m zoo tests/graphs`: 2.3e-14 in
 # float64, of GRAPHS' 191 models 5e-6 in float32.
 LIMITS = {"float64": 1e-12, "float32": 1e-5}
-PRECISIONS = {"bfloat16": 5e-2, "float16": 1e-2}
+# Half a unit in the last place of 1: what rounding each operator's output can change. Rounding
+# errors add up as steps of a random walk do: n operators leave sqrt(n) times as much.
+ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 
 # Of one value: 16 times what rounding to float32 can change (2^-24). A kernel that is computed may
 # have values that are nearly zero as differences of others: these may be off by 1e-9 of the largest
@@ -63,17 +65,22 @@ class Evidence:
         return {**dataclasses.asdict(self), "shows": self.shows, "passed": self.passed}
 
 
-def limit_of(dtype: str) -> float:
-    return {**LIMITS, **PRECISIONS}.get(dtype, LIMITS["float32"])
+def limit_of(dtype: str, operators: int) -> float:
+    """How far the logits of so many operators may be, over the largest."""
+    if dtype in ROUNDING:
+        return ROUNDING[dtype] * operators**0.5
+    return LIMITS.get(dtype, LIMITS["float32"])
 
 
-def judged(images: str, dtype: str, ours: Array, theirs: Array, floor: float = -np.inf) -> Evidence:
+def judged(
+    images: str, dtype: str, limit: float, ours: Array, theirs: Array, floor: float = -np.inf
+) -> Evidence:
     """Outputs of the same images; only those above `floor` for every image can show anything."""
     scale = max(float(np.abs(ours).max()), 1e-30)
     error = float(np.abs(ours - theirs).max()) / scale
     seen = ours[:, (ours > floor).all(axis=0)]
     spread = float(np.ptp(seen, axis=0).max(initial=0.0)) / scale
-    return Evidence(images, dtype, error, limit_of(dtype), spread)
+    return Evidence(images, dtype, error, limit, spread)
 
 
 def difference(a: Array, b: Array) -> float | None:
@@ -103,11 +110,13 @@ def compare_numbers(
     dtype = graph.dtype if graph.dtype in ("float64", "float32") else "float32"
     shape = (BATCH, size, size, spec.in_channels)
     images = np.random.default_rng(0).normal(size=shape).astype(dtype)
-    theirs = _alone(graph.run, images, np.asarray(graph.run(images), np.float64), graph.dtype)
+    plan = make_plan(spec, size)
+    limit = limit_of(graph.dtype, sum(1 for _ in plan.nodes()))
+    theirs = _alone(graph.run, images, np.asarray(graph.run(images), np.float64), limit)
     theirs = np.moveaxis(theirs, 1, -1) if theirs.ndim == 4 and graph.layout == "NCHW" else theirs
     exact = {name: np.asarray(array, np.float64) for name, array in weights.items()}
     ours = np.zeros(0)
-    for step in forward(make_plan(spec, size), exact, prepared(front, images.astype(np.float64))):
+    for step in forward(plan, exact, prepared(front, images.astype(np.float64))):
         ours = step.output
     ours, theirs = logits(back, ours, theirs.reshape(ours.shape))
     floor = -np.inf
@@ -115,10 +124,10 @@ def compare_numbers(
         floor = float(np.log(np.finfo(dtype).tiny))
         ours, theirs = np.maximum(ours, floor), np.maximum(theirs, floor)
     said = f"{len(images)} random images of {size} x {size} pixels"
-    return judged(said, graph.dtype, ours, theirs, floor)
+    return judged(said, graph.dtype, limit, ours, theirs, floor)
 
 
-def _alone(run: Callable[[Array], Array], images: Array, together: Array, dtype: str) -> Array:
+def _alone(run: Callable[[Array], Array], images: Array, together: Array, limit: float) -> Array:
     """The outputs, the first image's as it is alone, where that is another: a model may look at the
     number of images, at the others, or at chance.
     """
@@ -126,7 +135,6 @@ def _alone(run: Callable[[Array], Array], images: Array, together: Array, dtype:
         one = np.asarray(run(images[:1]), np.float64).reshape(together[:1].shape)
     except Exception:  # noqa: BLE001 - a model may take so many images and no other number
         return together
-    limit = limit_of(dtype)
     if np.allclose(one, together[:1], rtol=limit, atol=limit * float(np.abs(together).max())):
         return together
     return np.concatenate([one, together[1:]])

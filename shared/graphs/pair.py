@@ -64,7 +64,7 @@ def compare_graphs(a: Read, b: Read, image_size: int | None = None) -> ComparedM
         answer.image_sizes.append(first.image_size + 1)
         if not found.departures:
             answer.departures += again.departures
-    answer.evidence = _numbers(first, other)
+    answer.evidence = _numbers(first, other, len(found.ours.order))
     if answer.evidence is not None and not answer.evidence.shows:
         answer.notes.append(NOTHING)
     return answer
@@ -110,16 +110,17 @@ def _unequal_tensors(found: Overlay) -> Iterator[Departure]:
                 yield Departure(where, "weights", error, name, theirs.line, ours.where)
 
 
-def _numbers(a: RawGraph, b: RawGraph) -> Evidence | None:
+def _numbers(a: RawGraph, b: RawGraph, operators: int) -> Evidence | None:
     if a.run is None or b.run is None:
         return None
-    dtype = max((graph.dtype for graph in (a, b)), key=limit_of)
+    dtype = max((graph.dtype for graph in (a, b)), key=lambda name: limit_of(name, operators))
+    limit = limit_of(dtype, operators)
     shape = (BATCH, a.image_size, a.image_size, _channels(a))
     images = np.random.default_rng(0).normal(size=shape)
     outputs = [_output(graph, images) for graph in (a, b)]
     if outputs[0].shape != outputs[1].shape:
         return Evidence(_said(a), dtype, float("inf"), 0.0, float("inf"))
-    return judged(_said(a), dtype, outputs[1], outputs[0])
+    return judged(_said(a), dtype, limit, outputs[1], outputs[0])
 
 
 def _said(graph: RawGraph) -> str:

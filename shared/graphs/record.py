@@ -94,7 +94,7 @@ def _values(
     theirs = np.asarray(graph.run(images.astype(dtype)), np.float64)
     ours = values[graph.outputs[0]]
     apart = float(np.abs(ours - theirs.reshape(ours.shape)).max() / max(np.abs(ours).max(), 1e-30))
-    if not apart <= limit_of(graph.dtype):
+    if not apart <= limit_of(graph.dtype, len(graph.nodes)):
         raise FrameworkError(
             f"its layers cannot be recorded: what the model returns is {apart:.1e} away from what "
             "its graph computes; it may look at chance, or at the number of images"

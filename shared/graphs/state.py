@@ -228,5 +228,7 @@ class State:
             if leaf not in node.tensors:
                 node.tensors[leaf] = np.full(node.channels, value)
                 node.names[leaf] = None
+                if leaf in ("weight", "bias"):
+                    node.notes.append(f"no {leaf}")
         named = [node.names.get(leaf) for leaf in ("running_mean", "weight", "bias")]
         node.where = next((module_of(name) for name in named if module_of(name)), node.where)

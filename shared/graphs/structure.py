@@ -173,7 +173,7 @@ class Trunk:
 
 
 def trunk_of(shape: Shape, first: int, last: int) -> Trunk:
-    """Walk back from the output to `first`; an addition of two paths closes a unit."""
+    """Walk back from the output to `first`; an addition of two paths of images closes a unit."""
     net = shape.net
     chain: list[Node] = []
     units: list[Unit] = []
@@ -181,7 +181,7 @@ def trunk_of(shape: Shape, first: int, last: int) -> Trunk:
     i = last
     while i != first and net.nodes[i].ins:
         node = net.nodes[i]
-        if node.op == "Add" and len(set(node.ins)) == 2:
+        if node.op == "Add" and len(set(node.ins)) == 2 and "H" in node.size:
             unit = _unit(shape, node)
             units.append(unit)
             behind.append(chain[::-1])

@@ -15,7 +15,7 @@ from shared.architecture.preprocessing import PREPROCESSING, preprocess
 from shared.architecture.presets import get_spec
 from shared.architecture.spec import ResNetSpec
 from shared.errors import RosettaError, SpecError
-from shared.graphs.compare import COMPUTED, FOLDED, ZERO_BIAS, Note
+from shared.graphs.compare import COMPUTED, FOLDED, NEUTRAL, ZERO_BIAS, Note
 from shared.graphs.evidence import NOTHING, Evidence, compare_numbers, prepared
 from shared.graphs.match import Match, Trimmed, fits, flat_presets, like, match, trimmed_as
 from shared.graphs.near import nearest_preset, of_papers
@@ -282,6 +282,7 @@ def _function_notes(notes: Iterable[Note], own: Trimmed) -> list[str]:
     texts = {
         FOLDED: "the scale and shift of a norm alone are left, without its statistics and eps",
         ZERO_BIAS: "no bias; zeros stand for it",
+        NEUTRAL: "a norm without scale or shift; ones or zeros stand for it",
         COMPUTED: "the kernel is computed from other constants, and taken as it comes out",
         SHARED: "one tensor is used in several layers, which training would tie",
     }

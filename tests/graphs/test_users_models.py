@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from shared import get_spec, identify
+from shared.errors import FrameworkError
 from shared.graphs.planned import planned
 from shared.graphs.verdict import SAME_FUNCTION, SAME_MODEL
 
@@ -85,3 +86,107 @@ def test_an_operator_that_nobody_knows_is_named() -> None:
     found = of(model)
     assert not found.recognised
     assert any("cumsum" in d.theirs and d.where == "layers.1.bn2" for d in found.departures)
+
+
+def backbone_without_gradients() -> Any:
+    """A frozen backbone: what runs under `no_grad` is a graph of its own in an exported program."""
+    inner = users.Cifar()
+
+    class Frozen(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Any) -> Any:
+            with torch.no_grad():
+                x = torch.relu(self.inner.bn1(self.inner.conv1(x)))
+                x = self.inner.layers(x)
+            return self.inner.linear(x.mean((2, 3)))
+
+    return Frozen()
+
+
+def in_bfloat16_where_it_can() -> Any:
+    class Mixed(users.Cifar):
+        def forward(self, x: Any) -> Any:
+            with torch.autocast("cpu", torch.bfloat16):
+                return super().forward(x)["logits"]
+
+    return Mixed()
+
+
+def dropping_in_place() -> Any:
+    model = users.Cifar()
+    model.layers.append(torch.nn.Dropout(0.5, inplace=True))
+    return model
+
+
+def scripted_in_training_mode() -> Any:
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3, 1, 1, bias=False), torch.nn.BatchNorm2d(16), torch.nn.ReLU()
+    )
+    return torch.jit.script(net)
+
+
+@pytest.mark.parametrize(
+    "make", [backbone_without_gradients, in_bfloat16_where_it_can, dropping_in_place]
+)
+def test_what_changes_no_number_changes_no_answer(make: Any) -> None:
+    check_is_the_network(of(make()))
+
+
+def test_a_script_in_training_mode_is_read() -> None:
+    found = identify(scripted_in_training_mode(), 32)
+    assert found.verdict == "no ResNet"
+    assert found.notes == ["there is no addition of a residual branch and its shortcut"]
+
+
+def test_a_norm_without_scale_and_shift_is_trained_otherwise() -> None:
+    model = users.Cifar()
+    model.layers[1].bn1 = torch.nn.BatchNorm2d(32, affine=False)
+    found = of(model)
+    check_is_the_network(found)
+    assert found.verdict == SAME_FUNCTION
+    assert "a norm without scale or shift" in " ".join(found.notes)
+
+
+def test_an_addition_behind_the_pool_is_no_unit() -> None:
+    """An adapter of low rank beside the head."""
+
+    class Adapted(torch.nn.Module):
+        def __init__(self, linear: Any):
+            super().__init__()
+            self.linear, self.down = linear, torch.nn.Linear(64, 4, bias=False)
+            self.up = torch.nn.Linear(4, 10, bias=False)
+
+        def forward(self, x: Any) -> Any:
+            return self.linear(x) + self.up(self.down(x))
+
+    model = users.Cifar()
+    model.linear = Adapted(model.linear)
+    found = of(model)
+    assert (found.verdict, found.nearest) == ("departs", "cifar/resnet20")
+    assert {d.where for d in found.departures} <= {"linear.linear", "linear", "linear.down"}
+
+
+def test_a_model_that_returns_nothing_is_told_so() -> None:
+    class Silent(users.Cifar):
+        def forward(self, x: Any) -> Any:
+            super().forward(x)
+
+    with pytest.raises(FrameworkError, match="the model returns no tensor"):
+        identify(Silent(), 32)
+
+
+def test_a_number_that_the_images_decide_is_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Reporting(users.Cifar):
+        def forward(self, x: Any) -> Any:
+            found = super().forward(x)
+            print("mean", float(found["logits"].mean()))
+            return found
+
+    with pytest.raises(FrameworkError, match="cannot trace it"):
+        identify(Reporting(), 32)
+    assert capsys.readouterr().err == ""  # PyTorch prints the whole graph

@@ -11,7 +11,7 @@ jax = pytest.importorskip("jax")
 pytest.importorskip("flax")
 import jax.numpy as jnp
 
-from resnet_flax.read import is_model, read_graph
+from resnet_flax.read import read_graph
 from shared.errors import FrameworkError
 from tests.graphs import jax_models, reading
 
@@ -132,12 +132,6 @@ def test_what_is_no_model_is_refused_in_one_line(model: Any, says: str) -> None:
 def test_what_the_model_raises_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         read_graph(lambda x: 1 // 0)
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_models_are_known(name: str) -> None:
-    assert is_model(FUNCTIONS[name]())
-    assert not is_model({"params": 1})
 
 
 def test_haiku() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
-from resnet_keras.read import is_model, read_graph
+from resnet_keras.read import read_graph
 from shared.errors import FrameworkError
 from tests.graphs import keras_models, reading
 from tests.graphs.keras_models import MODELS, varied
@@ -133,7 +133,6 @@ def test_what_is_no_model_is_refused_in_one_line() -> None:
     with pytest.raises(FrameworkError) as caught:
         read_graph(3)
     assert str(caught.value).startswith("expected a keras.Model, a tf.Module or a tf.function")
-    assert not is_model(3)
 
 
 @on_tensorflow
@@ -148,7 +147,6 @@ def test_tensorflow_s_own_modules_and_functions(kind: str, size: int) -> None:
         if kind == "concrete":
             model = model.get_concrete_function(tf.TensorSpec([None, None, None, 3]))
         module = model
-    assert is_model(module)
     graph = read_graph(module, size)
     reading.assert_faithful(graph, "float32")
     assert reading.names(graph) == {"w", "b", "head"}
