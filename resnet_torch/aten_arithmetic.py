@@ -190,7 +190,7 @@ def _softmax(r: AtenReader, node: Node, a: Arguments) -> Value:
 def _dropout(r: AtenReader, node: Node, a: Arguments) -> Value | None:
     if a.get("train"):
         return None
-    return r.add("dropout", a.get("input", a.get("self")), rate=a["p"])
+    return r.add("dropout", a["input"] if "input" in a else a["self"], rate=a["p"])
 
 
 def _cast(r: AtenReader, node: Node, a: Arguments) -> Value:

@@ -76,7 +76,7 @@ def _inlined(reader: AtenReader, node: Node, owner: GraphModule) -> list[int]:
             if source in reader.tensors:
                 reader.tensors[each] = reader.tensors[source]  # type: ignore[index]
         elif each.op == "output":
-            return [reader.id_of(x) for x in each.args[0]]  # type: ignore[union-attr]
+            return [reader.id_of(x) for x in each.args[0]]
         else:
             _read(reader, each, inner)
     return []
