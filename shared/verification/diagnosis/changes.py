@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from shared.architecture.graph import INPUT
+from shared.architecture.graph import INPUT, Node
+from shared.architecture.ops import ReLU
 from shared.verification.diagnosis.execution import Run, effective
 from shared.verification.hypotheses.hypothesis import Port
 
@@ -13,7 +14,7 @@ def changed_layers(before: Port, after: Port) -> tuple[str, ...]:
     """
     a, b = Run(before), Run(after)
     found = [
-        name if node.row else name.rpartition(".")[0]  # a merge is its block's
+        _layer_of(node)
         for name, node in a.nodes.items()
         if (node.row and name not in b.nodes) or (name in b.nodes and _other(a, b, name))
     ]
@@ -36,8 +37,17 @@ def changed_layers(before: Port, after: Port) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _layer_of(node: Node) -> str:
+    """The layer that a node belongs to: an activation is that in front of it, a sum its block's."""
+    if node.row:
+        return node.name
+    return node.inputs[0] if isinstance(node.op, ReLU) else node.name.rpartition(".")[0]
+
+
 def _other(a: Run, b: Run, name: str) -> bool:
     one, other = a.nodes[name], b.nodes[name]
+    if a.port.altered.get(name) is not b.port.altered.get(name):
+        return True
     if one.op != other.op and effective(one.op, a.size(one)) != effective(other.op, a.size(one)):
         return True
     if one.op.tensors().keys() != other.op.tensors().keys():

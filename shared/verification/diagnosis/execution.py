@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.architecture.graph import INPUT, Node
-from shared.architecture.ops import BatchNorm, Conv, GroupNorm, Linear, MaxPool, Op
+from shared.architecture.ops import BatchNorm, Conv, Dropout, GroupNorm, Linear, MaxPool, Op
 from shared.architecture.plan import Plan
 from shared.architecture.spec import ResNetSpec
+from shared.errors import SpecError
 from shared.reference.forward import OPERATORS, batch_statistics
 from shared.reference.windows import pads_of
 from shared.training.config import dropout_masks
@@ -91,9 +92,13 @@ class Run:
     def _taken_over(self, base: Run) -> frozenset[str]:
         """The nodes that are as in `base`; their values are known where it has them."""
         a, b = self.port, base.port
-        same_mode = a.batch_statistics == b.batch_statistics and a.precision == b.precision
-        if a.images is not b.images or not same_mode or a.dropout != b.dropout:
+        if a.images is not b.images or a.precision != b.precision:
             return frozenset()
+        other_mode: tuple[type[Op], ...] = ()
+        if a.batch_statistics != b.batch_statistics:
+            other_mode = (BatchNorm,)
+        if a.dropout != b.dropout:
+            other_mode = (*other_mode, Dropout)
         clean = {INPUT}
         for name, node in self.nodes.items():
             other = base.nodes.get(name)
@@ -103,6 +108,8 @@ class Run:
                 and clean.issuperset(node.inputs)
                 and (name in self.fixed) == (name in base.fixed)
                 and self.same_tensors(base, node)
+                and a.altered.get(name) is b.altered.get(name)
+                and not isinstance(node.op, other_mode)
                 and _same_op(node.op, other.op, base.known(node))
             ):
                 clean.add(name)
@@ -186,8 +193,14 @@ class Run:
         if narrow and (precision != "TF32" or isinstance(node.op, Conv | Linear)):
             inputs = [rounded(x, precision) for x in inputs]
             tensors = {leaf: rounded(a, precision) for leaf, a in tensors.items()}
-        with np.errstate(all="ignore"):  # what is not finite is no explanation, and no news
-            value = OPERATORS[type(node.op)](node.op, tensors, *inputs)
+        function = port.altered.get(node.name) or OPERATORS[type(node.op)]
+        try:
+            with np.errstate(all="ignore"):  # what is not finite is no explanation, and no news
+                value = function(node.op, tensors, *inputs)
+        except ValueError as error:
+            if not port.altered:
+                raise
+            raise SpecError(f"{node.name} does not fit altered operators: {error}") from None
         return rounded(value, precision) if narrow and precision != "TF32" else value
 
     def tensors(self, node: Node) -> dict[str, Array]:

@@ -9,6 +9,7 @@ directions. Hypotheses whose products point where the observed ones do come firs
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,18 +39,35 @@ def in_order(
         layer: where the difference was seen.
         difference: what was observed less what `run` computes there.
     """
-    gradients, observed = _gradients(run, layer, difference)
     norms = {n.name: n.op for n in run.nodes.values() if isinstance(n.op, BatchNorm)}
-    scored = [
-        (-_alike(_predicted(run.port, hypothesis, gradients, norms), observed), place, hypothesis)
+    altered = {
+        place: moved
         for place, hypothesis in enumerate(hypotheses)
-    ]
+        if hypothesis.kind == "spec" and (moved := _altered(run, hypothesis(run.port)))
+    }
+    gradients, products, observed = _gradients(run, layer, difference, altered)
+    scored = []
+    for place, hypothesis in enumerate(hypotheses):
+        predicted = products.get(place)
+        if predicted is None:
+            predicted = _predicted(run.port, hypothesis(run.port), gradients, norms)
+        scored.append((-_alike(predicted, observed), place, hypothesis))
     return [hypothesis for _, _, hypothesis in sorted(scored, key=lambda row: row[:2])]
 
 
-def _gradients(run: Run, layer: str, difference: Array) -> tuple[dict[str, Array], Array]:
-    """By every tensor the gradients for all directions, [directions, values], and the observed
-    products.
+def _altered(run: Run, changed: Port | None) -> dict[str, Callable[..., Array]]:
+    """The nodes that compute something else, with what they compute."""
+    if changed is None:
+        return {}
+    known = run.port.altered
+    return {n: f for n, f in changed.altered.items() if known.get(n) is not f and n in run.nodes}
+
+
+def _gradients(
+    run: Run, layer: str, difference: Array, altered: Mapping[int, Mapping[str, Any]]
+) -> tuple[dict[str, Array], dict[int, Array], Array]:
+    """By every tensor the gradients for all directions, [directions, values]; the products that
+    altered nodes would have; and the observed ones.
 
     A batch norm's are those by its scale gamma / deviation, as `weight`, and by its shift, as
     `bias`.
@@ -63,9 +81,9 @@ def _gradients(run: Run, layer: str, difference: Array) -> tuple[dict[str, Array
         directions.append(drawn / np.linalg.norm(drawn))
     returned = _through_outputs(run, layer)
     target = run.node_of(layer)
-    found = [_backward(run, target, returned(d).astype(difference.dtype)) for d in directions]
-    stacked = {name: np.stack([one[name].ravel() for one in found]) for name in found[0]}
-    return stacked, np.array([float((d * difference).sum()) for d in directions])
+    starts = [returned(d).astype(difference.dtype) for d in directions]
+    gradients, products = _backward(run, target, starts, altered)
+    return gradients, products, np.array([float((d * difference).sum()) for d in directions])
 
 
 def _through_outputs(run: Run, layer: str) -> Callable[[Array], Array]:
@@ -84,27 +102,47 @@ def _through_outputs(run: Run, layer: str) -> Callable[[Array], Array]:
     return lambda dy: np.stack([slope @ d for slope, d in zip(slopes, dy, strict=True)])
 
 
-def _backward(run: Run, target: str, dy: Array) -> dict[str, Array]:
+def _backward(
+    run: Run, target: str, starts: list[Array], altered: Mapping[int, Mapping[str, Any]]
+) -> tuple[dict[str, Array], dict[int, Array]]:
+    """See `_gradients`; `starts` are the directions at `target`."""
     names = list(run.nodes)
-    by_value = {target: dy}
+    by_value = {target: starts}
     by_tensor: dict[str, Array] = {}
+    products: dict[int, Array] = {}
     for name in reversed(names[: names.index(target) + 1]):
         if name not in by_value:
             continue
-        node, dy = run.nodes[name], by_value.pop(name)
+        node, dys = run.nodes[name], by_value.pop(name)
         inputs, tensors = run.inputs(node), run.tensors(node)
-        if isinstance(node.op, BatchNorm):
-            scale = _scale(node.op, tensors)
-            centred = inputs[0] - tensors["running_mean"]
-            by_leaf = {"weight": (dy * centred).sum(axis=IMAGE), "bias": dy.sum(axis=IMAGE)}
-            by_inputs: tuple[Array, ...] = (dy * scale,)
-        else:
-            by_inputs, by_leaf = BACKWARD[type(node.op)](node.op, tensors, dy, *inputs)
-        by_tensor |= {f"{name}.{leaf}": gradient for leaf, gradient in by_leaf.items()}
-        for source, gradient in zip(node.inputs, by_inputs, strict=True):
-            if source != INPUT:
-                by_value[source] = by_value[source] + gradient if source in by_value else gradient
-    return by_tensor
+        for place, nodes in altered.items():
+            if name in nodes:
+                with np.errstate(all="ignore"):
+                    change = nodes[name](node.op, tensors, *inputs)
+                if change.shape == dys[0].shape:
+                    change = change - run.value(name)
+                    found = np.array([float((dy * change).sum()) for dy in dys])
+                    products[place] = products.get(place, 0.0) + found
+        by_leaf: dict[str, list[Array]] = {}
+        for k, dy in enumerate(dys):
+            if isinstance(node.op, BatchNorm):
+                centred = inputs[0] - tensors["running_mean"]
+                leaves = {"weight": (dy * centred).sum(axis=IMAGE), "bias": dy.sum(axis=IMAGE)}
+                by_inputs: tuple[Array, ...] = (dy * _scale(node.op, tensors),)
+            else:
+                by_inputs, leaves = BACKWARD[type(node.op)](node.op, tensors, dy, *inputs)
+            for leaf, gradient in leaves.items():
+                by_leaf.setdefault(leaf, []).append(gradient.ravel())
+            for source, gradient in zip(node.inputs, by_inputs, strict=True):
+                if source == INPUT:
+                    continue
+                row = by_value.setdefault(source, [])
+                if len(row) > k:
+                    row[k] = row[k] + gradient
+                else:
+                    row.append(gradient)
+        by_tensor |= {f"{name}.{leaf}": np.stack(rows) for leaf, rows in by_leaf.items()}
+    return by_tensor, products
 
 
 def _scale(op: BatchNorm, tensors: Mapping[str, Array]) -> Array:
@@ -112,14 +150,10 @@ def _scale(op: BatchNorm, tensors: Mapping[str, Array]) -> Array:
 
 
 def _predicted(
-    port: Port,
-    hypothesis: Hypothesis,
-    gradients: Mapping[str, Array],
-    norms: Mapping[str, BatchNorm],
+    port: Port, changed: Port | None, gradients: Mapping[str, Array], norms: Mapping[str, BatchNorm]
 ) -> np.ndarray:
     """To first order, the products that a hypothesis would have."""
     total: Array = np.zeros(len(next(iter(gradients.values()))))
-    changed = hypothesis(port)
     if changed is None or changed.spec is not port.spec or changed.images is not port.images:
         return total
     moved = [name for name, a in changed.weights.items() if a is not port.weights[name]]

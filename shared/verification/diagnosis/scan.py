@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -169,8 +170,7 @@ class Scan:
             return hypotheses, []
         difference = (self._seen_of(base) - run.layer(layer)).astype(self.dtype)
         ordered = in_order(run, layer, difference, hypotheses)
-        each = port.plan.macs * len(port.images)
-        time_for = max(POINTED_AT, int(MACS_FOR_THE_REST / max(each, 1)))
+        time_for = self._time_for
         blocks = [h for h in ordered[time_for:] if BLOCKS.fullmatch(h.name)]
         self.not_tried = len(ordered) - len(ordered[:time_for]) - len(blocks)
         return ordered[:POINTED_AT], [*ordered[POINTED_AT:time_for], *blocks]
@@ -220,7 +220,9 @@ class Scan:
         if hypothesis.rank > 2 and hypothesis.kind == "training":
             tensor = self.key.partition("/")[2]
             return bool(tensor) and f"{tensor} " in f"{hypothesis.name} "
-        return self.check in (TRAIN,) or hypothesis.rank <= 2
+        if hypothesis.kind == "spec" and not hypothesis.set:
+            return self.check == TRAIN  # what trains the reference has its own operators
+        return self.check == TRAIN or hypothesis.rank <= 2
 
     def _try(self, hypothesis: Hypothesis, aside: bool = False) -> Tried | None:
         """Run it, unless it cannot change the key. With `aside`, one that may change what agrees
@@ -258,11 +260,27 @@ class Scan:
 
     def pairs(self) -> Iterator[tuple[Hypothesis, Hypothesis]]:
         """Those of what has been tried that together explain the key, the likeliest first."""
-        if self._effects is None:
-            return
+        if self._effects is not None:
+            yield from self._explaining(self._effects.pairs(PAIRS))
+
+    def pairs_of_fields(self) -> Iterator[tuple[Hypothesis, Hypothesis]]:
+        """The same of any two fields of the spec, as far as there is time for it: two changes of
+        where a network strides do not add up.
+        """
+        different: dict[float, Hypothesis] = {}
+        for tried in self.tried:
+            if tried.hypothesis.set and "norm.eps" not in tried.hypothesis.set:
+                different.setdefault(round(tried.distance, 9), tried.hypothesis)
+        pairs = itertools.combinations(different.values(), 2)
+        wanted = (p for p in pairs if not p[0].set.keys() & p[1].set.keys())
+        yield from self._explaining(itertools.islice(wanted, self._time_for))
+
+    def _explaining(
+        self, pairs: Iterator[tuple[Hypothesis, Hypothesis]]
+    ) -> Iterator[tuple[Hypothesis, Hypothesis]]:
         effects, self._effects = self._effects, None  # no pair is a part of a pair
         try:
-            for first, second in effects.pairs(PAIRS):
+            for first, second in pairs:
                 both = _together(first, second)
                 tried = self._try(both)
                 if (
@@ -273,6 +291,12 @@ class Scan:
                     yield first, second
         finally:
             self._effects = effects
+
+    @property
+    def _time_for(self) -> int:
+        """The number of hypotheses of the whole network that there is time for."""
+        port = self._base(whole=not self.single).port
+        return max(POINTED_AT, int(MACS_FOR_THE_REST / max(port.plan.macs * len(port.images), 1)))
 
     def proved(self, hypothesis: Hypothesis) -> float | None:
         """The error on all images in float64, if it is rounding."""

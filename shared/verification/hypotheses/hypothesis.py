@@ -37,6 +37,8 @@ class Port:
     batch_statistics: bool = False  # in evaluation
     dropout: Callable[[Plan, int], Mapping[str, Array]] | None = None  # masks in evaluation
     precision: str = "exact"
+    # Node -> what it computes instead of its operator, called as those of the reference are.
+    altered: Mapping[str, Callable[..., Array]] = field(default_factory=dict)
     outputs: tuple[Callable[[Array], Array], ...] = ()  # what is done to the network's output
     training_spec: ResNetSpec | None = None  # of the training branch, where it is another
     training: Training = PROBE

@@ -9,6 +9,7 @@ from shared.architecture.spec import ResNetSpec
 from shared.errors import SpecError, nearest
 from shared.training.config import PROBE, Training
 from shared.verification.hypotheses.hypothesis import Hypothesis
+from shared.verification.hypotheses.of_layers import of_layers
 from shared.verification.hypotheses.of_spec import of_spec
 from shared.verification.hypotheses.of_surroundings import of_precision, of_surroundings
 from shared.verification.hypotheses.of_training import of_training
@@ -39,6 +40,7 @@ def _every(spec: ResNetSpec, training: Training, prepared: str | None) -> tuple[
 def _all(spec: ResNetSpec, training: Training, prepared: str | None) -> Iterator[Hypothesis]:
     yield from of_spec(spec)
     yield from of_surroundings(spec, prepared)
+    yield from of_layers(spec)
     yield from of_weights(spec)
     yield from of_training(spec, training)
     yield from of_precision()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from shared.architecture.plan import Plan
-from shared.architecture.preprocessing import PREPROCESSING, RAW, Preprocessing
+from shared.architecture.preprocessing import ONES, PREPROCESSING, RAW, ZEROS, Preprocessing
 from shared.architecture.spec import ResNetSpec
 from shared.training.config import dropout_masks
 from shared.verification.hypotheses.hypothesis import Array, Hypothesis, Port
@@ -144,6 +144,8 @@ def _of_preprocessing(spec: ResNetSpec, prepared: str | None) -> Iterator[Hypoth
             functools.partial(_prepared, before=None, after=known[how], channels=spec.in_channels),
             0 if assumed else 1,
         )
+        if assumed:
+            yield from _halfway(how, known[how], spec.in_channels)
         for other in known if assumed else ():
             if other != how:
                 what = {
@@ -159,6 +161,27 @@ def _of_preprocessing(spec: ResNetSpec, prepared: str | None) -> Iterator[Hypoth
                 )
     yield _image_change("times 255", "the images are 255 times as large", lambda x: x * 255)
     yield _image_change("over 255", "the images are divided by 255 once more", lambda x: x / 255)
+
+
+def _halfway(how: str, right: Preprocessing, channels: int) -> Iterator[Hypothesis]:
+    """The right numbers, some of them left out or in another order."""
+    for what, wrong in (
+        ("the mean subtracted, not divided by the deviation", right._replace(std=ONES)),
+        ("divided by the deviation, the mean not subtracted", right._replace(mean=ZEROS)),
+        ("mean and deviation exchanged", right._replace(mean=right.std, std=right.mean)),
+        ("not divided by 255 before the mean is subtracted", right._replace(divisor=1)),
+        ("divided by 255 twice before the mean is subtracted", right._replace(divisor=255 * 255)),
+        (
+            "the mean and deviation of BGR on RGB",
+            right._replace(mean=right.mean[::-1], std=right.std[::-1]),
+        ),
+    ):
+        if wrong != right and all(wrong.std):
+            yield _image_change(
+                f"{how}: {what}",
+                f"the images are normalised wrongly ({how}): {what}",
+                functools.partial(_prepared, before=right, after=wrong, channels=channels),
+            )
 
 
 def _prepared(x: Array, before: Preprocessing | None, after: Preprocessing, channels: int) -> Array:
