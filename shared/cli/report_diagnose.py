@@ -15,6 +15,7 @@ from shared.verification.diagnosis.audit import Audit, Planted
 from shared.verification.diagnosis.diagnose import Cause, Diagnosis
 from shared.verification.diagnosis.isolated import Alone
 from shared.verification.instrument import Instrument
+from shared.verification.recording import GRADIENTS
 
 SHOWN = 3  # layers of a cause; JSON has all of them
 ALONE_SHOWN = 6  # layers
@@ -169,13 +170,14 @@ def print_isolated(console: Console, found: Sequence[Isolated]) -> None:
         console.print()
     for side, check, rows in found:
         wrong = [row for row in rows if row.wrong]
+        what = "gradients" if check == GRADIENTS else "layers"
         if wrong:
             some = ", ".join(f"{row.name} ({row.error:.1e})" for row in wrong[:ALONE_SHOWN])
             more = f" and {len(wrong) - ALONE_SHOWN} more" if len(wrong) > ALONE_SHOWN else ""
-            said, style = f"{len(wrong)} of {len(rows)} layers are wrong: {some}{more}", "red"
+            said, style = f"{len(wrong)} of {len(rows)} {what} are wrong: {some}{more}", "red"
         else:
             worst = max(rows, key=lambda row: row.error / row.limit)
-            said = f"all {len(rows)} layers are right; worst {worst.error:.1e} in {worst.name}"
+            said = f"all {len(rows)} {what} are right; worst {worst.error:.1e} in {worst.name}"
             style = "green"
         line = f"{side}, {check}, every layer by itself: {said}"
         console.print(Text(printable(line), style), soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from pathlib import Path
@@ -50,6 +51,15 @@ from shared.errors import SpecError
 if TYPE_CHECKING:
     from shared.verification.trace import Trace
 
+Alone = Annotated[
+    bool,
+    typer.Option(
+        "--isolated",
+        help="Also every layer by itself, fed what its framework had in front of it: errors "
+        "do not add up; and every gradient, from the framework's own activations.",
+        metavar="",
+    ),
+]
 PAGE_SHARE = 20  # of the time of a run, one part in so many goes into pages of what is done
 
 
@@ -78,6 +88,7 @@ def verify(
     mini: Mini = False,
     check: Checks = None,
     training: TrainingSettings = None,
+    alone: Alone = False,
     json_file: Json = None,
     markdown: MarkdownFile = None,
     html: HtmlFile = None,
@@ -90,7 +101,7 @@ def verify(
     from shared.cli import report_verify as report
     from shared.cli.live import is_live
     from shared.cli.report_checkpoints import print_remarks
-    from shared.cli.report_diagnose import causes_json, print_causes
+    from shared.cli.report_diagnose import causes_json, isolated_json, print_causes, print_isolated
     from shared.frameworks.registry import installed
     from shared.frameworks.verify import DEFAULT_PRESETS, count_networks, iter_verdicts
 
@@ -117,6 +128,7 @@ def verify(
     inputs = make_inputs(
         specs, names, dtype, seed, batch, image_size, canonical, image, weights, check, training
     )
+    inputs = dataclasses.replace(inputs, isolated=alone)
     console, errors = make_console(json_file), make_console(stderr=True)
     verdicts, due = [], 0.0
     with report.VerifyProgress(errors, total=count_networks(specs) * len(chosen)) as progress:
@@ -153,6 +165,17 @@ def verify(
             "causes": [
                 cause for v in verdicts for cause in causes_json(v.causes, preset=v.spec.name)
             ],
+            **(
+                {
+                    "isolated": [
+                        {"preset": v.spec.name, **row}
+                        for v in verdicts
+                        for row in isolated_json(v.isolated)
+                    ]
+                }
+                if alone
+                else {}
+            ),
         },
     )
     write_node_data(model_explorer, comparisons)
@@ -162,9 +185,15 @@ def verify(
         console.print()
         console.print(report.comparison_table(comparisons), soft_wrap=True)
         report.print_failures(console, comparisons)
+        print_isolated(console, verdicts[0].isolated)
         print_causes(console, verdicts[0].causes)
     else:
         console.print(report.verdict_table(verdicts), soft_wrap=True)
+        print_isolated(
+            console,
+            [(f"{v.spec.name}, {side}", check, rows)
+             for v in verdicts for side, check, rows in v.isolated],
+        )  # fmt: skip
     console.print()
     console.print(report.conclusion(verdicts, time.perf_counter() - started), soft_wrap=True)
     absent = (
@@ -267,15 +296,7 @@ def _trace_target(
 def compare(
     files: Annotated[list[Path], typer.Argument(help="Two traces or more.", metavar="FILE...")],
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer.", metavar="")] = False,
-    alone: Annotated[
-        bool,
-        typer.Option(
-            "--isolated",
-            help="Also every layer by itself, fed what its framework had in front of it, so that "
-            "errors do not add up (traces of the probe's weights).",
-            metavar="",
-        ),
-    ] = False,
+    alone: Alone = False,
     json_file: Json = None,
     html: HtmlFile = None,
     markdown: MarkdownFile = None,

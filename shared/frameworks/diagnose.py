@@ -17,7 +17,7 @@ from shared.verification.comparison import Comparison
 from shared.verification.diagnosis.audit import Audit, audit
 from shared.verification.diagnosis.diagnose import Diagnosis
 from shared.verification.diagnosis.diagnose import diagnose as search
-from shared.verification.diagnosis.isolated import Alone, isolated
+from shared.verification.diagnosis.isolated import Alone, isolated, isolated_gradients
 from shared.verification.diagnosis.observations import (
     STORED,
     Observations,
@@ -26,7 +26,7 @@ from shared.verification.diagnosis.observations import (
 )
 from shared.verification.diagnosis.passes import TrainerKit
 from shared.verification.hypotheses.hypothesis import Port
-from shared.verification.recording import EVAL, OUTPUT, TRAIN
+from shared.verification.recording import EVAL, GRADIENTS, OUTPUT, TRAIN
 from shared.verification.trace import Trace
 from shared.weights.digests import digest
 from shared.weights.probe import probe_images, probe_weights
@@ -128,21 +128,30 @@ def causes(
     return found
 
 
-def isolated_layers(traces: Sequence[Trace]) -> list[tuple[str, str, list[Alone]]]:
-    """For each trace of the probe's weights, and check of a forward pass that it has, every layer
-    by itself: (framework, check, layers).
+def isolated_layers(
+    traces: Sequence[Trace],
+    weights: Mapping[str, np.ndarray] | None = None,
+    images: np.ndarray | None = None,
+) -> list[tuple[str, str, list[Alone]]]:
+    """For each trace, and check of a pass that it has, every layer by itself, forward, and every
+    tensor's gradient: (framework, check, layers).
 
-    Raises `CheckpointError` for a trace of other weights or images.
+    `weights` and `images` are those that the traces are of; the probe's where None. Raises
+    `CheckpointError` for a trace of others than the probe's then.
     """
     found = []
     for trace in traces:
-        observed = observations_of_trace(trace)
-        weights = {n: np.asarray(a).astype(np.float64) for n, a in _probe_weights(trace).items()}
-        port = Port(trace.spec, weights, observed.images, training=observed.training)
+        observed = observations_of_trace(trace, images=images)
+        given = _probe_weights(trace) if weights is None else weights
+        wide = {n: np.asarray(a).astype(np.float64) for n, a in given.items()}
+        port = Port(trace.spec, wide, observed.images, training=observed.training)
         for check in (EVAL, TRAIN):
             if f"{check}/{OUTPUT}" in observed.values:
                 rows = isolated(port, observed.values, trace.dtype, check)
                 found.append((trace.framework, check, rows))
+        if f"{TRAIN}/{OUTPUT}" in observed.values and "grad/input" in observed.values:
+            rows = isolated_gradients(port, observed.values, observed.labels, trace.dtype)
+            found.append((trace.framework, GRADIENTS, rows))
     return found
 
 

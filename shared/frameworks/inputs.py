@@ -34,6 +34,7 @@ class Inputs:
     weights_name: str | None = None  # what the user called the weights
     checks: tuple[str, ...] = (EVAL,)
     training: Training = PROBE
+    isolated: bool = False  # also every layer by itself
 
     @property
     def images_in_batch(self) -> int:

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared.architecture.plan import Plan, make_plan
 from shared.architecture.presets import get_spec
 from shared.architecture.spec import InitSpec, ResNetSpec
 from shared.errors import FrameworkError
 from shared.frameworks.capacity import memory_for, plan_rounds, require_space, trace_bytes
-from shared.frameworks.diagnose import causes
+from shared.frameworks.diagnose import causes, isolated_layers
 from shared.frameworks.exported.kinds import KINDS
 from shared.frameworks.inputs import Inputs, save_images
 from shared.frameworks.pool import WorkerPool
@@ -26,6 +26,7 @@ from shared.frameworks.workers import TraceWorker
 from shared.machine import in_memory
 from shared.verification.comparison import Comparison, compare
 from shared.verification.diagnosis.diagnose import Diagnosis
+from shared.verification.diagnosis.isolated import Alone
 from shared.verification.recording import EVAL
 from shared.verification.trace import Trace
 from shared.weights.canonical import read_weights
@@ -84,6 +85,8 @@ class Verdict:
     )
     # Framework -> why it is not as the reference, where a comparison failed; see `causes`.
     causes: Mapping[str, Diagnosis | str] = field(default_factory=dict)
+    # Every layer by itself, where `Inputs.isolated` asks for it: (framework, check, its layers).
+    isolated: tuple[tuple[str, str, list[Alone]], ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -241,17 +244,36 @@ def _verify_one(
     comparisons: list[Comparison] = []
     versions: dict[str, str] = {}
     why: dict[str, Diagnosis | str] = {}
+    isolated: list[tuple[str, str, list[Alone]]] = []
     for checks in rounds:
         wanted = replace(inputs, checks=checks)
-        taken, found, used, reasons = _compare_all(
+        found = _compare_all(
             plan, pool, wanted, images, folder, on_step if checks == rounds[-1] else None
         )
-        steps = [a.and_then(b) for a, b in zip(steps, taken, strict=True)] if steps else taken
-        comparisons += found
-        versions |= used
-        why |= {name: reason for name, reason in reasons.items() if name not in why}
+        steps = (
+            [a.and_then(b) for a, b in zip(steps, found.steps, strict=True)]
+            if steps
+            else found.steps
+        )
+        comparisons += found.comparisons
+        versions |= found.versions
+        isolated += found.isolated
+        why |= {name: reason for name, reason in found.causes.items() if name not in why}
     seconds = time.perf_counter() - started
-    return Verdict(spec, plan, tuple(comparisons), tuple(steps), versions, seconds, causes=why)
+    return Verdict(
+        spec, plan, tuple(comparisons), tuple(steps), versions, seconds,
+        causes=why, isolated=tuple(isolated),
+    )  # fmt: skip
+
+
+class _Compared(NamedTuple):
+    """What came of one round of checks."""
+
+    steps: list[TraceTaken]
+    comparisons: list[Comparison]
+    versions: dict[str, str]
+    causes: dict[str, Diagnosis | str]
+    isolated: list[tuple[str, str, list[Alone]]]
 
 
 def _compare_all(
@@ -261,7 +283,7 @@ def _compare_all(
     images: Path | None,
     folder: Path,
     on_step: Callable[[TraceTaken], None] | None,
-) -> tuple[list[TraceTaken], list[Comparison], dict[str, str], dict[str, Diagnosis | str]]:
+) -> _Compared:
     """Every framework's trace with every other's, which versions took them, and why any failed."""
     files = [folder / f"{i}.safetensors" for i in range(len(pool.frameworks))]
     written = sum(trace_bytes(plan, inputs, inputs.checks, name) for name in pool.frameworks)
@@ -284,13 +306,18 @@ def _compare_all(
         if _records(a.framework, check) and _records(b.framework, check)
     ]
     why: dict[str, Diagnosis | str] = {}
-    if not all(comparison.passed for comparison in comparisons):
-        weights = read_weights(inputs.weights, plan.spec)[0] if inputs.weights else None
+    passed = all(comparison.passed for comparison in comparisons)
+    weights = None
+    if inputs.weights and (inputs.isolated or not passed):
+        weights = read_weights(inputs.weights, plan.spec)[0]
+    if not passed:
         why = causes(traces, comparisons, weights, inputs.images)
+    others = [trace for trace in traces if not trace.framework.startswith("reference")]
+    isolated = isolated_layers(others, weights, inputs.images) if inputs.isolated else []
     for file in files:
         file.unlink(missing_ok=True)
     versions = {name: version for trace in traces for name, version in trace.versions.items()}
-    return list(steps), comparisons, versions, why
+    return _Compared(list(steps), comparisons, versions, why, isolated)
 
 
 def _records(side: str, check: str) -> bool:

@@ -184,11 +184,7 @@ class Run:
     def apply(self, node: Node, inputs: list[Array]) -> Array:
         """The node's operator on other inputs."""
         port, precision = self.port, self.port.precision
-        tensors = self.tensors(node)
-        if port.batch_statistics and isinstance(node.op, BatchNorm):
-            tensors |= batch_statistics(node.op, tensors, *inputs)[0]
-        if node.name in self._masks:
-            tensors["mask"] = self._masks[node.name]
+        tensors = self.operands(node, inputs)
         narrow = precision not in ("exact", "float32")
         if narrow and (precision != "TF32" or isinstance(node.op, Conv | Linear)):
             inputs = [rounded(x, precision) for x in inputs]
@@ -202,6 +198,15 @@ class Run:
                 raise
             raise SpecError(f"{node.name} does not fit altered operators: {error}") from None
         return rounded(value, precision) if narrow and precision != "TF32" else value
+
+    def operands(self, node: Node, inputs: list[Array]) -> dict[str, Array]:
+        """By leaf what the operator reads: in training, with the batch's statistics and masks."""
+        tensors = self.tensors(node)
+        if self.port.batch_statistics and isinstance(node.op, BatchNorm):
+            tensors |= batch_statistics(node.op, tensors, *inputs)[0]
+        if node.name in self._masks:
+            tensors["mask"] = self._masks[node.name]
+        return tensors
 
     def tensors(self, node: Node) -> dict[str, Array]:
         return {leaf: self.port.weights[f"{node.name}.{leaf}"] for leaf in node.op.tensors()}

@@ -36,7 +36,7 @@ PAIRS = 24  # that are run each time
 # What the gradient knows least of, because all of a block changes.
 BLOCKS = re.compile(r"stages\.\d+\.blocks\.\d+ and stages\.\d+\.blocks\.\d+ exchanged")
 # A float32 search is enough where a mistake is so many times float32's own rounding.
-SEEN_IN_FLOAT32 = 3e3
+SEEN_IN_FLOAT32 = 150.0
 MANY_TIMES = math.log(30.0)
 TINY = 1e-300
 STAGES = ("likely", "pointed at", "rest")

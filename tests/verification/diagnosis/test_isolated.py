@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared.verification.diagnosis.isolated import isolated, wrong_layers
-from shared.verification.recording import EVAL, TRAIN
+from shared.frameworks.diagnose import KIT
+from shared.verification.diagnosis.isolated import isolated, isolated_gradients, wrong_layers
+from shared.verification.diagnosis.passes import Passes
+from shared.verification.recording import EVAL, GRADIENTS, TRAIN
 from tests.verification.diagnosis.ports import diagnosed, observed, right, small, with_mistakes
 
 TWO = (
@@ -54,3 +56,37 @@ def test_a_wrong_value_in_one_place_is_seen() -> None:
     values[name] = values[name].copy()
     values[name][0, 0, 0, 0] += 1e-9 * np.abs(values[name]).max()
     assert wrong_layers(isolated(base, values, "float64"))[0] == name.removeprefix("eval/")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("preset", ["torchvision/resnet18", "cifar/preresnet20"])
+def test_gradients_of_the_right_port_are_right(preset: str, dtype: str) -> None:
+    base = right(small(preset), 4)
+    seen = observed(base, base, dtype=dtype, checks=[EVAL, TRAIN, GRADIENTS])
+    rows = isolated_gradients(base, seen.values, seen.labels, dtype)
+    assert wrong_layers(rows) == []
+    assert len(rows) == len(base.training.trainable(base.plan)) + 1
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_gradient_that_is_stopped_is_wrong_and_no_other(dtype: str) -> None:
+    base = right(small(), 4)
+    port = with_mistakes(base, ["gradient of stages.1.blocks.1.conv1.weight stopped"])
+    seen = observed(port, base, dtype=dtype, checks=[EVAL, TRAIN, GRADIENTS])
+    rows = isolated_gradients(base, seen.values, seen.labels, dtype)
+    assert wrong_layers(rows) == ["stages.1.blocks.1.conv1.weight"]
+
+
+def test_gradients_in_front_of_a_wrong_kernel_are_right() -> None:
+    """Though all of them differ from what the reference has on its own activations."""
+    base = right(small(), 4)
+    port = with_mistakes(base, ["stages.2.blocks.0.conv2: flipped in width"])
+    seen = observed(port, base, dtype="float64", checks=[EVAL, TRAIN, GRADIENTS])
+    wrong = wrong_layers(isolated_gradients(base, seen.values, seen.labels))
+    assert wrong[0] == "stages.2.blocks.0.norm1.bias"
+    own = Passes(base, kit=KIT, labels=seen.labels)
+    assert all(
+        np.abs(own.get(key) - array).max() > 1e-6 * np.abs(array).max()
+        for key, array in seen.values.items()
+        if key.startswith("grad/")
+    )
