@@ -166,11 +166,11 @@ class Search:
         if scan.best:
             return [scan.best]
         if several:
+            for pair in scan.pairs_of_fields():
+                return self._best_values(scan, pair)
             for stage in range(len(STAGES)):
                 if two := self._behind(scan, scan.worth(BEAM), behind, stage):
                     return two
-            for pair in scan.pairs_of_fields():
-                return self._best_values(scan, pair)
         return []
 
     def _behind(
