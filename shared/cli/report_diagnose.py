@@ -11,6 +11,7 @@ from rich.status import Status
 from rich.text import Text
 
 from shared.cli.tables import printable
+from shared.frameworks.user_check import Checked
 from shared.verification.diagnosis.audit import Audit, Planted
 from shared.verification.diagnosis.diagnose import Cause, Diagnosis
 from shared.verification.diagnosis.isolated import Alone
@@ -111,6 +112,22 @@ def on_try(status: Status, what: str = "looking for the change") -> Callable[[in
 
 def print_audit(console: Console, name: str, found: Audit, seconds: float) -> None:
     """The score, why the check is blind, and what it cannot see, a kind at a time."""
+    count, height, width, _ = found.images
+    line = (
+        f"{count} images of {height} x {width}, tolerance {found.tolerance:g}, "
+        f"{len(found.layers)} layers beside the output; {seconds:.1f} s"
+    )
+    _print_planted(console, name, found, line)
+
+
+def print_checked(console: Console, name: str, found: Checked, seconds: float) -> None:
+    """The same of a user's own check."""
+    more = f"; {found.left_out} more were not planted (--plant N)" if found.left_out else ""
+    line = f"planted in files of format {found.format}, {found.command}; {seconds:.1f} s{more}"
+    _print_planted(console, name, found, line)
+
+
+def _print_planted(console: Console, name: str, found: Audit | Checked, figures: str) -> None:
     unseen = found.unseen
     total = len(found.mistakes)
     if not total:
@@ -130,12 +147,7 @@ def print_audit(console: Console, name: str, found: Audit, seconds: float) -> No
         lines += [f"            {p.error:.1e}  {p.what}" for p in members[:UNSEEN_SHOWN]]
         if len(members) > UNSEEN_SHOWN:
             lines.append(f"            and {len(members) - UNSEEN_SHOWN} more; --json has all")
-    count, height, width, _ = found.images
-    lines.append(
-        f"  {count} images of {height} x {width}, tolerance {found.tolerance:g}, "
-        f"{len(found.layers)} layers beside the output; {seconds:.1f} s"
-    )
-    for line in lines:
+    for line in [*lines, f"  {figures}"]:
         console.print(Text(printable(line)), soft_wrap=True)
 
 

@@ -114,6 +114,31 @@ def audit(
             metavar="X",
         ),
     ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            "--check",
+            help="Your check as a command, with {file} where the weights to load stand: mistakes "
+            "are planted in files like TARGET, and the command run on each (exit code 0: passed). "
+            "No shell runs it.",
+            metavar="COMMAND",
+        ),
+    ] = None,
+    most: Annotated[
+        int | None,
+        typer.Option(
+            "--plant", help="How many mistakes --check plants; 60 unless given.", min=1, metavar="N"
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout",
+            help="Seconds for one run of --check; 600 unless given.",
+            min=0.1,
+            metavar="X",
+        ),
+    ] = None,
     source_format: Format = None,
     preset: WhichPreset = None,
     settings: Settings = None,
@@ -121,12 +146,15 @@ def audit(
     leave_out: LeaveOut = None,
     json_file: Json = None,
 ) -> None:
-    """Say which mistakes a check of outputs could not see with its weights and images, and why."""
+    """Say which mistakes a check of outputs could not see with its weights and images, and why; or
+    which files with mistakes a check of your own lets pass.
+    """
     from shared.cli import report_diagnose as report
     from shared.cli.live import open_source
     from shared.cli.report_checkpoints import print_remarks
     from shared.frameworks.diagnose import audit_of_trace, audit_of_weights
     from shared.frameworks.inputs import BATCH
+    from shared.frameworks.user_check import MOST, SECONDS, audit_command
     from shared.verification.diagnosis.audit import TOLERANCE
 
     started = time.perf_counter()
@@ -135,6 +163,13 @@ def audit(
         raise SpecError("name the weights of the check, or give --io with a trace of the probe's")
     if io and (image or image_size or batch):
         raise SpecError("--io has the images; --image, --image-size and --batch go without it")
+    if check is None and (most or seconds):
+        raise SpecError("--plant and --timeout belong to --check")
+    if check is not None and (target is None or io or image or image_size or batch or tolerance):
+        raise SpecError(
+            "--check takes the weights that it loads and nothing else: images and tolerance are "
+            "its own"
+        )
     limit = TOLERANCE if tolerance is None else tolerance
     console, errors = make_console(json_file), make_console(stderr=True)
     with errors.status("running the reference") as status:
@@ -150,6 +185,18 @@ def audit(
                 leave_out=leave_out,
             )
             name = checkpoint.spec.name
+            if check is not None:
+                checked = audit_command(
+                    checkpoint,
+                    check,
+                    seconds=seconds or SECONDS,
+                    most=most or MOST,
+                    on_try=report.on_plant(status),
+                )
+                write_json(json_file, checked.to_dict())
+                print_remarks(console, checkpoint)
+                report.print_checked(console, name, checked, time.perf_counter() - started)
+                raise typer.Exit(0 if checked.mistakes and not checked.unseen else 1)
             found = audit_of_weights(
                 checkpoint,
                 io,

@@ -178,7 +178,7 @@ def why_blind(port: Port, unseen: Sequence[Planted], tolerance: float) -> Iterat
     """Why mistakes pass unseen, as far as weights, images and tolerance say it."""
     if not unseen:
         return
-    yield from _of_weights(port)
+    yield from reasons_of_weights(port)
     yield from _of_images(port)
     small = [planted for planted in unseen if planted.error > 0]
     if small:
@@ -189,7 +189,7 @@ def why_blind(port: Port, unseen: Sequence[Planted], tolerance: float) -> Iterat
         )
 
 
-def _of_weights(port: Port) -> Iterator[str]:
+def reasons_of_weights(port: Port) -> Iterator[str]:
     weights, plan = port.weights, port.plan
     gammas = [weights[name] for name in last_gammas(plan) if name in weights]
     zero = sum(not gamma.any() for gamma in gammas)

@@ -169,7 +169,8 @@ class Search:
             for pair in scan.pairs_of_fields():
                 return self._best_values(scan, pair)
             for stage in range(len(STAGES)):
-                if two := self._behind(scan, scan.worth(BEAM), behind, stage):
+                most_likely = scan.worth(BEAM if stage < 2 else BEAM // 2)
+                if two := self._behind(scan, most_likely, behind, stage):
                     return two
         return []
 
