@@ -10,20 +10,18 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from shared.errors import SpecError
 from shared.verification.diagnosis.effects import Effects
 from shared.verification.diagnosis.execution import cast
+from shared.verification.diagnosis.measured import Measured
 from shared.verification.diagnosis.passes import Passes, check_of, one_image
 from shared.verification.diagnosis.ranking import MOST_OUTPUTS, in_order
 from shared.verification.hypotheses.hypothesis import Array, Hypothesis, Port
 from shared.verification.recording import EVAL, TRAIN
-
-if TYPE_CHECKING:
-    from shared.verification.diagnosis.search import Search
 
 LIKELY_RANK = 2  # hypotheses of the whole network, before single tensors
 LEAST_GAIN = 0.97  # of the distance that is left, for a hypothesis worth going on with
@@ -72,7 +70,7 @@ class Scan:
     `hits` are those that explain the key, `tried` all that have been run.
     """
 
-    def __init__(self, search: Search, port: Port, key: str, hypotheses: Iterable[Hypothesis]):
+    def __init__(self, search: Measured, port: Port, key: str, hypotheses: Iterable[Hypothesis]):
         self.search = search
         self.port = port
         self.key = key
