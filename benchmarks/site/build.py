@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -31,6 +32,7 @@ def stage(source: Path) -> None:
     shutil.copytree(Path(__file__).parent / "sphinx", source)
     for path in DOCS.rglob("*.md"):
         _write(source / path.relative_to(DOCS), path.read_text("utf-8"))
+    _write(source / "index.md", with_the_rest((DOCS / "index.md").read_text("utf-8")))
     shutil.copytree(DOCS / "pictures", source / "pictures")
     for idiom in IDIOMS:
         _write(source / "idioms" / f"{idiom.name}.md", pages.idiom_page(idiom))
@@ -39,6 +41,15 @@ def stage(source: Path) -> None:
     _write(source / "command.md", pages.command_page((DOCS / "command.md").read_text("utf-8")))
     _write(source / "python.rst", pages.python_page())
     _write(source / "extra" / "side-by-side.html", side_by_side.page(measure.load()))
+
+
+def with_the_rest(index: str) -> str:
+    """The first page, which lists the pages in order, and behind them those that it does not."""
+    listed = set(re.findall(r"^(?:.* <)?([\w/-]+)>?$", index, re.MULTILINE))
+    pages = sorted(str(p.relative_to(DOCS).with_suffix("")) for p in DOCS.rglob("*.md"))
+    rest = [page for page in pages if page not in listed | {"index"}]
+    head = "```{toctree}\n:hidden:\n:caption: More\n\n"
+    return index + (f"\n{head}" + "\n".join(rest) + "\n```\n" if rest else "")
 
 
 def _write(path: Path, text: str) -> None:

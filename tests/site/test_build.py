@@ -28,6 +28,15 @@ def test_a_page_of_an_idiom_has_its_files(idiom: object) -> None:
     assert "## Who was bitten\n* [" in text.replace("\n\n", "\n")
 
 
+def test_a_new_page_is_listed() -> None:
+    from benchmarks.site.build import DOCS, with_the_rest
+
+    index = (DOCS / "index.md").read_text("utf-8")
+    assert with_the_rest(index).count("checkpoints\n") == index.count("checkpoints\n")
+    without = index.replace("\ncheckpoints\n", "\n")
+    assert "More\n\ncheckpoints\n" in with_the_rest(without)
+
+
 def test_every_command_is_there() -> None:
     text = pages.command_page("# The command")
     commands = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
