@@ -20,6 +20,7 @@ NETWORKS = (
     Shown("fb/preresnet50", "V2", "norm and ReLU stand in front of the convolutions"),
     Shown("torchvision/resnet18", "basic", "two 3 x 3 convolutions a block"),
     Shown("timm/resnet50d", "ResNet-D", "a deep stem; a pool halves the shortcut"),
+    Shown("bit/r50x1", "BiT", "standardised filters, group norm"),
     Shown("cifar/resnet20", "CIFAR, option A", "shortcuts without weights, for 32 x 32"),
     Shown("keras/resnet50v2", "Keras V2", "the last block of a stage strides; eps 1.001e-5"),
 )
