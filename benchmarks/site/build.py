@@ -37,10 +37,11 @@ def stage(source: Path) -> None:
     for idiom in IDIOMS:
         _write(source / "idioms" / f"{idiom.name}.md", pages.idiom_page(idiom))
     _write(source / "idioms" / "index.md", pages.idioms_page())
-    _write(source / "networks.md", pages.networks_page())
+    measured = measure.load()
+    _write(source / "networks.md", pages.networks_page(measured))
     _write(source / "command.md", pages.command_page((DOCS / "command.md").read_text("utf-8")))
     _write(source / "python.rst", pages.python_page())
-    _write(source / "extra" / "side-by-side.html", side_by_side.page(measure.load()))
+    _write(source / "extra" / "side-by-side.html", side_by_side.page(measured))
 
 
 def with_the_rest(index: str) -> str:

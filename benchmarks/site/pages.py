@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +15,7 @@ import shared
 from benchmarks.site.idioms import FRAMEWORKS, IDIOMS, Idiom, listing, load
 from benchmarks.site.networks import NETWORKS
 from benchmarks.site.side_by_side import coloured_lines, hanging
+from shared import get_spec, make_plan
 from shared.cli.main import app
 
 TEST = "tests/site/test_idioms.py::test_right_is_right_and_wrong_is_seen"
@@ -41,7 +42,8 @@ def _idiom(idiom: Idiom) -> Iterator[str]:
     yield "| --- | ---: | ---: | ---: |"
     measured = load()
     for kind in ("right", "wrong"):
-        cells = (f"{measured[name][idiom.name][kind]:.1e}" for name in FRAMEWORKS)
+        errors = (measured[name][idiom.name][kind] for name in FRAMEWORKS)
+        cells = (f"{error:.1e}" if error else "0" for error in errors)
         yield f"| `{kind}` | {' | '.join(cells)} |"
     limits = (f"{idiom.limits[name]:.0e}" for name in FRAMEWORKS)
     yield f"| limit of `right` | {' | '.join(limits)} |"
@@ -74,7 +76,7 @@ def idioms_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def networks_page() -> str:
+def networks_page(measured: Mapping[str, Any]) -> str:
     """The list of networks that are shown side by side, with addresses that stay."""
     lines = [
         "# Networks side by side",
@@ -83,12 +85,20 @@ def networks_page() -> str:
         "choose a part, and it lights up in all three, with its shapes, its parameters and its "
         "error in every check; choose another network, and what changes lights up.",
         "",
-        "| network | | |",
-        "| --- | --- | --- |",
+        "| network | | | parameters | largest error |",
+        "| --- | --- | --- | ---: | ---: |",
     ]
     for shown in NETWORKS:
         link = f'<a href="side-by-side.html#{shown.preset}">{shown.preset}</a>'
-        lines.append(f"| {link} | {shown.label} | {shown.what} |")
+        params = make_plan(get_spec(shown.preset)).params
+        checks = measured["networks"][shown.preset]["units"]["all"].values()
+        worst = max(max(check["pairs"].values()) for check in checks)
+        lines.append(f"| {link} | {shown.label} | {shown.what} | {params:,} | {worst:.1e} |")
+    lines += [
+        "",
+        "The error is the largest between any two of PyTorch, Keras, Flax and NumPy, of every "
+        "layer, gradient and step, in float64.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -106,7 +116,8 @@ def command_page(introduction: str) -> str:
 def _command(name: str, command: Any, context: typer.Context) -> Iterator[str]:
     yield f"## rosetta {name}\n"
     yield inspect.cleandoc(command.help or "").replace("\b\n", "") + "\n"
-    yield f"```text\nrosetta {name} {' '.join(command.collect_usage_pieces(context))}\n```\n"
+    usage = " ".join(command.collect_usage_pieces(context)).translate({ord("{"): "", ord("}"): ""})
+    yield f"```text\nrosetta {name} {usage}\n```\n"
     yield "| | |\n| --- | --- |"
     for parameter in command.get_params(context):
         if getattr(parameter, "hidden", False):
