@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.evidence_page import Row, page
-from shared.architecture.preprocessing import PREPROCESSING, RAW
+from shared.architecture.preprocessing import PREPROCESSING
 from shared.datasets.idx import read_idx
 from shared.formats.checkpoint import open_checkpoint
 from shared.images.samples import sample_pixels
@@ -146,7 +146,7 @@ def train(known: Known, folder: Path) -> None:
 
 def normalisation(how: str) -> tuple[str, str]:
     """What a recipe does to grey pixels of 0 to 1 that is a preprocessing of 0 to 255."""
-    known = {**PREPROCESSING, **RAW}[how]
+    known = PREPROCESSING[how]
     mean, std = (values[0] * known.divisor / 255 for values in (known.mean, known.std))
     return f"augmentation.mean=[{mean}]", f"augmentation.std=[{std}]"
 

@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 from jax.nn import relu
 
-from resnet_flax.layers import Conv, Dropout, Dtype, Norm, Shortcut
+from resnet_flax.layers import Conv, Dropout, Dtype, Identity, Norm, Shortcut
 from shared.architecture import ops
 from shared.architecture import plan as p
 
@@ -40,7 +40,8 @@ class AblationBlock(nnx.Module):
     def __init__(self, plan: p.Block, *, rngs: nnx.Rngs, dtype: Dtype):
         self.plan = plan
         self.shortcut = Shortcut(plan.shortcut, rngs=rngs, dtype=dtype)
-        self.dropout = Dropout(plan.dropout, rngs=rngs) if plan.dropout else None
+        self.dropout = Dropout(plan.shortcut_dropout, rngs=rngs) if plan.shortcut_dropout else None
+        self.inner_dropout = Dropout(plan.dropout, rngs=rngs) if plan.dropout else Identity()
         self.gate = Conv(plan.gate, rngs=rngs, dtype=dtype) if plan.gate else None
         for k, (conv, norm) in enumerate(zip(plan.convs, plan.norms, strict=True), start=1):
             setattr(self, f"conv{k}", Conv(conv, rngs=rngs, dtype=dtype))
@@ -66,8 +67,10 @@ class AblationBlock(nnx.Module):
             if order == "full_pre":
                 if k > 1:
                     x = relu(self._layer("norm", k)(x))
+                x = self.inner_dropout(x) if k == last else x
                 x = self._layer("conv", k)(x)
                 continue
+            x = self.inner_dropout(x) if k == last else x
             x = self._layer("conv", k)(x)
             if k < last or order != "norm_after_add":
                 x = self._layer("norm", k)(x)

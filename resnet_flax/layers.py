@@ -138,6 +138,7 @@ class BatchNorm(nnx.BatchNorm):
             momentum=op.momentum,
             epsilon=op.eps,
             use_fast_variance=False,
+            use_scale=op.scale,
             dtype=dtype,
             param_dtype=dtype,
             rngs=rngs,

@@ -12,7 +12,17 @@ from flax import nnx
 from jax.nn import relu
 
 from resnet_flax.ablation import AblationBlock
-from resnet_flax.layers import Conv, Dtype, GlobalPool, Linear, Norm, Pool, Shortcut
+from resnet_flax.layers import (
+    Conv,
+    Dropout,
+    Dtype,
+    GlobalPool,
+    Identity,
+    Linear,
+    Norm,
+    Pool,
+    Shortcut,
+)
 from shared.architecture import plan as p
 
 
@@ -65,13 +75,15 @@ class PreActBasicBlock(nnx.Module):
         self.shortcut = Shortcut(plan.shortcut, rngs=rngs, dtype=dtype)
         self.conv1 = Conv(plan.conv1, rngs=rngs, dtype=dtype)
         self.norm2 = Norm(plan.norm2, rngs=rngs, dtype=dtype)
+        self.inner_dropout = Dropout(plan.dropout, rngs=rngs) if plan.dropout else Identity()
         self.conv2 = Conv(plan.conv2, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         preact = relu(self.norm1(x)) if self.norm1 is not None else x
         shortcut = self.shortcut(preact if self.shortcut_preact else x)
         x = self.conv1(preact)
-        x = self.conv2(relu(self.norm2(x)))
+        x = relu(self.norm2(x))
+        x = self.conv2(self.inner_dropout(x))
         return x + shortcut
 
 
@@ -108,9 +120,12 @@ BLOCKS = {
 
 
 class Stem(nnx.Module):
-    """Convolutions with norm and ReLU between them, then the pool, where the plan has one."""
+    """A norm of the images, convolutions with norm and ReLU between them, the pool: those that the
+    plan has.
+    """
 
     def __init__(self, plan: p.Stem, *, rngs: nnx.Rngs, dtype: Dtype):
+        self.input_norm = Norm(plan.input_norm, rngs=rngs, dtype=dtype) if plan.input_norm else None
         self.depth = len(plan.convs)
         for k, (conv, norm) in enumerate(zip(plan.convs, plan.norms, strict=True), start=1):
             setattr(self, f"conv{k}", Conv(conv, rngs=rngs, dtype=dtype))
@@ -119,6 +134,8 @@ class Stem(nnx.Module):
         self.anti_alias = Pool(plan.anti_alias)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        if self.input_norm is not None:
+            x = self.input_norm(x)
         for k in range(1, self.depth + 1):
             x = getattr(self, f"conv{k}")(x)
             norm = getattr(self, f"norm{k}")

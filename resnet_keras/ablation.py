@@ -6,17 +6,15 @@ convolution. They live apart so that `model.py` shows the units that people use.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import keras
 from keras import ops as kops
 from keras.saving import register_keras_serializable
 
+from resnet_keras.dropout import Dropout
 from resnet_keras.init import Scope
 from resnet_keras.layers import Apply, Conv2D, Norm2D, ReLU, Shortcut
-from shared.architecture import ops
 from shared.architecture import plan as p
 from shared.architecture.ops import Shape
 
@@ -51,39 +49,6 @@ class Merge(keras.layers.Layer):
         return {**super().get_config(), "mode": self.mode, "scales": self.scales}
 
 
-@register_keras_serializable(package="resnet_rosetta")
-class MaskedDropout(keras.layers.Dropout):
-    """`Dropout` that keeps what it is told to keep, inside `keeping`."""
-
-    keep: Any = None  # bool [batch, height, width, channels]
-
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        if self.keep is None or not training:
-            return super().call(inputs, training=training)
-        return inputs * kops.cast(self.keep, inputs.dtype) / (1 - self.rate)
-
-
-@contextmanager
-def keeping(model: keras.Model, masks: Mapping[str, Any]) -> Iterator[None]:
-    """Calls of `model` in training mode drop what `masks` have False: bool NHWC tensors by the
-    layer's name.
-
-    Dropouts without a mask draw their own.
-    """
-    layers = {name: model.get_layer(name) for name in masks}
-    try:
-        for name, layer in layers.items():
-            layer.keep = masks[name]
-        yield
-    finally:
-        for layer in layers.values():
-            layer.keep = None  # a tensor of a traced function must not outlive it
-
-
-def Dropout(op: ops.Dropout, scope: Scope) -> keras.layers.Layer:
-    return MaskedDropout(op.rate, seed=scope.dropout_seed(), name=scope.name, dtype=scope.dtype)
-
-
 def AblationBlock(plan: p.Block, scope: Scope) -> Apply:
     """Any order of the unit's layers with any way to join it to its shortcut."""
     order, last = plan.order, len(plan.convs)
@@ -97,6 +62,9 @@ def AblationBlock(plan: p.Block, scope: Scope) -> Apply:
     def relu(k: int) -> Apply:
         return ReLU(scope / f"relu{k}")
 
+    def inner_dropout(x: Any) -> Any:
+        return Dropout(plan.dropout, scope / "inner_dropout")(x) if plan.dropout else x
+
     def apply(x: Any) -> Any:
         raw = x
         if plan.preact:
@@ -104,16 +72,18 @@ def AblationBlock(plan: p.Block, scope: Scope) -> Apply:
 
         source = x if plan.shortcut_preact else raw
         shortcut = Shortcut(plan.shortcut, scope / "shortcut")(source)
-        if plan.dropout is not None:
-            shortcut = Dropout(plan.dropout, scope / "dropout")(shortcut)
+        if plan.shortcut_dropout is not None:
+            shortcut = Dropout(plan.shortcut_dropout, scope / "dropout")(shortcut)
         gate = [Conv2D(plan.gate, scope / "gate")(source)] if plan.gate is not None else []
 
         for k in range(1, last + 1):
             if order == "full_pre":
                 if k > 1:
                     x = relu(k)(norm(k)(x))
+                x = inner_dropout(x) if k == last else x
                 x = conv(k)(x)
                 continue
+            x = inner_dropout(x) if k == last else x
             x = conv(k)(x)
             if k < last or order != "norm_after_add":
                 x = norm(k)(x)

@@ -172,7 +172,8 @@ class BatchNormalization(DottedName, keras.layers.BatchNormalization):
                 variance * self.momentum + batch_variance * (1 - self.momentum)
             )
             mean, variance = batch_mean, batch_variance
-        return (inputs - mean) * (self.gamma / kops.sqrt(variance + self.epsilon)) + self.beta
+        scale = (self.gamma if self.scale else 1) / kops.sqrt(variance + self.epsilon)
+        return (inputs - mean) * scale + self.beta
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "unbiased": self.unbiased}
@@ -208,7 +209,9 @@ def Norm2D(op: ops.Norm, scope: Scope) -> keras.layers.Layer:
     }
     if isinstance(op, ops.GroupNorm):
         return GroupNormalization(groups=op.groups, **arguments)
-    return BatchNormalization(momentum=op.momentum, unbiased=op.unbiased, **arguments)
+    return BatchNormalization(
+        momentum=op.momentum, unbiased=op.unbiased, scale=op.scale, **arguments
+    )
 
 
 @register_keras_serializable(package="resnet_rosetta")

@@ -17,6 +17,7 @@ import keras
 from keras.saving import register_keras_serializable
 
 from resnet_keras.ablation import AblationBlock
+from resnet_keras.dropout import Dropout
 from resnet_keras.init import Scope
 from resnet_keras.layers import (
     Add,
@@ -85,6 +86,8 @@ def PreActBasicBlock(plan: p.Block, scope: Scope) -> Apply:
         x = Conv2D(plan.conv1, scope / "conv1")(preact)
         x = Norm2D(plan.norm2, scope / "norm2")(x)
         x = ReLU(scope / "relu2")(x)
+        if plan.dropout:
+            x = Dropout(plan.dropout, scope / "inner_dropout")(x)
         x = Conv2D(plan.conv2, scope / "conv2")(x)
         return Add(scope)([shortcut, x])
 
@@ -124,9 +127,13 @@ BLOCKS = {
 
 
 def Stem(plan: p.Stem, scope: Scope) -> Apply:
-    """Convolutions with norm and ReLU between them, then the pool, where the plan has one."""
+    """A norm of the images, convolutions with norm and ReLU between them, the pool: those that the
+    plan has.
+    """
 
     def apply(x: Any) -> Any:
+        if plan.input_norm is not None:
+            x = Norm2D(plan.input_norm, scope / "input_norm")(x)
         for k, (conv, norm) in enumerate(zip(plan.convs, plan.norms, strict=True), start=1):
             x = Conv2D(conv, scope / f"conv{k}")(x)
             if norm is not None:  # a V2 stem ends in a bare convolution

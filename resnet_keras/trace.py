@@ -7,7 +7,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from resnet_keras.ablation import keeping
+from resnet_keras.dropout import keeping
 from resnet_keras.train import Trainer
 from resnet_keras.weights import (
     build,

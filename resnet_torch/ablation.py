@@ -41,7 +41,8 @@ class AblationBlock(nn.Module):
         self.order = plan.order
         self.preact, self.shortcut_preact = plan.preact, plan.shortcut_preact
         self.shortcut = make_shortcut(plan.shortcut)
-        self.dropout = Dropout(plan.dropout) if plan.dropout else None
+        self.dropout = Dropout(plan.shortcut_dropout) if plan.shortcut_dropout else None
+        self.inner_dropout = Dropout(plan.dropout) if plan.dropout else nn.Identity()  # of two
         self.gate = make_conv(plan.gate) if plan.gate else None
         # Without: the stem has activated already.
         self.norm1 = make_norm(plan.norms[0]) if plan.norms[0] else nn.Identity()
@@ -66,14 +67,14 @@ class AblationBlock(nn.Module):
 
         if self.order == "full_pre":
             x = self.conv1(x)
-            x = self.conv2(F.relu(self.norm2(x)))
+            x = self.conv2(self.inner_dropout(F.relu(self.norm2(x))))
             if self.conv3 is not None:
                 x = self.conv3(F.relu(self.norm3(x)))
             return self.join(shortcut, x, gate)
 
         x = F.relu(self.norm1(self.conv1(x)))
         if self.conv3 is None:
-            last_norm, x = self.norm2, self.conv2(x)
+            last_norm, x = self.norm2, self.conv2(self.inner_dropout(x))
         else:
             x = F.relu(self.norm2(self.conv2(x)))
             last_norm, x = self.norm3, self.conv3(x)

@@ -82,7 +82,7 @@ def biased_batch_norm(
     running_mean: Tensor,
     running_var: Tensor,
     batches: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     bias: Tensor,
     training: bool,
     momentum: float | None,
@@ -181,7 +181,10 @@ def make_norm(op: ops.Norm) -> nn.Module:
     layer = nn.BatchNorm2d if op.unbiased else BiasedBatchNorm2d
     # PyTorch does not train with an eps of 0. The smallest number, added to a variance, is none.
     eps = op.eps or math.ulp(0.0)
-    return layer(op.channels, eps=eps, momentum=round(1 - op.momentum, 12))
+    norm = layer(op.channels, eps=eps, momentum=round(1 - op.momentum, 12))
+    if not op.scale:
+        norm.register_parameter("weight", None)  # PyTorch has both or neither
+    return norm
 
 
 class Dropout(nn.Dropout):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from resnet_torch.ablation import AblationBlock
 from resnet_torch.layers import (
+    Dropout,
     GlobalPool2d,
     keep_biased,
     make_conv,
@@ -78,13 +79,15 @@ class PreActBasicBlock(nn.Module):
         self.shortcut = make_shortcut(plan.shortcut)
         self.conv1 = make_conv(plan.conv1)
         self.norm2 = make_norm(plan.norm2)
+        self.inner_dropout = Dropout(plan.dropout) if plan.dropout else nn.Identity()
         self.conv2 = make_conv(plan.conv2)
 
     def forward(self, x: Tensor) -> Tensor:
         preact = F.relu(self.norm1(x), inplace=True) if self.norm1 is not None else x
         shortcut = self.shortcut(preact if self.shortcut_preact else x)
         x = self.conv1(preact)
-        x = self.conv2(F.relu(self.norm2(x), inplace=True))
+        x = F.relu(self.norm2(x), inplace=True)
+        x = self.conv2(self.inner_dropout(x))
         return x.add_(shortcut)
 
 
@@ -122,10 +125,14 @@ BLOCKS = {
 
 
 class Stem(nn.Sequential):
-    """Convolutions with norm and ReLU between them, then the pool, where the plan has one."""
+    """A norm of the images, convolutions with norm and ReLU between them, the pool: those that the
+    plan has.
+    """
 
     def __init__(self, plan: p.Stem):
         layers = OrderedDict[str, nn.Module]()
+        if plan.input_norm is not None:
+            layers["input_norm"] = make_norm(plan.input_norm)
         for k, (conv, norm) in enumerate(zip(plan.convs, plan.norms, strict=True), start=1):
             layers[f"conv{k}"] = make_conv(conv)
             if norm is not None:  # a V2 stem ends in a bare convolution

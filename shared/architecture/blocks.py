@@ -8,6 +8,7 @@ from typing import Literal
 from shared.architecture.groups import Order
 from shared.architecture.ops import (
     AvgPool,
+    BatchNorm,
     BlurPool,
     Conv,
     Dropout,
@@ -25,8 +26,11 @@ AntiAlias = AvgPool | BlurPool  # what halves an image in the place of a strided
 
 @dataclass(frozen=True)
 class Stem:
-    """Convolutions, a norm (and ReLU) after each that has one, the pool, and the anti-aliasing."""
+    """The norm of the images; convolutions, a norm (and ReLU) after each that has one; the pool;
+    the anti-aliasing.
+    """
 
+    input_norm: BatchNorm | None
     convs: tuple[Conv, ...]
     norms: tuple[Norm | None, ...]
     pool: MaxPool | AvgPool | None
@@ -61,10 +65,11 @@ class Block:
     preact: bool  # the block activates its own input first
     convs: tuple[Conv, ...]
     norms: tuple[Norm | None, ...]
+    dropout: Dropout | None  # in front of the last convolution
     anti_alias: AntiAlias | None  # in front of the last convolution
     shortcut: Shortcut
     shortcut_preact: bool  # the shortcut sees the activated input
-    dropout: Dropout | None  # on the shortcut
+    shortcut_dropout: Dropout | None
     gate: Conv | None
     join: Merge
 

@@ -37,6 +37,8 @@ def stem_nodes(stem: Stem) -> list[Node]:
         nodes.append(Node(name, op, (last,), row))
         last = name
 
+    if stem.input_norm is not None:
+        add("stem.input_norm", stem.input_norm, stem.input_norm.kind)
     for k, (conv, norm) in enumerate(zip(stem.convs, stem.norms, strict=True), start=1):
         add(f"stem.conv{k}", conv, conv.kind)
         if norm is not None:
@@ -78,8 +80,8 @@ def block_nodes(block: Block) -> tuple[Node, ...]:
         skip = named("shortcut.norm", path.norm, skip)
     if path.subsample is not None:
         skip = named("shortcut", path.subsample, skip)
-    if block.dropout is not None:
-        skip = add("dropout", block.dropout, skip)
+    if block.shortcut_dropout is not None:
+        skip = add("dropout", block.shortcut_dropout, skip)
     gate = (named("gate", block.gate, source),) if block.gate is not None else ()
 
     for k, (conv, norm) in enumerate(zip(convs, norms, strict=True), start=1):
@@ -88,8 +90,12 @@ def block_nodes(block: Block) -> tuple[Node, ...]:
             if k > 1 and norm is not None:
                 x = named(f"norm{k}", norm, x)
                 x = add(f"relu{k}", ReLU(), x)
+            if last and block.dropout is not None:
+                x = add("inner_dropout", block.dropout, x)
             x = named(f"conv{k}", conv, x)
             continue
+        if last and block.dropout is not None:
+            x = add("inner_dropout", block.dropout, x)
         if last and block.anti_alias is not None:
             x = named("anti_alias", block.anti_alias, x)
         x = named(f"conv{k}", conv, x)

@@ -19,16 +19,20 @@ class StemSpec:
     `pool_padding` is what the max pool sees outside the image: `symmetric` one pixel of -inf on
     each side, `zero` one pixel of 0, which competes with negative values (keras.applications, BiT),
     `same` -inf on TensorFlow's SAME grid, `ceil` nothing in front and a last window that ends at
-    the border (Caffe, where sizes are rounded up; PyTorch's ceil_mode). `ceil` is `same` at even
-    sizes, and has one window less at odd ones.
+    the border (Caffe, where sizes are rounded up; PyTorch's ceil_mode), `valid` nothing at all (the
+    first ResNet-50 of Keras). `ceil` is `same` at even sizes, and has one window less at odd ones.
+
+    `input_norm` is a batch norm of the images themselves, MXNet's `bn_data`: `affine` with gamma
+    and beta, `shift` with beta alone.
     """
 
+    input_norm: Literal["none", "affine", "shift"] = "none"
     convs: tuple[tuple[int, int, int], ...] = ((7, 2, 64),)
     norm_act: bool = True  # norm and ReLU after the last convolution; V2 stems end bare
     bias: bool = False
     padding: Padding = "symmetric"
     pool: Literal["none", "max"] = "max"  # max: 3 x 3, stride 2
-    pool_padding: Literal["symmetric", "zero", "same", "ceil"] = "symmetric"
+    pool_padding: Literal["symmetric", "zero", "same", "ceil", "valid"] = "symmetric"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,9 @@ class BlockSpec:
     # False: the very first block skips its own pre-activation, because the stem has done it
     # (V2 paper, appendix; fb.resnet.torch).
     first_preact: bool = True
+    # Rate, while training, between the two convolutions of a basic block, behind the activation
+    # (Zagoruyko & Komodakis 2016, arXiv:1605.07146, section 2.4).
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +73,7 @@ class ShortcutSpec:
     bias: bool = False
     pool: Literal["none", "avg"] = "none"  # avg: ResNet-D, 2 x 2 average, then an unstrided 1 x 1
     # In pre-activation blocks: which shortcuts see the activated tensor instead of the raw one.
-    preact: Literal["never", "projection", "stage_entry"] = "projection"
+    preact: Literal["never", "projection", "stage_entry", "always"] = "projection"
     zero_pad: Literal["split", "tail"] = "split"  # side of option A's zero channels
     # How the shortcut x and the branch F(x) are merged (V2 paper, table 1). With the gate
     # g(x) = sigmoid(W x + b): exclusive_gate (1-g) x + g F, shortcut_gate (1-g) x + F.
@@ -113,6 +120,7 @@ class InitSpec:
         "kaiming_normal_fan_out",
         "kaiming_normal_fan_in",
         "he_normal_truncated",
+        "he_uniform",
         "glorot_uniform",
         "lecun_normal",
         "torch_default",
@@ -123,6 +131,7 @@ class InitSpec:
         "lecun_normal",
         "normal_0.01",
         "kaiming_normal_fan_in",
+        "he_normal_truncated",
         "zeros",
     ] = "torch_default"
     zero_residual: bool = False  # gamma of each block's last norm starts at 0

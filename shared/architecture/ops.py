@@ -24,7 +24,7 @@ def window_pads(
 ) -> Pads:
     """((top, bottom), (left, right)) that a window operator adds to an image of `size`.
 
-    valid      nothing;
+    valid      nothing, and what is left over at the end is not seen;
     symmetric  half of what the window reaches beyond its centre, on each side, as does `zero`;
     same       TensorFlow's rule: as little as makes ceil(size / stride) windows, the odd pixel at
                the end; `symmetric` at stride 1, and another grid at stride 2 on even sizes;
@@ -156,6 +156,7 @@ class BatchNorm(Op):
     momentum: float = 0.9
     zero_init: bool = False  # gamma starts at 0
     unbiased: bool = True
+    scale: bool = True  # False: gamma is 1, and no tensor
 
     def stored_variance(self, count: int) -> float:
         """What the biased variance of `count` values is multiplied by before it is stored."""
@@ -166,10 +167,12 @@ class BatchNorm(Op):
         return "batch_norm"
 
     def describe(self) -> str:
-        return f"eps {self.eps:g}, momentum {self.momentum:g}"
+        fixed = "" if self.scale else ", no scale"
+        return f"eps {self.eps:g}, momentum {self.momentum:g}{fixed}"
 
     def tensors(self) -> dict[str, Shape]:
-        return dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (self.channels,))
+        leaves = ("weight",) if self.scale else ()
+        return dict.fromkeys((*leaves, "bias", "running_mean", "running_var"), (self.channels,))
 
 
 @dataclass(frozen=True)
@@ -208,11 +211,11 @@ Norm = BatchNorm | GroupNorm | FoldedNorm
 
 @dataclass(frozen=True)
 class MaxPool(Op):
-    """Max pool. `padding`: `zero` pads with 0; `symmetric`, `same` and `ceil` pad with -inf."""
+    """Max pool. `padding`: `zero` pads with 0, `valid` not at all; the others pad with -inf."""
 
     kernel_size: int = 3
     stride: int = 2
-    padding: Literal["symmetric", "zero", "same", "ceil"] = "symmetric"
+    padding: Literal["symmetric", "zero", "same", "ceil", "valid"] = "symmetric"
 
     @property
     def kind(self) -> str:

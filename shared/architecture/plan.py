@@ -211,6 +211,14 @@ def _make_norm(spec: ResNetSpec, channels: int, *, zero_init: bool = False) -> N
     return BatchNorm(channels, norm.eps, norm.momentum, zero_init, norm.running_var == "unbiased")
 
 
+def _make_input_norm(spec: ResNetSpec) -> BatchNorm | None:
+    norm, kind = spec.norm, spec.stem.input_norm
+    if kind == "none":
+        return None
+    unbiased, scale = norm.running_var == "unbiased", kind == "affine"
+    return BatchNorm(spec.in_channels, norm.eps, norm.momentum, unbiased=unbiased, scale=scale)
+
+
 def _make_stem(spec: ResNetSpec) -> Stem:
     stem = spec.stem
     convs, norms, channels = [], [], spec.in_channels
@@ -237,7 +245,7 @@ def _make_stem(spec: ResNetSpec) -> Stem:
             pool = AvgPool(padding="valid")
         elif spec.anti_alias == "blur":
             pool, anti_alias = MaxPool(stride=1, padding=stem.pool_padding), BlurPool()
-    return Stem(tuple(convs), tuple(norms), pool, anti_alias)
+    return Stem(_make_input_norm(spec), tuple(convs), tuple(norms), pool, anti_alias)
 
 
 def _make_anti_alias(spec: ResNetSpec, place: _Place) -> AntiAlias | None:
@@ -304,6 +312,7 @@ def _make_block(spec: ResNetSpec, place: _Place) -> Block:
     sees_preact = preact and (
         (shortcut.preact == "projection" and path.conv is not None)
         or (shortcut.preact == "stage_entry" and place.entry)
+        or shortcut.preact == "always"
     )
     gate = None
     if shortcut.join in ("exclusive_gate", "shortcut_gate"):
@@ -315,16 +324,19 @@ def _make_block(spec: ResNetSpec, place: _Place) -> Block:
         ("full_pre", "bottleneck"): "PreActBottleneck",
     }
     kind = kinds.get((block.order, block.kind), "AblationBlock")
+    if shortcut.join != "add" or (block.dropout and kind != "PreActBasicBlock"):
+        kind = "AblationBlock"
     return Block(
-        kind=kind if shortcut.join == "add" else "AblationBlock",
+        kind=kind,
         order=block.order,
         preact=preact,
         convs=convs,
         norms=_make_norms(spec, convs, preact),
+        dropout=Dropout(block.dropout) if block.dropout else None,
         anti_alias=anti_alias,
         shortcut=path,
         shortcut_preact=sees_preact,
-        dropout=Dropout(shortcut.dropout) if shortcut.join == "dropout" else None,
+        shortcut_dropout=Dropout(shortcut.dropout) if shortcut.join == "dropout" else None,
         gate=gate,
         join=Merge(
             "add" if shortcut.join == "dropout" else shortcut.join,

@@ -35,9 +35,8 @@ PREPROCESSING = {
     # grey; of the training split
     "fashion-mnist": Preprocessing(255, (0.2860,) * 3, (0.3530,) * 3),
     "unit": Preprocessing(255, ZEROS, ONES),  # ToTensor alone
+    "0 to 255": Preprocessing(1, ZEROS, ONES),  # image-classifiers normalise in the network
 }
-# Not the word of any published weights, but what ports feed.
-RAW = {"0 to 255": Preprocessing(1, ZEROS, ONES)}
 
 
 def preprocess(pixels: np.ndarray, how: Preprocessing, channels: int = 3) -> np.ndarray:

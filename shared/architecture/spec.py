@@ -82,6 +82,11 @@ class ResNetSpec(CheckedDataclass):
         """Output channels of a block over its width."""
         return 4 if self.block.kind == "bottleneck" else 1
 
+    @property
+    def drops(self) -> bool:
+        """Whether it has dropout."""
+        return self.shortcut.join == "dropout" or self.block.dropout > 0
+
     def replace(self, /, **changes: Any) -> ResNetSpec:
         """A copy with fields changed.
 
@@ -211,6 +216,10 @@ def _validate_block(spec: ResNetSpec) -> None:
         _require(block.base_width == 64, "block.base_width", block.base_width, hint)
         hint = "basic blocks stride in convolution 1"
         _require(block.stride_conv == 1, "block.stride_conv", block.stride_conv, hint)
+    _require(0.0 <= block.dropout < 1.0, "block.dropout", block.dropout, "must be in [0, 1)")
+    allowed = "must be 0 where there are not two convolutions; use block.kind=basic"
+    possible = not block.dropout or block.kind == "basic"
+    _require(possible, "block.dropout", block.dropout, allowed)
     for width, mid in zip(spec.widths, _mid_widths(spec), strict=True):
         _in_range(f"mid width of width {width}", mid, 1, MAX_CHANNELS)
 
@@ -259,6 +268,9 @@ def _validate_norm(spec: ResNetSpec) -> None:
         norm.folded,
         "must be false for group norms: they have no fixed scale",
     )
+    input_norm = spec.stem.input_norm
+    allowed = "must be none where norm.kind=group: it is a batch norm"
+    _require(norm.kind == "batch" or input_norm == "none", "stem.input_norm", input_norm, allowed)
     if norm.kind == "group":
         _in_range("norm.groups", norm.groups, 1, MAX_CHANNELS)
         outputs = (width * spec.expansion for width in spec.widths)
@@ -275,6 +287,7 @@ def _validate_anti_alias(spec: ResNetSpec) -> None:
     block, pads = spec.block, spec.stem.pool_padding
     here = f"where anti_alias={spec.anti_alias}"
     _require(block.order == "post", "block.order", block.order, f"must be post {here}")
+    _require(block.dropout == 0, "block.dropout", block.dropout, f"must be 0 {here}")
     join = spec.shortcut.join
     _require(join == "add", "shortcut.join", join, f"must be add {here}")
     if block.kind == "bottleneck":

@@ -84,6 +84,17 @@ class Map(NamedTuple):
         scale = operand if start is None else Expr(op, (start, operand))
         return Map(scale, None if shift is None else Expr(op, (shift, operand)))
 
+    def without_factor(self, constants: Constants) -> tuple[Map, float] | None:
+        """What comes before a last multiplication by a number, and that number."""
+        scale, shift = self
+        if scale is None or shift is None or not scale.op == shift.op == "mul":
+            return None
+        (before, factor), (shift_before, same) = scale.args, shift.args
+        if factor is not same or any(constants.is_parameter(i) for i in factor.constants()):
+            return None
+        numbers = np.unique(factor.value(constants))
+        return (Map(before, shift_before), float(numbers[0])) if numbers.size == 1 else None
+
     def values(self, constants: Constants, env: Env | None = None) -> tuple[Array, Array]:
         with np.errstate(all="ignore"):
             scale = np.asarray(1.0) if self.scale is None else self.scale.value(constants, env)

@@ -96,11 +96,13 @@ def differences(
                 notes.append(Note(FOLDED, theirs.where))
             elif a["eps"] is not None:
                 compare("eps", a["eps"], b["eps"])
-                _neutral(theirs, notes)
+                _neutral(ours, theirs, notes)
+            if "scale" in a:
+                compare("scale", a["scale"], has_scale(theirs))
         case "GroupNorm":
             compare("groups", a["groups"], b["groups"])
             compare("eps", a["eps"], b["eps"])
-            _neutral(theirs, notes)
+            _neutral(ours, theirs, notes)
         case "MaxPool" | "AvgPool" | "BlurPool":
             _compare_pools(ours, theirs, source, rule, compare)
         case "Linear":
@@ -122,8 +124,9 @@ def differences(
     return found, notes
 
 
-def _neutral(theirs: Node, notes: list[Note]) -> None:
-    if {"no weight", "no bias"} & set(theirs.notes):
+def _neutral(ours: Node, theirs: Node, notes: list[Note]) -> None:
+    absent = {"no weight", "no bias"} & set(theirs.notes)
+    if absent - (set() if ours.attrs.get("scale", True) else {"no weight"}):
         notes.append(Note(NEUTRAL, theirs.where))
 
 
@@ -157,7 +160,7 @@ def _compare_pools(
 def _pads(ours: Node, theirs: Node, source: Node, rule: PadRule | None) -> Any:
     """What our padding would be on the user's image."""
     if rule is not None:
-        return padded(ours, rule, source.image, theirs.image)
+        return padded(ours, rule, source.image)
     return ours.attrs["pads"]
 
 
@@ -167,6 +170,11 @@ def _bias(ours: Node, theirs: Node, found: list[Difference], notes: list[Note]) 
         notes.append(Note(ZERO_BIAS, theirs.where))
     elif "bias" in theirs.tensors and not mine:
         found.append(Difference("bias", "yes", "no"))
+
+
+def has_scale(norm: Node) -> bool:
+    """Whether a norm has a gamma, and not the ones that stand for none."""
+    return "no weight" not in norm.notes
 
 
 def tuple_of(value: Any) -> Any:

@@ -150,11 +150,6 @@ def prepared(front: Sequence[Node], images: Array) -> Array:
                 images = images * node.tensors["scale"] + node.tensors["shift"]
             case "Reverse":
                 images = np.flip(images, tuple("NHWC".index(axis) for axis in node.attrs["axes"]))
-            case "BatchNorm":
-                t = {leaf: np.asarray(array, np.float64) for leaf, array in node.tensors.items()}
-                eps = node.attrs["eps"] or 0.0
-                scale = t["weight"] / np.sqrt(t["running_var"] + eps)
-                images = (images - t["running_mean"]) * scale + t["bias"]
     return images
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from shared.architecture.spec import ResNetSpec
 from shared.errors import SpecError
-from shared.graphs.compare import ACTIVATIONS
+from shared.graphs.compare import ACTIVATIONS, has_scale
 from shared.graphs.net import Net, Node
 from shared.graphs.overlay import Target
 from shared.graphs.structure import NORMS, Trunk, Unit, trunk_of
@@ -217,10 +217,12 @@ class _Evidence:
             raise NotResNet("there is no convolution in front of the first residual unit")
         pools = [node for node in self.stem if node.op == "MaxPool"]
         averages = any(node.op == "AvgPool" for node in self.stem)
+        norm = self.stem[0] if self.stem[0].op == "BatchNorm" else None
         fields: Fields = {
             "stem.convs": tuple(
                 (c.attrs["kernel"][0], c.attrs["stride"][0], c.channels) for c in convs
             ),
+            "stem.input_norm": "none" if norm is None else _with_or_without_scale(norm),
             "stem.bias": any("bias" in conv.tensors for conv in convs),
             "stem.padding": _padding(convs),
             "stem.pool": "max" if pools or averages else "none",
@@ -233,9 +235,12 @@ class _Evidence:
         if not pools:
             return ["symmetric"]
         (top, bottom), _ = pools[0].attrs["pads"]
-        if top < bottom or (top == 0 and self.source.image[0] % 2):
-            return ["same", "ceil"]
-        return ["zero"] if pools[0].attrs["pad_value"] == 0 else ["symmetric"]
+        if top == 0 and bottom <= 0:  # on an odd image the last window ends at the border
+            return ["valid"] if bottom else ["ceil", "valid"]
+        if top < bottom:
+            return ["same"] if top else ["same", "ceil"]
+        found = ["zero"] if pools[0].attrs["pad_value"] == 0 else ["symmetric"]
+        return [*found, "same"] if self.net.nodes[pools[0].ins[0]].image[0] % 2 else found
 
     # Shortcuts.
 
@@ -296,7 +301,8 @@ class _Evidence:
         ops = [node.op for node in self.stem[last + 1 : last + 3]]
         activated = len(ops) == 2 and ops[0] in NORMS and ops[1] in ACTIVATIONS
         behind = _letters(self.behind[-1])[:1]
-        found = []
+        found: list[Fields] = []
+        late: list[Fields] = []  # what has another name, too
         several = itertools.product(orders, self._projections(), self._pool_paddings())
         for order, projection, pool in several:
             common = {
@@ -309,9 +315,9 @@ class _Evidence:
                 continue
             final = {"B": "norm_act", "R": "act"}.get(behind, "none")
             stems = [(False, True)] + ([(True, False), (True, True)] if activated else [])
-            sights = ("projection", "stage_entry", "never")
+            sights = ("projection", "stage_entry", "never", "always")
             for (norm_act, first), sight in itertools.product(stems, sights):
-                found.append(
+                (late if sight == "always" else found).append(
                     {
                         **common,
                         "stem.norm_act": norm_act,
@@ -320,7 +326,11 @@ class _Evidence:
                         "head.final": final,
                     }
                 )
-        return found
+        return [*found, *late]
+
+
+def _with_or_without_scale(norm: Node) -> str:
+    return "affine" if has_scale(norm) else "shift"
 
 
 def _padding(convs: Sequence[Node]) -> str:

@@ -29,7 +29,7 @@ MODES = ("", "relu", "all")
 # Fields that are what they are in every graph: a preset that differs here does not lie flat.
 VISIBLE = (
     *("block.kind", "block.groups", "block.base_width", "stem.convs", "norm.kind"),
-    *("anti_alias", "weight_std_eps"),
+    *("anti_alias", "weight_std_eps", "stem.input_norm"),
 )
 SOME = 4  # additions, below which nothing is compared with a ResNet
 NEAR = 2  # blocks by which a preset may differ and still be near
@@ -71,10 +71,18 @@ def trimmed(net: Net) -> Trimmed:
     readers = inner.readers()
     front: list[Node] = []
     first = net.input
-    while len(readers[first]) == 1 and readers[first][0].op in FRONT:
-        first = readers[first][0].id
-        front.append(nodes[first])
+    while len(readers[first]) == 1 and (step := _preparation(readers[first][0])) is not None:
+        first = step.id
+        front.append(step)
     return Trimmed(Target(inner, first), front, back)
+
+
+def _preparation(node: Node) -> Node | None:
+    """The step that prepares the images; a norm without statistics is no more than that."""
+    if node.op == "BatchNorm" and node.attrs["eps"] is None:
+        tensors = {"scale": node.tensors["weight"], "shift": node.tensors["bias"]}
+        return dataclasses.replace(node, op="Affine", attrs={}, tensors=tensors)
+    return node if node.op in FRONT else None
 
 
 def match(net: Net, against: ResNetSpec | None = None) -> Match:

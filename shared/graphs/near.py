@@ -21,6 +21,7 @@ HEAVY = {
     "norm.running_var": 0.0,
     "norm.groups": 0.0,
     "shortcut.dropout": 0.0,
+    "block.dropout": 0.0,
 }
 # A preset that differs in one of these is another paper's network, or of another depth.
 SAME = ("block.kind", "depths", "widths", "block.groups", "block.base_width", "norm.kind")

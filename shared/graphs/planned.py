@@ -76,7 +76,7 @@ class _Builder:
         if isinstance(op, (ops.Conv, ops.MaxPool, ops.AvgPool, ops.BlurPool)):
             rule = _blur_pads(op) if isinstance(op, ops.BlurPool) else op.pads
             self.pads[i] = rule
-            attrs["pads"] = padded(self.nodes[i], rule, source.image, self.nodes[i].image)
+            attrs["pads"] = padded(self.nodes[i], rule, source.image)
         return i
 
     def _merge(self, name: str, op: ops.Merge, ins: list[int]) -> int:
@@ -109,11 +109,15 @@ def _blur_pads(op: ops.BlurPool) -> PadRule:
     return lambda image: (sides, sides)
 
 
-def padded(node: Node, rule: PadRule, image: tuple[int, int], out: tuple[int, int]) -> ops.Pads:
-    """What the windows of a planned node touch beyond an image, if they give an output so large."""
-    attrs = node.attrs
-    dilation = attrs.get("dilation", (1, 1))
-    return effective(image, out, attrs["kernel"], attrs["stride"], dilation, rule(image))
+def padded(node: Node, rule: PadRule, image: tuple[int, int]) -> ops.Pads:
+    """What the windows of a planned node touch beyond an image."""
+    attrs, pads = node.attrs, rule(image)
+    kernel, stride, dilation = attrs["kernel"], attrs["stride"], attrs.get("dilation", (1, 1))
+    out = [
+        (n + sum(sides) - d * (k - 1) - 1) // s + 1
+        for n, sides, k, s, d in zip(image, pads, kernel, stride, dilation, strict=True)
+    ]
+    return effective(image, out, kernel, stride, dilation, pads)
 
 
 def _described(op: ops.Op) -> tuple[str, dict[str, Any]]:
@@ -129,7 +133,7 @@ def _described(op: ops.Op) -> tuple[str, dict[str, Any]]:
                 "bias": op.bias,
             }
         case ops.BatchNorm():
-            return "BatchNorm", {"eps": op.eps}
+            return "BatchNorm", {"eps": op.eps, **({} if op.scale else {"scale": False})}
         case ops.GroupNorm():
             return "GroupNorm", {"groups": op.groups, "eps": op.eps}
         case ops.MaxPool():

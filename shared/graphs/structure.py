@@ -9,7 +9,7 @@ from typing import NamedTuple
 from shared.graphs.net import Net, Node
 
 NORMS = ("BatchNorm", "GroupNorm", "Affine")
-FRONT = ("Scale", "Affine", "Reverse", "BatchNorm")
+FRONT = ("Scale", "Affine", "Reverse")
 BACK = ("Softmax", "LogSoftmax", "Sigmoid")
 
 

@@ -181,14 +181,8 @@ def _decide(
     if answer.verdict != THIS_SIZE:
         answer.verdict = SAME_FUNCTION if changes else SAME_MODEL
     answer.assumed = _assumed(answer.spec, own)
-    for node in own.front:
-        if node.op == "BatchNorm":  # with statistics of its own: a layer, and no preparation
-            answer.verdict = DEPARTS
-            answer.departures.append(
-                Departure(node.where, "extra", str(node), "nothing", node.line, "stem.conv1")
-            )
-    if answer.verdict == DEPARTS and chosen:
-        answer.nearest, answer.presets = chosen[0], []
+    if any(get_spec(name).block.dropout != answer.spec.block.dropout for name in chosen):
+        answer.assumed.append("block.dropout")
     if not chosen:
         answer.nearest = against.name if against else nearest_preset(best.spec)
         if not against:
@@ -331,8 +325,7 @@ def _step(node: Node) -> str:
     if node.op == "Affine":
         scale, shift = (_numbers(node.tensors[leaf]) for leaf in ("scale", "shift"))
         return f"x * [{scale}] + [{shift}], channel by channel"
-    at = f" at {node.where}" if node.where else ""
-    return f"{node} with running statistics{at}"
+    raise TypeError(f"{node} is no preparation")
 
 
 def _numbers(values: Any) -> str:
@@ -341,7 +334,7 @@ def _numbers(values: Any) -> str:
 
 def _preprocessing(front: list[Node]) -> str | None:
     """The preprocessing of ours that the steps are together, and of which pixels."""
-    if not front or any(node.op == "BatchNorm" for node in front):
+    if not front:
         return None
     pixels = np.random.default_rng(0).uniform(0, 255, (64, 1, 1, 3))
     for name, how in PREPROCESSING.items():

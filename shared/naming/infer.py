@@ -100,6 +100,7 @@ def infer_spec(
         "depths": found.depths,
         "block.bias": found.any("conv1.bias"),
         "block.last_bias": found.any("conv3.bias" if found.bottleneck else "conv2.bias"),
+        "stem.input_norm": _input_norm(shapes),
         "stem.bias": "stem.conv1.bias" in shapes,
         "stem.convs": found.stem(convention),
         "shortcut.norm": found.any("shortcut.norm.weight")
@@ -123,6 +124,12 @@ def infer_spec(
         changes["shortcut.join"] = "add"
     spec = convention.replace(name="custom", **(changes | dict(told or {})))
     return _with_projection(spec, found.projected)
+
+
+def _input_norm(shapes: Mapping[str, Shape]) -> str:
+    if "stem.input_norm.bias" not in shapes:
+        return "none"
+    return "affine" if "stem.input_norm.weight" in shapes else "shift"
 
 
 class _Tensors:
@@ -244,6 +251,7 @@ def _plain(spec: ResNetSpec) -> ResNetSpec:
         "norm.momentum": 0.9,
         "norm.running_var": "unbiased",
         "image_size": 224,
+        "block.dropout": 0.0,
     }
     if spec.stem.norm_act and spec.stem.pool_padding == "zero":
         changes["stem.pool_padding"] = (

@@ -233,7 +233,7 @@ def _own(separator: str) -> dict[str, str]:
     }
     names |= {"conv": block + "conv{k}", "norm": block + "norm{k}", "gate": block + "gate"}
     names |= {f"shortcut.{kind}": f"{block}shortcut.{kind}" for kind in ("conv", "norm")}
-    names |= {"final_norm": "final_norm", "head": "head"}
+    names |= {name: name for name in ("stem.input_norm", "final_norm", "head")}
     return {key: name.replace(".", separator) for key, name in names.items()}
 
 

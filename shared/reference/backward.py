@@ -37,6 +37,7 @@ from shared.reference.forward import (
     IMAGE,
     Computed,
     blur_filter,
+    gamma,
     group_slices,
     kernel_of,
     logistic,
@@ -105,13 +106,14 @@ def batch_norm(op: BatchNorm, weights: Mapping[str, Array], dy: Array, x: Array)
     """With the batch's statistics, which are in the place of the running ones and depend on x."""
     deviation = np.sqrt(weights["running_var"] + op.eps)
     normal = (x - weights["running_mean"]) / deviation
-    dx = _through_moments(dy * weights["weight"], normal, deviation, IMAGE)
-    return (dx,), {"weight": (dy * normal).sum(axis=IMAGE), "bias": dy.sum(axis=IMAGE)}
+    dx = _through_moments(dy * gamma(weights), normal, deviation, IMAGE)
+    by_leaf = {"weight": (dy * normal).sum(axis=IMAGE), "bias": dy.sum(axis=IMAGE)}
+    return (dx,), {leaf: gradient for leaf, gradient in by_leaf.items() if leaf in weights}
 
 
 def frozen_batch_norm(op: BatchNorm, weights: Mapping[str, Array], dy: Array, x: Array) -> Backward:
     """With the running statistics, which are constants; as gamma and beta are."""
-    return (dy * (weights["weight"] / np.sqrt(weights["running_var"] + op.eps)),), {}
+    return (dy * (gamma(weights) / np.sqrt(weights["running_var"] + op.eps)),), {}
 
 
 def group_norm(op: GroupNorm, weights: Mapping[str, Array], dy: Array, x: Array) -> Backward:

@@ -74,8 +74,13 @@ def conv(op: Conv, weights: Mapping[str, Array], x: Array) -> Array:
 
 def batch_norm(op: BatchNorm, weights: Mapping[str, Array], x: Array) -> Array:
     """In training, `weights` have the batch's statistics in the place of the running ones."""
-    scale = weights["weight"] / np.sqrt(weights["running_var"] + op.eps)
+    scale = gamma(weights) / np.sqrt(weights["running_var"] + op.eps)
     return (x - weights["running_mean"]) * scale + weights["bias"]
+
+
+def gamma(weights: Mapping[str, Array]) -> Array | float:
+    """Of a norm; 1 where it has none."""
+    return weights.get("weight", 1.0)
 
 
 def group_norm(op: GroupNorm, weights: Mapping[str, Array], x: Array) -> Array:

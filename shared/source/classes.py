@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from shared.architecture.ops import AvgPool, BlurPool, Conv, MaxPool
+from shared.architecture.ops import AvgPool, BatchNorm, BlurPool, Conv, MaxPool
 from shared.source.facts import ALWAYS, NEVER, STRIDES, Facts
 from shared.source.lines import call, docstring, indented, number
 
@@ -30,6 +30,7 @@ class Dialect:
     # A convolution's class and arguments, by its channels, stride and dilation as expressions.
     conv: Callable[[Conv, tuple[str, str], str, str], tuple[str, list[str]]]
     norm: str  # the partial that makes norms
+    input_norm: Callable[[BatchNorm], list[str]]  # the lines that make a stem's
     anti_alias: dict[type, str]  # a layer, by the operator
     stem_pool: Callable[[MaxPool | AvgPool], tuple[str, str]]  # a layer or "", what computes it
     global_pool: dict[str, tuple[str, str]]  # the same, by mode
@@ -100,6 +101,8 @@ def _block(facts: Facts, d: Dialect) -> Iterator[str]:
         if pre and not (k == 1 and facts.preact == NEVER):
             absent = f" if {facts.preact} else None" if k == 1 and facts.preact != ALWAYS else ""
             yield f"        self.norm{k} = {norm}{absent}"
+        if k == len(one.convs) and one.dropout is not None:
+            yield f"        self.inner_dropout = {d.made(d.dropout, number(one.dropout.rate))}"
         if k == len(one.convs) and facts.anti_aliases != NEVER:
             layer = d.anti_alias[type(facts.anti_alias)]
             absent = f" if {facts.anti_aliases} else {d.identity}"
@@ -131,8 +134,8 @@ def _shortcut(facts: Facts, d: Dialect) -> Iterator[str]:
             (ALWAYS, f"self.shortcut = {d.identity}"),
         ]
     )
-    if one.dropout is not None:
-        yield f"self.dropout = {d.made(d.dropout, number(one.dropout.rate))}"
+    if one.shortcut_dropout is not None:
+        yield f"self.dropout = {d.made(d.dropout, number(one.shortcut_dropout.rate))}"
     if one.gate is not None:
         layer, given = d.conv(
             one.gate, ("in_channels", facts.out), "stride" if facts.strides else "1", "1"
@@ -169,15 +172,19 @@ def _forward(facts: Facts, d: Dialect) -> Iterator[str]:
     source = source if facts.preact != NEVER else "x"
     if not facts.plain:
         yield f"shortcut = self.shortcut({source})"
-    if one.dropout is not None:
+    if one.shortcut_dropout is not None:
         yield "shortcut = self.dropout(shortcut)"
     if one.gate is not None:
         yield f"gate = {d.sigmoid}(self.gate({source}))"
     for k in range(1, last + 1):
+        drops = k == last and one.dropout is not None
         if one.order == "full_pre":
-            yield f"x = self.conv{k}({x if k == 1 else f'{d.relu}(self.norm{k}(x))'})"
+            value = x if k == 1 else f"{d.relu}(self.norm{k}(x))"
+            value = f"self.inner_dropout({value})" if drops else value
+            yield f"x = self.conv{k}({value})"
         else:
-            value = f"self.anti_alias({x})" if k == last and facts.anti_aliases != NEVER else x
+            value = f"self.inner_dropout({x})" if drops else x
+            value = f"self.anti_alias({x})" if k == last and facts.anti_aliases != NEVER else value
             value = f"self.conv{k}({value})"
             if k < last or one.order != "norm_after_add":
                 value = f"self.norm{k}({value})"
@@ -221,6 +228,9 @@ def _stem(facts: Facts, d: Dialect) -> Iterator[str]:
     yield f"    def __init__({', '.join(['self', *d.key])}):"
     yield from indented(d.starts, 2)
     steps: list[str] = []
+    if stem.input_norm is not None:
+        yield from indented(d.input_norm(stem.input_norm), 2)
+        steps.append("x = self.input_norm(x)")
     for k, (conv, norm) in enumerate(zip(stem.convs, stem.norms, strict=True), 1):
         channels = (str(conv.in_channels), str(conv.out_channels))
         lines = d.conv_lines(conv, f"conv{k}", channels, str(conv.stride))

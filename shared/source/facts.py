@@ -117,6 +117,10 @@ class Facts:
     @cached_property
     def shares(self) -> str:
         """The shortcut sees the activated input."""
+        if any(b.preact for b in self.blocks) and all(
+            b.shortcut_preact or not b.preact for b in self.blocks
+        ):
+            return ALWAYS  # what the stem has activated is the activated input, too
         if all(b.shortcut_preact == (b.shortcut.conv is not None) for b in self.blocks):
             return self.projects
         return self._condition("shortcut_preact", lambda b: b.shortcut_preact)
@@ -283,7 +287,9 @@ class Facts:
         stem = self.plan.stem
         convs = ", ".join(f"{conv.kernel_size} x {conv.kernel_size}" for conv in stem.convs)
         bare = "" if stem.norms[-1] is not None else ", bare"
-        return f"{convs}{bare}{', pool' if stem.pool is not None else ''}."
+        norm = "norm of the images, " if stem.input_norm is not None else ""
+        said = f"{norm}{convs}{bare}{', pool' if stem.pool is not None else ''}."
+        return said[0].upper() + said[1:]
 
     def about_net(self, layout: str) -> str:
         if self.plan.head is not None:
@@ -323,7 +329,8 @@ class Facts:
 def _shared(block: Block) -> tuple[object, ...]:
     """What a file takes for the same in every block of its class."""
     convs = tuple((c.kernel_size, c.groups, c.padding, c.bias) for c in block.convs)
-    return convs, block.order, block.join, block.dropout, block.gate is None
+    dropouts = (block.dropout, block.shortcut_dropout)
+    return convs, block.order, block.join, dropouts, block.gate is None
 
 
 def stride_of(block: Block) -> int:

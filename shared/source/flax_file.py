@@ -116,6 +116,7 @@ def flax_file(facts: Facts) -> str:
         layout="[N, H, W, C]",
         conv=_conv,
         norm=norm,
+        input_norm=_input_norm,
         anti_alias={BlurPool: "BlurPool(stride)", AvgPool: "AvgPool(stride)"},
         stem_pool=_stem_pool,
         global_pool={"avg": ("", "x.mean((1, 2))"), "max": ("", "x.max((1, 2))")},
@@ -170,6 +171,11 @@ def _norm(facts: Facts) -> tuple[str, str]:
     return "batch_norm", f"batch_norm = partial({layer}, {given})"
 
 
+def _input_norm(op: BatchNorm) -> list[str]:
+    given = [str(op.channels), *([] if op.scale else ["use_scale=False"]), "rngs=rngs"]
+    return [f"self.input_norm = batch_norm({', '.join(given)})"]
+
+
 def _conv(op: Conv, channels: tuple[str, str], stride: str, dilation: str) -> tuple[str, list[str]]:
     given = [*channels, f"({op.kernel_size}, {op.kernel_size})"]
     given += [stride] if stride != "1" else []
@@ -212,6 +218,7 @@ def _stem_pool(op: MaxPool | AvgPool) -> tuple[str, str]:
         "symmetric": f"nnx.max_pool(x, {window}, (({reach}, {reach}), ({reach}, {reach})))",
         "ceil": f"nnx.max_pool(x, {window}, ((0, {op.stride - 1}), (0, {op.stride - 1})))",
         "same": f'nnx.max_pool(x, {window}, "SAME")',
+        "valid": f"nnx.max_pool(x, {window})",
         "zero": f"nnx.max_pool(jnp.pad(x, ((0, 0), ({reach}, {reach}), ({reach}, {reach}), (0, 0)))"
         f", {window})",
     }[op.padding]

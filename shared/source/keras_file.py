@@ -121,7 +121,8 @@ def _norm(facts: Facts) -> Iterator[str]:
     if isinstance(norm, BatchNorm):
         layer = "UnbiasedBatchNormalization" if norm.unbiased else "layers.BatchNormalization"
         given = [f"momentum={number(norm.momentum)}", f"epsilon={number(norm.eps)}"]
-        yield "def batch_norm(x, name):"
+        given += ["scale=scale"] if _unscaled(facts) else []
+        yield f"def batch_norm(x, name{', scale=True' * _unscaled(facts)}):"
     else:
         layer, given = (
             "layers.GroupNormalization",
@@ -129,6 +130,12 @@ def _norm(facts: Facts) -> Iterator[str]:
         )
         yield "def group_norm(x, name):"
     yield from call(f"return {layer}(", [*given, "name=name"], ")(x)", 1)
+
+
+def _unscaled(facts: Facts) -> bool:
+    """Whether the norm of the images has no gamma."""
+    norm = facts.plan.stem.input_norm
+    return norm is not None and not norm.scale
 
 
 def _norm_name(facts: Facts) -> str:
@@ -215,6 +222,8 @@ def _body(facts: Facts) -> Iterator[str]:
         if one.order == "full_pre" and k > 1:
             yield f'x = {norm}(x, f"{{name}}.norm{k}")'
             yield "x = layers.ReLU()(x)"
+        if k == last and one.dropout is not None:
+            yield f"x = layers.Dropout({number(one.dropout.rate)})(x)"
         if k == last and facts.anti_aliases != NEVER:
             blur = isinstance(facts.anti_alias, BlurPool)
             layer = "BlurPool2D(stride)" if blur else "layers.AveragePooling2D(2, stride)"
@@ -276,8 +285,9 @@ def _shortcut(facts: Facts, projected: str, kept: str) -> Iterator[str]:
                     "else:" if facts.subsamples == ALWAYS else f"{word} {_here(facts.subsamples)}:"
                 )
                 yield from indented(steps)
-    if facts.one.dropout is not None:
-        yield f"shortcut = layers.Dropout({number(facts.one.dropout.rate)})(shortcut)"
+    if facts.one.shortcut_dropout is not None:
+        rate = number(facts.one.shortcut_dropout.rate)
+        yield f"shortcut = layers.Dropout({rate})(shortcut)"
 
 
 def _projection(facts: Facts, source: str) -> Iterator[str]:
@@ -318,6 +328,9 @@ def _pool(op: MaxPool | AvgPool, activated: bool) -> Iterator[str]:
     if op.padding == "same":
         yield f'x = layers.MaxPooling2D({size}, padding="same", name="stem.pool")(x)'
         return
+    if op.padding == "valid":
+        yield f'x = layers.MaxPooling2D({size}, name="stem.pool")(x)'
+        return
     reach = op.kernel_size // 2
     sides = f"(0, {op.stride - 1})" if op.padding == "ceil" else f"({reach}, {reach})"
     if op.padding == "zero" or activated:
@@ -345,6 +358,10 @@ def _layers(facts: Facts) -> Iterator[str]:
         yield f"sys.setrecursionlimit(max({frames}, sys.getrecursionlimit()))"
     yield f'images = keras.Input((None, None, {facts.spec.in_channels}), name="images")'
     x, stem = "images", plan.stem
+    if stem.input_norm is not None:
+        fixed = ", scale=False" if _unscaled(facts) else ""
+        yield f'x = {norm}(images, "stem.input_norm"{fixed})'
+        x = "x"
     for k, (conv, normed) in enumerate(zip(stem.convs, stem.norms, strict=True), 1):
         name, stride = f'"stem.conv{k}"', str(conv.stride)
         lines = list(_conv(conv, str(conv.out_channels), name, stride, "1", x, "x"))

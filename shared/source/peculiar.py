@@ -51,6 +51,9 @@ def peculiarities(facts: Facts) -> Iterator[str]:
 def _stem(facts: Facts) -> Iterator[str]:
     spec = facts.spec
     kernels = [kernel for kernel, _, _ in spec.stem.convs]
+    if spec.stem.input_norm != "none":
+        beta = ", without gamma" if spec.stem.input_norm == "shift" else ""
+        yield f"a batch norm of the images stands in front{beta}"
     if len(kernels) > 1:
         count = {2: "two", 3: "three", 4: "four"}.get(len(kernels), str(len(kernels)))
         sizes = " and ".join(dict.fromkeys(f"{kernel} x {kernel}" for kernel in kernels))
@@ -66,6 +69,7 @@ def _stem(facts: Facts) -> Iterator[str]:
         padding = {
             "zero": "the stem's pool pads with zeros, which win over negative values",
             "same": "the stem's pool pads SAME: nothing in front, on even sizes",
+            "valid": "the stem's pool pads nothing, and leaves out what is over at the end",
             "ceil": "the stem's pool pads nothing in front and rounds the size up, as Caffe does",
         }.get(spec.stem.pool_padding)
         if padding:
@@ -97,6 +101,10 @@ def _block(spec: ResNetSpec) -> Iterator[str]:
             f"{which} convolutions of a block have biases"
             if which != "the last"
             else ("the last convolution of a block has a bias")
+        )
+    if block.dropout:
+        yield (
+            f"dropout of {block.dropout:g} between the convolutions of a block (arXiv:1605.07146)"
         )
     if block.padding == "same":
         yield "the convolution that strides pads SAME: one pixel less in front, on even sizes"
@@ -136,6 +144,8 @@ def _shortcut(spec: ResNetSpec) -> Iterator[str]:
             yield "no norm behind the projection"
     if spec.block.order in ("full_pre", "act_only_pre") and shortcut.preact == "stage_entry":
         yield "the shortcut of a stage's first block starts behind the activation"
+    if spec.block.order in ("full_pre", "act_only_pre") and shortcut.preact == "always":
+        yield "every shortcut starts behind the activation, identities too, unlike in the paper"
 
 
 def _join(spec: ResNetSpec) -> Iterator[str]:

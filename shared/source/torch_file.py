@@ -160,6 +160,7 @@ def torch_file(facts: Facts) -> str:
         layout="[N, C, H, W]",
         conv=_conv,
         norm=norm,
+        input_norm=_input_norm,
         anti_alias={BlurPool: "BlurPool2d(stride)", AvgPool: "nn.AvgPool2d(2, stride)"},
         stem_pool=_stem_pool,
         global_pool={
@@ -199,6 +200,11 @@ def _norm(facts: Facts) -> tuple[str, str]:
     return "batch_norm", f"batch_norm = partial({layer}, eps={eps}, momentum={momentum})"
 
 
+def _input_norm(op: BatchNorm) -> list[str]:
+    fixed = 'self.input_norm.register_parameter("weight", None)  # gamma is 1'
+    return [f"self.input_norm = batch_norm({op.channels})", *([] if op.scale else [fixed])]
+
+
 def _conv(op: Conv, channels: tuple[str, str], stride: str, dilation: str) -> tuple[str, list[str]]:
     given = [*channels, str(op.kernel_size)]
     given += [f"stride={stride}"] if stride != "1" else []
@@ -224,6 +230,7 @@ def _stem_pool(op: MaxPool | AvgPool) -> tuple[str, str]:
     layer = {
         "symmetric": f"nn.MaxPool2d({size}, padding={op.kernel_size // 2})",
         "ceil": f"nn.MaxPool2d({size}, ceil_mode=True)",
+        "valid": f"nn.MaxPool2d({size})",
         "zero": f"nn.Sequential(nn.ZeroPad2d({op.kernel_size // 2}), nn.MaxPool2d({size}))",
         "same": f"SameMaxPool2d({size})",
     }[op.padding]

@@ -26,7 +26,7 @@ import numpy as np
 
 from shared.architecture.ops import BatchNorm
 from shared.architecture.plan import make_plan
-from shared.architecture.preprocessing import PREPROCESSING, RAW, Preprocessing, preprocess
+from shared.architecture.preprocessing import PREPROCESSING, Preprocessing, preprocess
 from shared.architecture.spec import ResNetSpec
 from shared.errors import SpecError
 from shared.reference.forward import forward
@@ -37,8 +37,7 @@ PREPROCESSING_FIELD = "preprocessing"
 
 # Not the word of any published weights, but what people give a network by mistake.
 _OTHER_PREPROCESSING = {
-    **RAW,
-    "imagenet in BGR": Preprocessing(255, (0.406, 0.456, 0.485), (0.225, 0.224, 0.229), True),
+    "imagenet in BGR": Preprocessing(255, (0.406, 0.456, 0.485), (0.225, 0.224, 0.229), True)
 }
 
 # Fields with a short list of values in published networks; those of a `Literal` have its values.

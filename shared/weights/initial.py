@@ -37,6 +37,7 @@ CONV = {
     "kaiming_normal_fan_out": VarianceScaling(2.0, "out", "normal"),
     "kaiming_normal_fan_in": VarianceScaling(2.0, "in", "normal"),
     "he_normal_truncated": VarianceScaling(2.0, "in", "truncated"),
+    "he_uniform": VarianceScaling(2.0, "in", "uniform"),
     "glorot_uniform": VarianceScaling(1.0, "avg", "uniform"),
     "lecun_normal": VarianceScaling(1.0, "in", "truncated"),
     # nn.Conv2d and nn.Linear: kaiming_uniform_(a=sqrt(5))

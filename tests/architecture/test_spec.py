@@ -155,6 +155,17 @@ IMPOSSIBLE = [
         ["stem.norm_act = false", "must be true"],
     ),
     ({"shortcut.pool": "avg", "strides": [1, 3, 2, 2]}, ["strides = [1, 3, 2, 2]", "at most 2"]),
+    ({"block.dropout": 0.3}, ["block.dropout = 0.3", "block.kind=basic"]),
+    ({**BASIC, "block.dropout": 1.0}, ["block.dropout = 1.0", "[0, 1)"]),
+    ({**BASIC, "block.dropout": -0.1}, ["block.dropout = -0.1", "[0, 1)"]),
+    (
+        {**BASIC, "anti_alias": "blur", "block.dropout": 0.3},
+        ["block.dropout = 0.3", "must be 0 where anti_alias=blur"],
+    ),
+    (
+        {"stem.input_norm": "shift", "norm.kind": "group"},
+        ["stem.input_norm = shift", "must be none where norm.kind=group"],
+    ),
     ({"shortcut.dropout": 1.0}, ["shortcut.dropout = 1.0", "[0, 1)"]),
     ({"shortcut.dropout": -0.1}, ["shortcut.dropout = -0.1", "[0, 1)"]),
     ({"norm.eps": -1e-5}, ["norm.eps = -1e-05", "not be negative"]),

@@ -160,7 +160,7 @@ class Keras(Side):
     def loss(
         self, trainer: Any, images: np.ndarray, labels: np.ndarray, masks: Mapping[str, np.ndarray]
     ) -> float:
-        with importlib.import_module("resnet_keras.ablation").keeping(trainer.model, masks):
+        with importlib.import_module("resnet_keras.dropout").keeping(trainer.model, masks):
             logits = trainer.model(self.tensor(images), training=True)
         smoothing = trainer.training.label_smoothing
         return float(self.train.cross_entropy(logits, self.tensor(labels), smoothing))

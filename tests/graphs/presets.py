@@ -47,6 +47,14 @@ def same_plan(a: ResNetSpec, b: ResNetSpec) -> bool:
     return left == right
 
 
+def reading(spec: ResNetSpec, own: Weights) -> tuple[ResNetSpec, Weights]:
+    """The network and its weights as they are found: in one, the same layers have two names."""
+    if spec.name != "ablation/resnet164_full_pre":
+        return spec, own
+    names = {name: name.replace("stem.norm1", "stages.0.blocks.0.norm1") for name in own}
+    return miniature(get_spec("cifar/preresnet164")), {names[n]: a for n, a in own.items()}
+
+
 def side(spec: ResNetSpec) -> int:
     """Pixels at which a miniature is read."""
     return 32 if spec.image_size == 32 else 64

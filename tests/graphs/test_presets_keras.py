@@ -11,7 +11,7 @@ import pytest
 from shared.architecture.presets import get_spec, list_presets, miniature
 from shared.graphs.verdict import identify_graph
 from shared.weights.probe import probe_weights
-from tests.graphs.presets import assert_read_back, different_miniatures, side
+from tests.graphs.presets import assert_read_back, different_miniatures, reading, side
 from tests.zoo import in_zoo
 
 pytest.importorskip("keras")
@@ -22,13 +22,11 @@ from resnet_keras.read import read_graph
 SHORT = {"he/resnet18_a", "timm/resnet50d", "keras/resnet50v2", "bit/r50x1"}
 # What is not read back yet, and why.
 OTHERWISE = {
-    "ablation/resnet110_scale_0.5_0.5": "the scale goes into the norm in front of it",
-    "ablation/resnet164_full_pre": "the same layers have two names: the stem's or the first unit's",
     **{
         name: "a blur in slices is not taken for a pool"
         for name in list_presets()
         if "blur" in name
-    },
+    }
 }
 
 
@@ -49,4 +47,4 @@ def test_a_network_of_ours_is_read_back(name: str) -> None:
     model = resnet_keras.build(spec, dtype="float64")
     resnet_keras.load_weights(model, probe_weights(spec))
     found = identify_graph(lambda size: read_graph(model, size), side(spec))
-    assert_read_back(found, spec, resnet_keras.export_weights(model))
+    assert_read_back(found, *reading(spec, resnet_keras.export_weights(model)))

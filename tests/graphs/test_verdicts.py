@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from shared import identify
+from shared import get_spec, identify, probe_weights
 from shared.errors import FrameworkError
-from shared.graphs.verdict import DEPARTS, NO_RESNET, THIS_SIZE
+from shared.graphs.verdict import NO_RESNET, THIS_SIZE
 
 torch = pytest.importorskip("torch")
 
@@ -42,15 +42,45 @@ def test_a_window_over_the_whole_image_is_global_at_that_size() -> None:
     assert found.departures[0].where == "avgpool"
 
 
-def test_a_norm_of_the_images_is_a_layer() -> None:
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_norm_of_the_images_is_a_layer(affine: bool) -> None:
     model = resnet18()
     forward = model.forward
     model.bn_data = nn.BatchNorm2d(3)
+    if not affine:
+        model.bn_data.register_parameter("weight", None)
+    randomise(model)
     model.forward = lambda x: forward(model.bn_data(x))
     found = identify(model, 64)
-    assert (found.verdict, found.preset) == (DEPARTS, None)
-    assert [(d.where, d.what) for d in found.departures] == [("bn_data", "extra")]
-    assert not found.recognised
+    assert found.recognised
+    assert (found.verdict, found.preset) == ("same model", None)
+    assert found.spec is not None
+    assert found.spec.stem.input_norm == ("affine" if affine else "shift")
+    assert [(d.where, d.what) for d in found.from_nearest] == [("bn_data", "extra")]
+
+
+def test_a_pool_without_padding_is_none_with_it() -> None:
+    model = resnet18()
+    model.maxpool = nn.MaxPool2d(3, 2)
+    found = identify(model, 64)
+    assert found.recognised
+    assert found.spec is not None
+    assert found.spec.stem.pool_padding == "valid"
+
+
+def test_an_identity_behind_the_activation_is_another_network() -> None:
+    spec = get_spec("timm/resnetv2_50", depths=(1, 2), widths=(8, 16))
+    spec = spec.replace(stem_convs=((7, 2, 8),))
+    import resnet_torch
+
+    for sees in ("always", "projection"):
+        own = spec.replace(**{"shortcut.preact": sees})
+        model = resnet_torch.build(own, dtype="float64")
+        resnet_torch.load_weights(model, probe_weights(own))
+        found = identify(model, 64)
+        assert found.recognised
+        assert found.spec is not None
+        assert found.spec.shortcut.preact == sees
 
 
 def test_weights_that_are_not_numbers_prove_nothing() -> None:

@@ -95,6 +95,8 @@ OPTIONS = {
     "dilated": {"dilate": (False, False, False, True)},
     "dilated-twice": {"dilate": (False, False, True, True)},
     "dropout-join": {"shortcut.join": "dropout"},
+    "images-normed": {"stem.input_norm": "affine"},
+    "valid-pool": {"stem.pool_padding": "valid"},
     "weight-standardised": {"weight_std_eps": 1e-6},
 }
 OPTION_PRESETS = (

@@ -48,6 +48,7 @@ LARGER_WINDOWS = [
 ]
 OTHERS = [
     ops.BatchNorm(4, eps=1e-3),
+    ops.BatchNorm(4, eps=1e-3, scale=False),
     ops.GroupNorm(4, 1, eps=1e-3),
     ops.GroupNorm(4, 2),
     ops.GroupNorm(4, 4, eps=1e-3),
@@ -120,6 +121,11 @@ def test_windows_against_finite_differences(op: ops.Op, size: tuple[int, int]) -
 @pytest.mark.parametrize("op", LARGER_WINDOWS, ids=identity)
 def test_larger_windows_against_finite_differences(op: ops.Op, size: tuple[int, int]) -> None:
     check_differences(op, size, False, BACKWARD[type(op)])
+
+
+@pytest.mark.parametrize("size", [(8, 9), (7, 6)], ids=str)
+def test_a_valid_pool_against_finite_differences(size: tuple[int, int]) -> None:
+    check_differences(ops.MaxPool(padding="valid"), size, False, BACKWARD[ops.MaxPool])
 
 
 @pytest.mark.parametrize("op", OTHERS, ids=identity)

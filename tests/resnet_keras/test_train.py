@@ -21,7 +21,8 @@ keras = pytest.importorskip("keras")
 import numpy as np
 
 import resnet_keras
-from resnet_keras import ablation, init, layers, optimizers, train
+from resnet_keras import dropout as dropping
+from resnet_keras import init, layers, optimizers, train
 from shared import probe_images
 from shared.architecture import ops
 from shared.training.config import PROBE
@@ -82,7 +83,7 @@ def test_a_norm_saved_before_the_field_was_there_stays_biased() -> None:
 
 def test_dropout_with_and_without_a_mask() -> None:
     images = keras.Input((8, 8, 16))
-    dropout = ablation.Dropout(
+    dropout = dropping.Dropout(
         ops.Dropout(0.25), init.Scope("dropout", "float32", small("torchvision/resnet18"), seed=0)
     )
     model = keras.Model(images, dropout(images))
@@ -92,7 +93,7 @@ def test_dropout_with_and_without_a_mask() -> None:
     assert 0.7 < kept.mean() < 0.8
     np.testing.assert_allclose(drawn[kept], x[kept] / 0.75, rtol=1e-6)
     mask = np.random.default_rng(0).random(x.shape) < 0.5
-    with ablation.keeping(model, {"dropout": mask}):
+    with dropping.keeping(model, {"dropout": mask}):
         np.testing.assert_allclose(to_numpy(model(x, training=True)), x * mask / 0.75, rtol=1e-6)
         assert np.array_equal(to_numpy(model(x, training=False)), x)
     assert not np.array_equal(to_numpy(model(x, training=True)) != 0, mask)

@@ -200,6 +200,35 @@ class _WithoutNumbers(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
+# Fields that few presets have; of dropout the rate is taken out of the file, or it would draw.
+FEW: dict[str, dict[str, Any]] = {
+    "affine": {"stem.input_norm": "affine", "norm.running_var": "biased"},
+    "shift": {"stem.input_norm": "shift", "stem.pool": "max", "stem.pool_padding": "valid"},
+    "always": {"shortcut.preact": "always", "block.first_preact": False, "stem.norm_act": True},
+    "preact": {"shortcut.preact": "always", "norm.eps": 2e-5},
+    "dropout": {"block.dropout": 0.25},
+    "dropout, V1": {"block.dropout": 0.25, "block.order": "post", "head.final": "none"},
+}
+
+
+@pytest.mark.parametrize("framework", ["torch", in_zoo("keras"), in_zoo("flax")])
+def test_fields_that_few_have(framework: str, tmp_path: Path) -> None:
+    pytest.importorskip(framework)
+
+    def without_chance(spec: ResNetSpec, framework: str) -> str:
+        text = source(spec.replace(**FEW[spec.name]), framework)
+        assert ("Dropout(0.25" in text) == spec.name.startswith("dropout")
+        return text.replace("Dropout(0.25", "Dropout(0.0")
+
+    base = small("tf/cifar_resnet20_v2", shallow=True)
+    specs = [
+        base.replace(name=name, **{**changes, "block.dropout": 0.0})
+        for name, changes in FEW.items()
+    ]
+    found = errors(framework, specs, tmp_path, without_chance)
+    assert {name: error for name, error in found.items() if not error < LIMIT} == {}
+
+
 # What a file says -> what a careless one would, and the preset that has it.
 MISTAKES = {
     "eps": ("torchvision/resnet18", "eps=1e-5", "eps=1e-3"),

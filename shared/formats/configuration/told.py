@@ -16,7 +16,7 @@ from shared.naming.infer import NOT_INFERABLE, field_of, not_inferable, same_fun
 
 # Fields beside those of `NOT_INFERABLE`, of which tensors tell a part or training alone depends on.
 _SHOWN = ("stem.convs", "norm.momentum")
-_OTHERS = ("norm.running_var", "shortcut.scales", "shortcut.dropout")
+_OTHERS = ("norm.running_var", "shortcut.scales", "shortcut.dropout", "block.dropout")
 
 
 def no_objection(spec: ResNetSpec) -> str | None:

@@ -210,6 +210,7 @@ def reasons_of_weights(port: Port) -> Iterator[str]:
     plain = sum(
         bool((weights[f"{n.name}.weight"] == 1).all()) and not weights[f"{n.name}.bias"].any()
         for n in norms
+        if "weight" in n.op.tensors()
     )
     if plain:
         yield (

@@ -16,7 +16,7 @@ import numpy as np
 from shared.architecture.graph import INPUT
 from shared.architecture.ops import BatchNorm
 from shared.reference.backward import BACKWARD
-from shared.reference.forward import IMAGE
+from shared.reference.forward import IMAGE, gamma
 from shared.verification.diagnosis.execution import Run
 from shared.verification.hypotheses.hypothesis import Array, Hypothesis, Port
 from shared.verification.recording import OUTPUT
@@ -146,7 +146,7 @@ def _backward(
 
 
 def _scale(op: BatchNorm, tensors: Mapping[str, Array]) -> Array:
-    return tensors["weight"] / np.sqrt(tensors["running_var"] + op.eps)
+    return gamma(tensors) / np.sqrt(tensors["running_var"] + op.eps)
 
 
 def _predicted(

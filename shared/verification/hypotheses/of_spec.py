@@ -22,6 +22,7 @@ from shared.verification.hypotheses.hypothesis import Hypothesis, Port, respecce
 WORDS = {
     "anti_alias": "the anti-aliasing",
     "block.bias": "the bias of the convolutions inside the blocks",
+    "block.dropout": "the dropout between the convolutions of a block",
     "block.first_preact": "the pre-activation of the very first block",
     "block.last_bias": "the bias of the last convolution of each block",
     "block.order": "the order of norm, activation and convolution",
@@ -47,6 +48,7 @@ WORDS = {
     "shortcut.zero_pad": "the side of the zero channels",
     "stem.bias": "the bias of the stem's convolutions",
     "stem.convs": "the stem's convolutions (kernel, stride, width)",
+    "stem.input_norm": "the norm of the images",
     "stem.norm_act": "the norm and ReLU behind the stem",
     "stem.padding": "the padding of the stem's convolutions",
     "stem.pool": "the stem's pool",
@@ -61,6 +63,10 @@ REMARKS = {
     ("stem.pool_padding", "zero"): "zeros that compete with the image, not -inf",
     ("stem.pool_padding", "symmetric"): "one pixel of -inf on each side",
     ("stem.pool_padding", "ceil"): "Caffe's rounding up",
+    ("stem.pool_padding", "valid"): "no padding, the default of Keras",
+    ("stem.input_norm", "affine"): "with gamma and beta",
+    ("stem.input_norm", "shift"): "with beta alone, as MXNet's bn_data",
+    ("shortcut.preact", "always"): "identities, too",
     ("block.stride_conv", 1): "the first 1 x 1, as the paper and keras.applications have it",
     ("block.stride_conv", 2): "the 3 x 3, V1.5 as torchvision has it",
     ("norm.eps", 1e-3): "the default of Keras",
@@ -102,7 +108,7 @@ TOGETHER: tuple[Mapping[str, Any], ...] = (
     {"stem.padding": "symmetric", "stem.pool_padding": "symmetric", "block.padding": "symmetric"},
 )
 # Without effect on what given weights compute, or fixed by the shapes of the tensors and images.
-_NOT_MISTAKES = {"block.kind", "norm.kind", "block.order", "shortcut.dropout"}
+_NOT_MISTAKES = {"block.kind", "norm.kind", "block.order", "block.dropout", "shortcut.dropout"}
 TRAINING_FIELDS = ("norm.momentum", "norm.running_var")  # evaluation does not depend on them
 
 

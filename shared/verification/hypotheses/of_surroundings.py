@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from shared.architecture.plan import Plan
-from shared.architecture.preprocessing import ONES, PREPROCESSING, RAW, ZEROS, Preprocessing
+from shared.architecture.preprocessing import ONES, PREPROCESSING, ZEROS, Preprocessing
 from shared.architecture.spec import ResNetSpec
 from shared.training.config import dropout_masks
 from shared.verification.hypotheses.hypothesis import Array, Hypothesis, Port
@@ -132,7 +132,7 @@ def _of_preprocessing(spec: ResNetSpec, prepared: str | None) -> Iterator[Hypoth
     """Images prepared in another way than they are in the file, or once more, or not at all."""
     if spec.in_channels not in (1, 3):
         return
-    known = {k: v for k, v in {**PREPROCESSING, **RAW}.items() if not v.reverse}
+    known = {k: v for k, v in PREPROCESSING.items() if not v.reverse}
     first: Sequence[str] = [p for p in (prepared, "imagenet") if p in known]
     for how in dict.fromkeys((*first, *known)):
         if how == "0 to 255":
@@ -264,7 +264,7 @@ def _of_mode(spec: ResNetSpec) -> Iterator[Hypothesis]:
             whole_batch=True,
             shows_in="evaluation",
         )
-    if spec.shortcut.join == "dropout":
+    if spec.drops:
         yield Hypothesis(
             "mode",
             "dropout active in evaluation",

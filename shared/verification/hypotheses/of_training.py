@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from shared.architecture.ops import Dropout
 from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.training.config import BUFFER, FIRST, SECOND, Training, num_outputs
@@ -178,7 +179,7 @@ def _of_loss(spec: ResNetSpec, training: Training) -> Iterator[Hypothesis]:
     yield with_trainer(
         "shuffled batch", "the images of a batch are in another order than its labels", shuffled
     )
-    if spec.shortcut.join == "dropout":
+    if spec.drops:
         yield _training(
             "dropout unscaled",
             "dropout keeps values as they are, without 1 / (1 - rate)",
@@ -188,7 +189,8 @@ def _of_loss(spec: ResNetSpec, training: Training) -> Iterator[Hypothesis]:
 
 def _unscaled(masks: Mapping[str, Array], spec: ResNetSpec) -> Mapping[str, Array]:
     """x * mask, without 1 / (1 - rate)."""
-    return {name: mask * (1 - spec.shortcut.dropout) for name, mask in masks.items()}
+    rates = {n.name: n.op.rate for n in make_plan(spec).nodes() if isinstance(n.op, Dropout)}
+    return {name: mask * (1 - rates[name]) for name, mask in masks.items()}
 
 
 def velocity_with_rate(trainer: type, load_weights: Load) -> type:

@@ -93,7 +93,9 @@ def _unloaded_statistics(op: Any, tensors: Mapping[str, Array]) -> Mapping[str, 
 
 
 NORMS: dict[str, LayerChange] = {
-    "gamma and beta exchanged": lambda op, t: {"weight": t["bias"], "bias": t["weight"]},
+    "gamma and beta exchanged": lambda op, t: (
+        {"weight": t["bias"], "bias": t["weight"]} if "weight" in t else None
+    ),
     "mean and variance exchanged": _mean_with_variance,
     "statistics not loaded (mean 0, variance 1)": _unloaded_statistics,
     "its variance taken for a deviation": _leaf("running_var", np.square),
