@@ -14,7 +14,7 @@ keras = pytest.importorskip("keras")
 
 import resnet_keras
 from shared import FrameworkError, probe_images, probe_weights
-from tests.probes import PRESETS, small
+from tests.probes import PRESETS, same_weights, small
 from tests.zoo import in_zoo
 
 LIMIT = 1e-6  # of logits in float32: two orders of the same sums
@@ -54,6 +54,9 @@ def test_it_is_the_network_and_has_its_own_weights(name: str) -> None:
     assert {type(layer).__module__.partition(".")[0] for layer in stock.layers} == {"keras"}
     expected = np.asarray(model(images))
     assert np.abs(np.asarray(stock(images)) - expected).max() <= LIMIT * np.abs(expected).max()
+    again = resnet_keras.build(model.spec)
+    again.set_weights(stock.get_weights())
+    assert same_weights(resnet_keras.export_weights(again), probe_weights(model.spec))
     stock.set_weights([np.zeros_like(array) for array in stock.get_weights()])
     assert np.array_equal(np.asarray(model(images)), expected)
 
