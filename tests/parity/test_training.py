@@ -4,6 +4,7 @@ every structure.
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -62,16 +63,36 @@ def require_equal(traces: dict[str, Trace], checks=CHECKS, training=PROBE) -> No
             )
 
 
-@pytest.mark.parametrize("preset", rest_in_zoo(STRUCTURES, COVERING))
-def test_every_structure_trains_alike(preset: str) -> None:
-    """Forward pass, statistics and gradients; the steps are below.
+# XLA compiles every layer of every structure anew, for minutes in all: Flax trains the `covering`
+# ones, and the others in `rosetta verify --all --miniature`.
+STRUCTURE_CASES = [
+    (preset, framework)
+    for preset in STRUCTURES
+    for framework in FRAMEWORKS
+    if framework != "flax" or preset in COVERING
+]
+# Each in PyTorch and, by turns, in Keras or Flax.
+STRUCTURES_SHORT = [
+    (preset, framework)
+    for i, preset in enumerate(COVERING)
+    for framework in (FRAMEWORKS[0], FRAMEWORKS[1 + i % 2])
+]
 
-    XLA compiles every layer of every structure anew, for minutes in all: Flax trains the `covering`
-    ones here, and the others in `rosetta verify --all --miniature`.
-    """
+
+@pytest.fixture(scope="module")
+def reference_trace():
+    """The reference's trace of a structure, kept for the frameworks that follow."""
+    return functools.lru_cache(1)(
+        lambda preset, checks: take("reference", STRUCTURES[preset], checks=checks)
+    )
+
+
+@pytest.mark.parametrize(("preset", "framework"), rest_in_zoo(STRUCTURE_CASES, STRUCTURES_SHORT))
+def test_every_structure_trains_alike(preset: str, framework: str, reference_trace) -> None:
+    """Forward pass, statistics and gradients are the reference's; the steps are below."""
     checks = (TRAIN, GRADIENTS)
-    sides = [side for side in SIDES if side != "flax" or preset in COVERING]
-    require_equal({side: take(side, STRUCTURES[preset], checks=checks) for side in sides}, checks)
+    here = take(framework, STRUCTURES[preset], checks=checks)
+    require_equal({framework: here, "reference": reference_trace(preset, checks)}, checks)
 
 
 STEPPED = (
@@ -116,11 +137,19 @@ def test_gates_are_no_chaos_at_full_depth(preset: str) -> None:
     )
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer_means_the_same(optimizer: str) -> None:
+OPTIMIZER_CASES = [*itertools.product(OPTIMIZERS, FRAMEWORKS)]
+# What an update means to each of them is in `tests/contract`; here each is in one, by turns.
+OPTIMIZERS_SHORT = [(name, FRAMEWORKS[i % 3]) for i, name in enumerate(OPTIMIZERS)]
+
+
+@pytest.mark.parametrize(("optimizer", "framework"), rest_in_zoo(OPTIMIZER_CASES, OPTIMIZERS_SHORT))
+def test_every_optimizer_means_the_same(optimizer: str, framework: str) -> None:
     training = PROBE.replace(OPTIMIZERS[optimizer])
     spec = STRUCTURES["cifar/resnet20"]
-    require_equal({side: take(side, spec, training, size=16) for side in SIDES}, training=training)
+    of_the_loss = optimizer in ("no-smoothing", "frozen-norms")
+    checks = CHECKS if of_the_loss else (STEP,)
+    traces = {side: take(side, spec, training, checks, 16) for side in (framework, "reference")}
+    require_equal(traces, checks, training)
 
 
 @pytest.mark.parametrize("running_var", ["unbiased", "biased"])
