@@ -204,6 +204,7 @@ def test_a_live_model_is_carried_to_any_format(rosetta: Rosetta, folder: Path) -
     assert not (folder / "changed.weights.h5").exists()
 
 
+@pytest.mark.zoo
 def test_what_stands_around_a_live_model_is_not_dropped_in_silence(
     rosetta: Rosetta, folder: Path
 ) -> None:
@@ -241,6 +242,7 @@ def test_the_layers_of_a_model_are_traced_compared_and_diagnosed(
     rosetta("trace", target, "-o", "x.safetensors", "--image-size", "32x48").refused("squares")
 
 
+@pytest.mark.zoo
 def test_a_departure_is_named(rosetta: Rosetta, folder: Path) -> None:
     pytest.importorskip("torch")
     result = rosetta("identify", "python:mine.py:changed")

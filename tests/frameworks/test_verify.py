@@ -124,6 +124,7 @@ def test_nothing_is_left_behind(run, temporary: Path) -> None:
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.zoo
 def test_all_installed_frameworks_agree_in_float32() -> None:
     """The budgets of different frameworks fit each other, and all pairs are compared."""
     names = installed()

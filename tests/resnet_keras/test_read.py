@@ -4,6 +4,7 @@ they compute, by their layers and by what the backend traces.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from shared.errors import FrameworkError
 from tests.graphs import keras_models, reading
 from tests.graphs.keras_models import MODELS, varied
 from tests.graphs.tensorflow_models import tensorflow_module
+from tests.zoo import rest_in_zoo
 
 BACKEND = keras.backend.backend()
 on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's own")
@@ -30,8 +32,13 @@ def _fresh_names() -> None:
     keras.utils.clear_session()
 
 
-@pytest.mark.parametrize("size", [32, 33])
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "subclassed"])
+LAYERED = [name for name in MODELS if name != "subclassed"]
+SIZED = [*itertools.product(LAYERED, (32, 33))]
+SIZED_SHORT = [(name, (33, 32)[i % 2]) for i, name in enumerate(LAYERED)]
+TRACED_SHORT = ("operators", "subclassed")
+
+
+@pytest.mark.parametrize(("name", "size"), rest_in_zoo(SIZED, SIZED_SHORT))
 def test_layers_mean_what_the_model_computes(name: str, size: int) -> None:
     model = varied(MODELS[name]())
     if (name, size) == ("nested", 33):  # its head takes the features of 32 pixels alone
@@ -46,14 +53,14 @@ def test_layers_mean_what_the_model_computes(name: str, size: int) -> None:
 
 
 @can_trace
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", rest_in_zoo(MODELS, TRACED_SHORT))
 def test_traces_mean_what_the_model_computes(name: str) -> None:
     graph = read_graph(varied(MODELS[name]()), 32, traced=True)
     reading.assert_faithful(graph, "float32")
 
 
 @can_trace
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "subclassed"])
+@pytest.mark.parametrize("name", rest_in_zoo(LAYERED, ("functional",)))
 def test_both_ways_find_the_same_parameters(name: str) -> None:
     model = varied(MODELS[name]())
     layers, traced = read_graph(model, 32), read_graph(model, 32, traced=True)
@@ -136,8 +143,13 @@ def test_what_is_no_model_is_refused_in_one_line() -> None:
 
 
 @on_tensorflow
-@pytest.mark.parametrize("size", [32, 33])
-@pytest.mark.parametrize("kind", ["module", "function", "concrete"])
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    rest_in_zoo(
+        [*itertools.product(["module", "function", "concrete"], (32, 33))],
+        [("module", 33), ("concrete", 32)],
+    ),
+)
 def test_tensorflow_s_own_modules_and_functions(kind: str, size: int) -> None:
     import tensorflow as tf
 
