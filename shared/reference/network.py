@@ -15,7 +15,7 @@ from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.reference.forward import Array
 from shared.weights.canonical import Weights, cast_exactly, check_weights
-from shared.weights.probe import probe_weights
+from shared.weights.initial import initial_weights
 
 
 class Reference:
@@ -27,8 +27,8 @@ class Reference:
 
 
 def build(spec: ResNetSpec, *, seed: int = 0, dtype: str = "float64") -> Reference:
-    """The reference with probe weights, until others are loaded."""
-    return Reference(spec, probe_weights(spec, seed, dtype))
+    """A network with `initial_weights`, those that the other frameworks start with."""
+    return Reference(spec, initial_weights(spec, seed, dtype))
 
 
 def load_weights(model: Reference, weights: Mapping[str, Array]) -> None:
