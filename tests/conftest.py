@@ -27,6 +27,11 @@ os.environ.update(
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "KERAS_HOME": _keras_home,  # a person's ~/.keras/keras.json may change dtype and layout
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        # Networks this small run in no time: what takes long is to make their programs fast.
+        "XLA_FLAGS": os.environ.get(
+            "XLA_FLAGS",
+            "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        ),
         "TF_ENABLE_ONEDNN_OPTS": "0",  # oneDNN orders its sums by the number of threads
         # Tensors are so small here that a second thread costs more than it brings: on a busy
         # machine with two cores, the parity tests of PyTorch took twenty times as long with two.

@@ -59,7 +59,7 @@ def reference_trace(spec: ResNetSpec, size: tuple[int, int] = SIZE) -> Trace:
 
 @functools.cache
 def _reference_trace(spec: ResNetSpec, size: tuple[int, int]) -> Trace:
-    return reference.trace(reference.build(spec), images_for(spec, size))
+    return reference.trace(loaded(reference, spec), images_for(spec, size))
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:

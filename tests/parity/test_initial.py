@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from shared import get_spec, make_plan, miniature
+from shared.frameworks import reference
 from shared.weights.initial import CONV, fan_of, initial_weights
 from tests.parity.rendering import FRAMEWORKS, package
 from tests.probes import same_weights
@@ -53,11 +54,11 @@ def doubt(values: np.ndarray, expected) -> float:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize("preset", STARTS)
-@pytest.mark.parametrize("side", FRAMEWORKS)
+@pytest.mark.parametrize("side", [*FRAMEWORKS, "reference"])
 def test_build_has_the_initial_weights(side: str, preset: str, dtype: str) -> None:
     """Bit for bit, for the same seed."""
     spec = miniature(get_spec(preset)).replace(depths=(1, 1), **STARTS[preset])
-    rendering = package(side)
+    rendering = reference if side == "reference" else package(side)
     model = rendering.build(spec, seed=3, dtype=dtype)
     assert same_weights(rendering.export_weights(model), initial_weights(spec, 3, dtype))
 

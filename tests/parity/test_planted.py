@@ -16,6 +16,7 @@ from shared.frameworks import reference
 from tests.parity.planted import MISTAKES, Mistake
 from tests.parity.rendering import FRAMEWORKS, package
 from tests.parity.structures import STRUCTURES
+from tests.probes import loaded
 from tests.zoo import rest_in_zoo
 
 IDS = [mistake.name.replace(" ", "-") for mistake in MISTAKES]
@@ -42,7 +43,7 @@ def truth():
     def take(mistake: Mistake) -> Trace:
         key = mistake.spec, mistake.size
         if key not in known:
-            model = reference.build(mistake.spec)
+            model = loaded(reference, mistake.spec)
             known[key] = reference.trace(model, _images(mistake))
         return known[key]
 

@@ -17,7 +17,7 @@ from shared.architecture.presets import miniature
 from shared.frameworks import reference
 from shared.reference import forward
 from shared.weights.random import named_rng
-from tests.probes import SIZE, images_for, relative_error
+from tests.probes import SIZE, images_for, loaded, relative_error
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -338,7 +338,7 @@ def test_every_operator_is_known() -> None:
 
 def test_trace_has_every_layer_with_the_plans_shape() -> None:
     spec = miniature(get_spec("timm/resnet50d"))
-    trace = reference.trace(reference.build(spec), images_for(spec))
+    trace = reference.trace(loaded(reference, spec), images_for(spec))
     shapes = {f"eval/{row.name}": (2, *row.output) for row in make_plan(spec, SIZE).layers}
     assert {name: trace.shape(name) for name in trace.names} == shapes | {"eval/output": (2, 10)}
     assert np.array_equal(trace["eval/output"], trace["eval/head"])
@@ -346,7 +346,7 @@ def test_trace_has_every_layer_with_the_plans_shape() -> None:
 
 def test_weights_come_back_as_they_went_in() -> None:
     spec = miniature(get_spec("resnet18"))
-    model, weights = reference.build(spec), probe_weights(spec, seed=1, dtype="float64")
+    model, weights = loaded(reference, spec), probe_weights(spec, seed=1, dtype="float64")
     reference.load_weights(model, weights)
     found = reference.export_weights(model)
     assert all(np.array_equal(found[name], weights[name]) for name in weights)
@@ -354,7 +354,7 @@ def test_weights_come_back_as_they_went_in() -> None:
 
 def test_a_refused_load_changes_nothing() -> None:
     spec = miniature(get_spec("resnet18"))
-    model = reference.build(spec)
+    model = loaded(reference, spec)
     before = reference.export_weights(model)
     weights = probe_weights(spec, seed=1)
     del weights["head.bias"]
@@ -364,6 +364,6 @@ def test_a_refused_load_changes_nothing() -> None:
 
 
 def test_a_check_that_is_not_recorded_is_refused() -> None:
-    model = reference.build(get_spec("cifar/resnet20"))
+    model = loaded(reference, get_spec("cifar/resnet20"))
     with pytest.raises(SpecError, match="unknown check 'backward'"):
         reference.trace(model, np.zeros((1, 8, 8, 3)), checks=("eval", "backward"))

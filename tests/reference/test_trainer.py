@@ -22,7 +22,7 @@ from shared.reference.forward import batch_statistics
 from shared.reference.loss import cross_entropy, cross_entropy_backward
 from shared.training.config import PROBE, OptimizerConfig, Training, dropout_masks, probe_labels
 from tests.differences import AUTOGRAD_LIMIT, random
-from tests.probes import relative_error
+from tests.probes import loaded, relative_error
 from tests.training_probes import batch_for
 
 DROPOUT = miniature(get_spec("ablation/resnet110_dropout_shortcut"))
@@ -200,14 +200,14 @@ def test_without_masks_the_trainer_drops_about_the_right_share() -> None:
         0.75, abs=0.01
     )
     losses = [
-        Trainer(reference.build(spec), PROBE).gradients(images, labels, given).loss
+        Trainer(loaded(reference, spec), PROBE).gradients(images, labels, given).loss
         for given in (None, masks, dropout_masks(plan, 4, 2))
     ]
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_masks_change_at_every_step() -> None:
-    trainer = Trainer(reference.build(DROPOUT), PROBE)
+    trainer = Trainer(loaded(reference, DROPOUT), PROBE)
     losses = {trainer.step(*batch_for(DROPOUT), 0.0) for _ in range(3)}
     assert len(losses) == 3
 
@@ -218,7 +218,7 @@ def test_masks_change_at_every_step() -> None:
 def test_training_learns_a_batch() -> None:
     spec = miniature(get_spec("cifar/preresnet20"))
     images, labels = batch_for(spec)
-    trainer = Trainer(reference.build(spec), Training())
+    trainer = Trainer(loaded(reference, spec), Training())
     losses = [trainer.step(images, labels, 0.02) for _ in range(12)]
     assert losses[-1] < 0.1 * losses[0]
 
@@ -226,7 +226,7 @@ def test_training_learns_a_batch() -> None:
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_float32_stays_float32(kind: str) -> None:
     trainer = Trainer(
-        reference.build(DROPOUT, dtype="float32"), Training(optimizer=OptimizerConfig(kind=kind))
+        loaded(reference, DROPOUT, dtype="float32"), Training(optimizer=OptimizerConfig(kind=kind))
     )
     images, labels = batch_for(DROPOUT)
     trainer.step(images, labels, np.float64(0.1))

@@ -21,7 +21,7 @@ from shared.verification.recording import CHECKS
 from shared.weights.canonical import Weights
 from shared.weights.random import named_rng
 from tests.differences import finite_difference, random, some_indices
-from tests.probes import relative_error, same_weights
+from tests.probes import loaded, relative_error, same_weights
 from tests.training_probes import batch_for, expected_arrays
 
 # A network's loss bends wherever a ReLU or the maximum of a pool switches within the step: then a
@@ -70,7 +70,7 @@ def check_network(spec: ResNetSpec, training: Training, coordinates: int) -> Non
     images, labels = batch_for(spec, size_for(spec))
     plan = make_plan(spec, images.shape[1:3])
     masks = dropout_masks(plan, len(images), 0)
-    model = reference.build(spec)
+    model = loaded(reference, spec)
     arrays = {**reference.export_weights(model), "images": images}
     found = Trainer(model, training).gradients(images, labels, masks)
     gradients = {**found.tensors, "images": found.images}
@@ -151,7 +151,7 @@ def test_gradients_with_frozen_norms_against_finite_differences() -> None:
 def test_a_trace_has_the_expected_keys_and_leaves_the_model_as_it_was(name: str) -> None:
     spec = NETWORKS[name]
     images, _ = batch_for(spec)
-    model = reference.build(spec)
+    model = loaded(reference, spec)
     before = reference.export_weights(model)
     trace = reference.trace(model, images, checks=CHECKS[::-1])
     assert [(name, trace.shape(name)) for name in trace.names] == expected_arrays(
@@ -181,7 +181,7 @@ def test_a_trace_has_the_expected_keys_and_leaves_the_model_as_it_was(name: str)
 def test_a_trace_of_another_training_has_the_expected_keys(training: Training) -> None:
     spec = NETWORKS["cifar/preresnet20"]
     trace = reference.trace(
-        reference.build(spec), batch_for(spec)[0], checks=CHECKS[1:], training=training
+        loaded(reference, spec), batch_for(spec)[0], checks=CHECKS[1:], training=training
     )
     assert [(name, trace.shape(name)) for name in trace.names] == expected_arrays(
         spec, CHECKS[1:], training
@@ -190,20 +190,20 @@ def test_a_trace_of_another_training_has_the_expected_keys(training: Training) -
 
 def test_an_inference_trace_says_nothing_of_training() -> None:
     spec = NETWORKS["ablation/resnet110_dropout_shortcut"]
-    trace = reference.trace(reference.build(spec), batch_for(spec)[0])
+    trace = reference.trace(loaded(reference, spec), batch_for(spec)[0])
     assert not {"training", "labels"} & set(trace.about)
 
 
 def test_statistics_are_those_after_one_forward_pass() -> None:
     spec = NETWORKS["torchvision/resnet18"]
     images, labels = batch_for(spec)
-    model = reference.build(spec)
+    model = loaded(reference, spec)
     trace = reference.trace(model, images, checks=("train",))
     Trainer(model, PROBE).gradients(images, labels)
     names = [name for name in model.weights if ".running_" in name]
     assert all(np.array_equal(trace[f"stats/{name}"], model.weights[name]) for name in names)
     values = trace["train/stem.conv1"].reshape(-1, 8)
-    old = reference.build(spec).weights
+    old = loaded(reference, spec).weights
     for leaf, batch in (("mean", values.mean(axis=0)), ("var", values.var(axis=0, ddof=1))):
         expected = 0.9 * old[f"stem.norm1.running_{leaf}"] + 0.1 * batch
         assert relative_error(trace[f"stats/stem.norm1.running_{leaf}"], expected) <= 1e-13

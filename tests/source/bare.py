@@ -16,7 +16,7 @@ from shared.frameworks import reference
 from shared.source.write import source
 from shared.training.config import OptimizerConfig, Training, probe_labels
 from shared.weights.files import write_tensors
-from tests.probes import SIZE, relative_error
+from tests.probes import SIZE, loaded, relative_error
 
 BATCH, RATE = 4, 0.1
 PLAIN = Training(optimizer=OptimizerConfig(momentum=0.0, weight_decay=0.0), label_smoothing=0.0)
@@ -90,7 +90,7 @@ def error(spec: ResNetSpec, path: Path) -> float:
 def truth(spec: ResNetSpec) -> dict[str, np.ndarray]:
     """The output of the NumPy network, and its tensors after a step."""
     images, labels = batch(spec)
-    model = reference.build(spec)
+    model = loaded(reference, spec)
     output = reference.trace(model, images)["eval/output"]
     trainer = reference.Trainer(model, PLAIN)
     trainer.step(images, labels, RATE)

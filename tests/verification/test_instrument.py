@@ -12,11 +12,12 @@ from shared.frameworks import reference
 from shared.verification import instrument
 from shared.verification.comparison import compare
 from shared.verification.recording import EVAL
+from tests.probes import loaded
 
 
 @pytest.fixture(scope="module")
 def trace() -> Trace:
-    model = reference.build(miniature(get_spec("cifar/resnet20")))
+    model = loaded(reference, miniature(get_spec("cifar/resnet20")))
     return reference.trace(model, probe_images((2, 32, 32, 3), dtype="float64"))
 
 
