@@ -226,16 +226,17 @@ class InfinityPadding2D(keras.layers.ZeroPadding2D):
 
 
 def MaxPool2D(op: ops.MaxPool, scope: Scope) -> Apply:
-    """The stock layer, with its padding in front where that is not SAME."""
+    """The stock layer, with its padding in front where that is neither SAME nor none."""
+    own = op.padding in ("same", "valid")
     pool = keras.layers.MaxPooling2D(
         op.kernel_size,
         op.stride,
-        padding="same" if op.padding == "same" else "valid",
+        padding=op.padding if own else "valid",
         data_format=CHANNELS_LAST,
         name=scope.name,
         dtype=scope.dtype,
     )
-    if op.padding == "same":
+    if own:
         return pool
     layer = keras.layers.ZeroPadding2D if op.padding == "zero" else InfinityPadding2D
     # None of these borders depends on the size of the image.

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from resnet_keras import ablation, layers
+from resnet_keras import dropout, layers
 from resnet_keras.weights import spec_of
 from shared.errors import FrameworkError
 
@@ -18,10 +18,9 @@ def stock_model(model: keras.Model) -> keras.Model:
     """The same network, with weights of its own, as a plain functional model of Keras' own layers.
 
     Layer names are the canonical names. `model` is a network that `build` made; it is left as it
-    was. A model of Keras' layers knows no spec: the way back is `build(spec)`, whose `set_weights`
-    takes its `get_weights()`. Raises `FrameworkError` naming the first layer that has no stock
-    layer: one that standardises its filters or averages unbiased variances, say; and where Keras
-    has no float64 on its backend.
+    was. Raises `FrameworkError` naming the first layer that has no stock layer: one that
+    standardises its filters or averages unbiased variances, say, or computes in a float64 that
+    Keras does not have on its backend.
 
     >>> stock_model(build(get_spec("keras/resnet50"))).save("resnet50.keras")
     """
@@ -62,7 +61,7 @@ STOCK: Mapping[type, type[keras.layers.Layer]] = {
     layers.GroupNormalization: keras.layers.GroupNormalization,
     layers.GlobalAveragePooling2D: keras.layers.GlobalAveragePooling2D,
     layers.Dense: keras.layers.Dense,
-    ablation.MaskedDropout: keras.layers.Dropout,
+    dropout.MaskedDropout: keras.layers.Dropout,
 }
 OWN: Mapping[type, tuple[str, ...]] = {
     layers.PlannedConv2D: ("weight_std_eps", "grid"),

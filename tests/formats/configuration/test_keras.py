@@ -115,6 +115,7 @@ BELIEVED: dict[str, tuple[int, tuple[Edit, ...], dict[str, Any]]] = {
         {"stem.pool_padding": "same"},
     ),
     "no-pool": (1, (without("pool1_pad"), without("pool1_pool")), {"stem.pool": "none"}),
+    "valid-pool": (1, (without("pool1_pad"),), {"stem.pool_padding": "valid"}),
     "first-stage-strides": (
         1,
         (settings("conv2_block1_1_conv", strides=2), settings("conv2_block1_0_conv", strides=2)),
@@ -205,8 +206,6 @@ REFUSED: dict[str, tuple[int, Edit, str]] = {
                    "padding = 'valid' in the layer 'conv2_block1_2_conv' (Conv2D)"),
     "odd-padding": (1, settings("conv1_pad", padding=[[2, 3], [2, 3]]),
                     "padding = [[2, 3], [2, 3]] in the layer 'conv1_conv' (Conv2D)"),
-    "pool-padding": (1, without("pool1_pad"),
-                     "padding = 'valid' in the layer 'pool1_pool' (MaxPooling2D)"),
     "pool-size": (1, settings("pool1_pool", pool_size=[2, 2]),
                   "pool_size = 2 in the layer 'pool1_pool' (MaxPooling2D)"),
     "strides": (1, settings("conv2_block2_3_conv", strides=[2, 2]),
