@@ -12,10 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.site import idioms, measure
+from benchmarks.site import measure, run_idioms
+from benchmarks.site.idioms import FRAMEWORKS, IDIOMS
 from benchmarks.site.networks import NETWORKS
 
-IDIOMS = "idioms"
+LISTINGS = "idioms"  # what --measure calls them
 
 
 def main() -> int:
@@ -23,30 +24,36 @@ def main() -> int:
     presets = [shown.preset for shown in NETWORKS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.site", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("site"), metavar="FOLDER")
-    parser.add_argument("--measure", nargs="*", choices=[*presets, IDIOMS], metavar="WHAT")
+    parser.add_argument("--measure", nargs="*", choices=[*presets, LISTINGS], metavar="WHAT")
     given = parser.parse_args()
     if given.measure is None:
+        try:
+            import furo  # noqa: F401 - the theme
+            import myst_parser  # noqa: F401
+            import sphinx  # noqa: F401
+        except ImportError as error:
+            parser.error(f"{error.name} is not installed; pip install -e '.[docs]'")
         from benchmarks.site.build import build
 
         return build(given.output)
-    wanted = given.measure or [*presets, IDIOMS]
-    if IDIOMS in wanted:
+    wanted = given.measure or [*presets, LISTINGS]
+    if LISTINGS in wanted:
         measure_idioms()
-    measure.measure([preset for preset in wanted if preset != IDIOMS])
+    measure.measure([preset for preset in wanted if preset != LISTINGS])
     return 0
 
 
 def measure_idioms() -> None:
     """Each framework's listings in a process of its own; printed as a table, and kept."""
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for framework in idioms.FRAMEWORKS:
-        command = [sys.executable, "-m", "benchmarks.site.idioms", framework]
+    for framework in FRAMEWORKS:
+        command = [sys.executable, "-m", "benchmarks.site.run_idioms", framework]
         environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
         done = subprocess.run(
             command, env=environment, check=True, stdout=subprocess.PIPE, text=True
         )
         found |= json.loads(done.stdout)
-    for idiom in idioms.IDIOMS:
+    for idiom in IDIOMS:
         for framework, of in found.items():
             right, wrong = of[idiom.name]["right"], of[idiom.name]["wrong"]
             print(f"{idiom.name:16} {framework:6} right {right:.1e}  wrong {wrong:.1e}")
@@ -56,7 +63,7 @@ def measure_idioms() -> None:
         + "\n}"
         for framework, of in found.items()
     )
-    idioms.MEASURED.write_text(f"{{\n{rows}\n}}\n", "utf-8")
+    run_idioms.MEASURED.write_text(f"{{\n{rows}\n}}\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from typing import Any
 import typer
 
 import shared
-from benchmarks.site.idioms import FRAMEWORKS, IDIOMS, Idiom, listing, load
+from benchmarks.site.idioms import FRAMEWORKS, IDIOMS, Idiom
 from benchmarks.site.networks import NETWORKS
+from benchmarks.site.run_idioms import listing, load
 from benchmarks.site.side_by_side import coloured_lines, hanging
 from shared import get_spec, make_plan
 from shared.cli.main import app

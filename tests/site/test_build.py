@@ -11,7 +11,8 @@ import pytest
 
 import shared
 from benchmarks.site import pages
-from benchmarks.site.idioms import FRAMEWORKS, IDIOMS, listing
+from benchmarks.site.idioms import FRAMEWORKS, IDIOMS
+from benchmarks.site.run_idioms import listing
 from shared.cli.main import app
 from tests.browser import CHROMIUM, Browser, browser
 

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from benchmarks.site.idioms import FRAMEWORKS, IDIOMS, Idiom, errors, listing, load
+from benchmarks.site.idioms import FRAMEWORKS, IDIOMS, Idiom
+from benchmarks.site.run_idioms import errors, listing, load
 from tests.zoo import rest_in_zoo
 
 SHORT = [
