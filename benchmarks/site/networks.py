@@ -23,6 +23,7 @@ NETWORKS = (
     Shown("bit/r50x1", "BiT", "standardised filters, group norm"),
     Shown("cifar/resnet20", "CIFAR, option A", "shortcuts without weights, for 32 x 32"),
     Shown("keras/resnet50v2", "Keras V2", "the last block of a stage strides; eps 1.001e-5"),
+    Shown("flax/resnet50", "Flax, SAME", "strided convolutions and the pool pad SAME"),
 )
 
 # What each part of a listing is called on the page.
