@@ -237,7 +237,7 @@ def test_fields_that_few_have(framework: str, tmp_path: Path) -> None:
         assert ("Dropout(0.25" in text) == spec.name.startswith("dropout")
         return text.replace("Dropout(0.25", "Dropout(0.0")
 
-    base = small("tf/cifar_resnet20_v2", shallow=True)
+    base = small("tf/cifar_resnet20_v2")
     specs = [
         base.replace(name=name, **{**changes, "block.dropout": 0.0})
         for name, changes in FEW.items()
