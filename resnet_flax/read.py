@@ -127,11 +127,13 @@ def _haiku(transformed: Any, *rest: Any) -> Adapted:
     stateful = type(transformed).__name__ == "TransformedWithState"
     params = list(given) if stateful else list(given[:1])
     words = [name for name, value in EVALUATION.items() if value is False]
+    random = "rng" in inspect.signature(transformed.apply).parameters  # not `without_apply_rng`
 
     def call(params: Any, images: Any) -> Any:
         for said in [*({word: False} for word in words), {}]:
             try:
-                result = transformed.apply(*params.values(), None, images, **said)
+                key = (None,) if random else ()
+                result = transformed.apply(*params.values(), *key, images, **said)
             except TypeError as error:
                 if said and "unexpected keyword" in str(error):
                     continue

@@ -15,12 +15,17 @@ from shared.graphs.affine import MAX_EPS, Expr, Map
 from shared.graphs.axes import axes_in, layout_of, letters, whole
 from shared.graphs.constants import Env, decimal
 from shared.graphs.meaning import NoMeaning, evaluate, sliding
+from shared.graphs.moves import RULES as MOVING
 from shared.graphs.primitives import Array, Raw
 from shared.graphs.state import Act, Foreign, State
 from shared.graphs.windows import RULES as WINDOWS
+from shared.graphs.windows import blur, by_axis, in_layout
 
 GLUE = ("ew", "cast", "reshape", "transpose", "broadcast", "reduce", "slice")
+MOVES = ("slice", "concat", "reverse")
+BORDER = (*MOVES, "broadcast", "reshape")
 MOST = 80  # nodes of one region
+SOME_ROWS = 4096  # pixels that a filter is solved for
 MOST_BEND = 1e30  # a constant beyond is no number that an activation has
 SAMPLES = np.concatenate([np.linspace(-9, 9, 181), [-1e-3, 1e-3, 30.0, -30.0, 300.0, -300.0]])
 
@@ -41,7 +46,7 @@ def recognise(state: State, raw: Raw) -> None:
             continue
         node = state.graph.nodes[i]
         data = [k for k in node.ins if state.is_data(k)]
-        if node.prim not in GLUE or not all(k in inside for k in data):
+        if node.prim not in (*GLUE, *MOVES) or not all(k in inside for k in data):
             leaking |= {k for k in data if k in inside and k != raw.id}
             continue
         inside.add(i)
@@ -62,8 +67,10 @@ def _as_one(state: State, start: Raw, order: Sequence[int]) -> bool:
     if len(raws) < 2:
         return False
     try:
-        if any(raw.prim == "slice" for raw in raws):
-            act = _max_pool(state, start, raws)
+        if any(raw.prim in ("concat", "reverse") for raw in raws):
+            act = _reflection(state, start, raws)
+        elif any(raw.prim == "slice" for raw in raws):
+            act = _max_pool(state, start, raws) or _blur(state, start, raws)
         elif all(raw.prim in ("ew", "cast") for raw in raws):
             act = _activation(state, start, raws)
         else:
@@ -286,7 +293,34 @@ def _channel_vector(state: State, i: int, channels: int) -> Expr:
     )
 
 
-# A maximum over slices.
+# Borders.
+
+
+def _reflection(state: State, start: Raw, raws: Sequence[Raw]) -> Act | None:
+    """Slices of an image that are put around it, along both axes."""
+    act, shape, given = state.values[start.id], state.shape(start.id), state.shapes[raws[-1].id]
+    layout = layout_of(act.dims) if letters(act.dims) else ""
+    if not layout or given is None or len(given) != 4 or any(r.prim not in BORDER for r in raws):
+        return None
+    more = [after - before for before, after in zip(shape, given, strict=True)]
+    places = [layout.index(axis) for axis in "HW"]
+    if any(n != 0 for d, n in enumerate(more) if d not in places):
+        return None
+    if not all(0 < more[d] <= 2 * shape[d] - 2 for d in places):
+        return None
+    x = np.arange(math.prod(shape), dtype=np.float64).reshape(shape)
+    y = _run(state, start, raws, x)
+    halves = [n // 2 for n in more]
+    pads = [(half, n - half) for half, n in zip(halves, more, strict=True)]
+    for mode in ("reflect", "edge", "symmetric"):
+        if np.array_equal(y, np.pad(x, pads, mode=mode)):  # type: ignore[call-overload]
+            pad = Raw(raws[-1].id, "pad", (start.id,), {"pads": tuple(pads), "mode": mode})
+            pad.attrs["value"] = 0.0
+            return MOVING["pad"](state, pad)
+    return None
+
+
+# A maximum over slices, or a weighted sum of them.
 
 
 def _max_pool(state: State, start: Raw, raws: Sequence[Raw]) -> Act | None:
@@ -319,3 +353,45 @@ def _max_pool(state: State, start: Raw, raws: Sequence[Raw]) -> Act | None:
     }
     pool = Raw(last.id, "maxpool", (start.id,), attrs, last.where, last.line)
     return WINDOWS["maxpool"](state, pool)
+
+
+def _blur(state: State, start: Raw, raws: Sequence[Raw]) -> Act | None:
+    """Strided slices of one image, along both axes, and the same weighted sum for every channel."""
+    act, shape, given = state.values[start.id], state.shape(start.id), state.shapes[raws[-1].id]
+    layout = layout_of(act.dims) if letters(act.dims) else ""
+    slices = [raw.attrs["index"] for raw in raws if raw.prim == "slice"]
+    if not layout or given is None or len(given) != 4 or not act.is_plain:
+        return None
+    places = [layout.index(axis) for axis in "HW"]
+    kernel = (max(i[places[0]][0] for i in slices) + 1, max(i[places[1]][0] for i in slices) + 1)
+    stride = (max(i[places[0]][2] for i in slices), max(i[places[1]][2] for i in slices))
+    out = (given[places[0]], given[places[1]])
+    if min(kernel) < 2:
+        return None
+
+    def windows(x: Array) -> Array:
+        """[images and channels, pixels, taps] of what each output pixel sees."""
+        images = np.transpose(x, [layout.index(axis) for axis in "NCHW"])
+        seen = np.lib.stride_tricks.sliding_window_view(images, kernel, (2, 3))
+        seen = seen[:, :, :: stride[0], :: stride[1]][:, :, : out[0], : out[1]]
+        return seen.reshape(-1, math.prod(seen.shape[2:4]), math.prod(kernel))
+
+    def made(x: Array) -> Array:
+        y = np.transpose(_run(state, start, raws, x), [layout.index(axis) for axis in "NCHW"])
+        return y.reshape(-1, math.prod(out))
+
+    x = state.rng.normal(0, 2, shape)
+    seen, y = windows(x), made(x)
+    if seen.shape[:2] != y.shape or y.size < 2 * math.prod(kernel):
+        return None
+    rows = seen.reshape(-1, math.prod(kernel))[:SOME_ROWS], y.reshape(-1)[:SOME_ROWS]
+    taps = np.linalg.lstsq(*rows, rcond=None)[0]
+    x = state.rng.normal(0, 2, shape) * 10.0 ** state.rng.uniform(-3, 6, shape)  # no bound hides
+    scale = np.abs(windows(x)).max() * 1e-9
+    if abs(taps.sum() - 1) > 1e-6 or not np.allclose(windows(x) @ taps, made(x), 1e-9, scale):
+        return None
+    source, found = blur(state, state.settle(act), out, kernel, stride)
+    size = {**state.nodes[source].size, "H": out[0], "W": out[1]}
+    exact = tuple(round(float(tap), 12) for tap in taps)
+    node = state.new("BlurPool", [source], raws[-1], size, found | {"filter": exact})
+    return Act(node.id, in_layout(by_axis(given, layout), layout))

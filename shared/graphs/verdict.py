@@ -122,6 +122,9 @@ def identify_graph(
     elif found.nearest is None:
         answer.verdict = NO_RESNET
         answer.notes.append(found.reason)
+        unknown = [node.label for node in found.trimmed.target.order if node.op == "Other"]
+        if unknown:
+            answer.notes.append(f"it has operators that are not known: {listed(unknown)}")
     else:
         _depart(answer, found.nearest, against)
     return answer

@@ -119,23 +119,32 @@ def _as_blur(state: State, node: Node, raw: Raw) -> None:
         return
     if (weight != weight[:1]).any() or abs(weight[0].sum() - 1) > 1e-6:
         return
-    pads, mode = node.attrs["pads"], "zero"
-    source = state.nodes[node.ins[0]]
-    pad = absorbed(state, source.id, ("reflect", "edge", "symmetric"), ())
-    if pad is not None and not np.any(raw.attrs["pads"]):
-        out, source = node.image, state.nodes[pad.ins[0]]
-        kernel, stride = node.attrs["kernel"], node.attrs["stride"]
-        pads = effective(source.image, out, kernel, stride, (1, 1), pads_of(pad))
-        mode = pad.attrs["mode"]
-    node.op, node.ins = "BlurPool", [source.id]
-    node.attrs = {
-        "kernel": node.attrs["kernel"],
-        "stride": node.attrs["stride"],
-        "pads": pads,
-        "mode": mode,
-        "filter": tuple(float(v) for v in weight[0].ravel()),
-    }
+    attrs, (source,) = node.attrs, node.ins
+    padded = attrs["pads"] if np.any(raw.attrs["pads"]) else None
+    source, found = blur(state, source, node.image, attrs["kernel"], attrs["stride"], padded)
+    taps = tuple(float(v) for v in weight[0].ravel())
+    node.op, node.ins, node.attrs = "BlurPool", [source], found | {"filter": taps}
     node.tensors, node.where = {}, raw.where
+
+
+def blur(
+    state: State,
+    source: int,
+    out: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    pads: Pads | None = None,
+) -> tuple[int, dict[str, Any]]:
+    """What a blur pool reads, with the padding in front of it absorbed unless it pads itself, and
+    its attributes but the filter.
+    """
+    mode, pad = "zero", None
+    if pads is None:
+        pad = absorbed(state, source, ("reflect", "edge", "symmetric"), ())
+        pads = pads_of(pad) if pad is not None else NO_PADS
+        mode, source = (pad.attrs["mode"], pad.ins[0]) if pad is not None else (mode, source)
+        pads = effective(state.nodes[source].image, out, kernel, stride, (1, 1), pads)
+    return source, {"kernel": kernel, "stride": stride, "pads": pads, "mode": mode}
 
 
 def _pool(

@@ -15,6 +15,7 @@ onnx = pytest.importorskip("onnx")
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.others import spread_out
 from shared.errors import CheckpointError
 from shared.graphs.files.onnx_file import read_graph
 from shared.graphs.primitives import RawGraph
@@ -60,7 +61,7 @@ def net() -> nn.Module:
     with torch.no_grad():
         for k, tensor in enumerate(model.state_dict().values()):
             if tensor.is_floating_point():
-                tensor.copy_(torch.from_numpy(reading.spread_out(tensor.numpy(), k)))
+                tensor.copy_(torch.from_numpy(spread_out(tensor.numpy(), k)))
     return model
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared.architecture.presets import get_spec, list_presets, miniature
+from shared.architecture.presets import get_spec, miniature
 from shared.graphs.verdict import identify_graph
 from shared.weights.probe import probe_weights
 from tests.graphs.presets import assert_read_back, different_miniatures, reading, side
@@ -20,25 +20,10 @@ import resnet_keras
 from resnet_keras.read import read_graph
 
 SHORT = {"timm/resnet50d", "keras/resnet50v2"}
-# What is not read back yet, and why.
-OTHERWISE = {
-    **{
-        name: "a blur in slices is not taken for a pool"
-        for name in list_presets()
-        if "blur" in name
-    }
-}
 
 
 def cases() -> list[Any]:
-    return [
-        pytest.param(
-            name, marks=[pytest.mark.zoo, pytest.mark.xfail(strict=True, reason=OTHERWISE[name])]
-        )
-        if name in OTHERWISE
-        else (name if name in SHORT else in_zoo(name))
-        for name in different_miniatures()
-    ]
+    return [name if name in SHORT else in_zoo(name) for name in different_miniatures()]
 
 
 @pytest.mark.parametrize("name", cases())

@@ -173,3 +173,21 @@ def test_equinox() -> None:
     reading.assert_faithful(graph, "float64")
     assert {"conv/weight", "norm/weight", "head/bias"} <= reading.names(graph)
     assert [name for name in reading.names(graph) if name.startswith("norm/ema_state_index")]
+
+
+def test_what_is_closed_over_is_computed_in_its_own_dtype() -> None:
+    variance = jnp.full(3, 0.7, jnp.float32)
+
+    def model(images: Any) -> Any:
+        return (images / jnp.sqrt(variance + 1e-5)).mean((1, 2))
+
+    graph = read_graph(model, 32)
+    assert graph.dtype == "float32"
+    assert reading.error(graph) < reading.LIMITS["float32"]
+
+
+def test_a_haiku_transform_without_random_numbers() -> None:
+    hk = pytest.importorskip("haiku")
+    net = hk.without_apply_rng(hk.transform(lambda x: hk.Conv2D(4, 3)(x).mean((1, 2))))
+    params = net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    reading.assert_faithful(read_graph((net, params), 32), "float64")

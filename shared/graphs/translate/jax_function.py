@@ -102,7 +102,9 @@ def _traced(
     outputs = [path_name(path) for path, _ in several]
     k = choices.choose_output(outputs, [result.shape for _, result in several], graph)
     graph.outputs = [outs[k], *(out for j, out in enumerate(outs) if j != k)]
-    graph.dtype = _computed_in(graph, "float64" if x64 else "float32")
+    # Arithmetic of what a function has closed over, eps and variance say, is in its own dtype.
+    narrow = any(str(getattr(const, "dtype", "")) == "float32" for const in closed.consts)
+    graph.dtype = _computed_in(graph, "float64" if x64 and not narrow else "float32")
 
     def run(images: Array) -> Array:
         order = ["NHWC".index(axis) for axis in layout]
