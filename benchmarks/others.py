@@ -493,16 +493,13 @@ def _of_keras() -> Iterator[Model]:
         yield Model("keras-hub", f"resnet_vd_{depth}", make, size=224)
     for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"):
         yield Model("image-classifiers", name, partial(_classifier, name))
-    for name in ("resnext50", "resnext101"):
-        yield Model("image-classifiers", name, partial(_classifier, name))
-    for name in ("seresnet18", "seresnet34", "seresnet50", "seresnext50"):
+    for name in ("seresnet18", "seresnet34", "seresnet50"):  # its ResNeXt need Keras 2
         yield Model("image-classifiers", name, partial(_classifier, name), scope=False)
 
 
 def _of_tensorflow() -> Iterator[Model]:
-    yield Model(
-        "keras-applications", "resnet50", partial(_keras_applications, "resnet50", "ResNet50")
-    )
+    make = partial(_keras_applications, "resnet50", "ResNet50")
+    yield Model("keras-applications", "resnet50", make, size=224)
     for name in (*APPLICATIONS, "ResNeXt50", "ResNeXt101"):
         make = partial(_keras_applications, "resnet_common", name)
         preset = f"keras/{name.lower()}" if name in APPLICATIONS else ""

@@ -313,7 +313,7 @@ def _reflection(state: State, start: Raw, raws: Sequence[Raw]) -> Act | None:
     halves = [n // 2 for n in more]
     pads = [(half, n - half) for half, n in zip(halves, more, strict=True)]
     for mode in ("reflect", "edge", "symmetric"):
-        if np.array_equal(y, np.pad(x, pads, mode=mode)):  # type: ignore[call-overload]
+        if np.array_equal(y, np.pad(x, pads, mode=mode)):
             pad = Raw(raws[-1].id, "pad", (start.id,), {"pads": tuple(pads), "mode": mode})
             pad.attrs["value"] = 0.0
             return MOVING["pad"](state, pad)
