@@ -37,7 +37,8 @@ def exported(found: Exported, source: Source, seconds: float) -> Iterator[Text]:
     if good:
         verdict = f"✓ {found.path}: {found.spec.name}, {how}"
     else:
-        verdict = f"✗ {found.path} is not written: it is not the same as {found.spec.name}"
+        how = "compute the same as" if found.read is None else "read back as"
+        verdict = f"✗ {found.path} is not written: it does not {how} {found.spec.name}"
     yield Text(printable(verdict), "bold green" if good else "bold red")
     yield _row("network", f"{plan.params:,} parameters; {source.origin}")
     for remark in source.remarks:

@@ -115,6 +115,8 @@ class _Reader(Reader):
             known, params = _described(name, operation, self._special)
             if len(ins) == 2 and known in BINARY:
                 ins = self._without_spread(ins)
+                if known == "div" and (inner := self._sigmoid_of(*ins)) is not None:
+                    return [self.add("ew", inner, op="logistic")]
             return self._one(known, _equation(known, params, operation), ins, {})
         except (Unknown, KeyError, ValueError) as error:
             what = name if not isinstance(error, Unknown) else f"{name} ({error})"
@@ -132,6 +134,22 @@ class _Reader(Reader):
             if node.prim == "broadcast" and self.shape(node.ins[0]) == ():
                 bare[k] = node.ins[0]
         return bare if self.shape(bare[0]) or self.shape(bare[1]) else ins
+
+    def _sigmoid_of(self, one: int, below: int) -> int | None:
+        """x of 1 / (1 + exp(-x)), which JAX lowers its `logistic` to."""
+        add = self.graph.nodes[below]
+        if not self._is_one(one) or add.attrs.get("op") != "add":
+            return None
+        others = [id for id in add.ins if not self._is_one(id)]
+        exp = self.graph.nodes[others[0]] if len(others) == 1 else add
+        if exp.attrs.get("op") != "exp":
+            return None
+        negated = self.graph.nodes[exp.ins[0]]
+        return negated.ins[0] if negated.attrs.get("op") == "neg" else None
+
+    def _is_one(self, id: int) -> bool:
+        value = self.known(id)
+        return value is not None and bool((value == 1).all())
 
     def _reduce(self, operation: Any, ins: list[int]) -> int:
         kind = FOLDS.get(_body(operation))
