@@ -128,9 +128,11 @@ def verify_markdown(verdicts: Sequence[Verdict], inputs: Inputs, command: str) -
         f"{sum(c.tensors for v in run for c in v.comparisons):,} tensors compared; "
         f"{sum(not v.passed for v in verdicts)} presets differ or were not run; "
         f"the largest error is {worst:.1e}.",
-        *table_lines(_verdicts(verdicts)),
     ]
     comparisons = [c for verdict in verdicts for c in verdict.comparisons]
+    for sentence in report_verify.of_exported(comparisons):
+        lines += ["", f"{sentence[0].upper()}{sentence[1:]}."]
+    lines += table_lines(_verdicts(verdicts))
     if len(verdicts) == 1 and comparisons:
         pairs = report_verify.comparison_table(comparisons).for_page()
         lines += ["", "## Pairs", *table_lines(pairs)]

@@ -245,22 +245,25 @@ def conclude(verdicts: Sequence[Verdict]) -> Conclusion:
             "training below float64 is measured, not judged: a ReLU at zero within rounding makes "
             "its gradient jump"
         )
-    exported = [name for name in EXPORTED if any(name in (c.a, c.b) for c in comparisons)]
-    if exported:
-        details.append(
-            f"of {', '.join(exported)}: the output of the forward pass alone, for that is all that "
-            "such a file has; in float32, their own rounding is taken to be NumPy's"
-        )
-    if any(c.dtype == "float64" for c in comparisons) and any(
-        name.endswith(":onnx") for name in exported
-    ):
-        details.append(ONNX_EPSILON)
+    details += of_exported(comparisons)
     if not judged:
         return Conclusion(Tone.measured, f"{networks}: measured in {who}", tuple(details))
     be, train = ("are", "train") if len(verdicts) > 1 else ("is", "trains")
     alike = f" and {train} alike" if any(c.check != EVAL for c in judged) else ""
     said = f"✓ {networks} {be} the same function{alike} in {who}"
     return Conclusion(Tone.good, said, tuple(details))
+
+
+def of_exported(comparisons: Sequence[Comparison]) -> list[str]:
+    """What is to be said where sides are files that frameworks have exported."""
+    exported = [name for name in EXPORTED if any(name in (c.a, c.b) for c in comparisons)]
+    if not exported:
+        return []
+    alone = f"of {', '.join(exported)}: the output of the forward pass alone, for that is all that "
+    low = any(c.dtype != "float64" for c in comparisons)
+    rounding = "; their own rounding in float32 is taken to be NumPy's" if low else ""
+    said = [f"{alone}such a file has{rounding}"]
+    return said if low or not any(n.endswith(":onnx") for n in exported) else [*said, ONNX_EPSILON]
 
 
 def conclusion(verdicts: Sequence[Verdict], seconds: float) -> Text:

@@ -103,7 +103,12 @@ def verify(
     from shared.cli.report_checkpoints import print_remarks
     from shared.cli.report_diagnose import causes_json, isolated_json, print_causes, print_isolated
     from shared.frameworks.registry import installed
-    from shared.frameworks.verify import DEFAULT_PRESETS, count_networks, iter_verdicts
+    from shared.frameworks.verify import (
+        DEFAULT_PRESETS,
+        count_networks,
+        iter_verdicts,
+        possible_inputs,
+    )
 
     started = time.perf_counter()
     if presets and len(presets) == 1 and is_live(presets[0]) and not weights:
@@ -128,7 +133,7 @@ def verify(
     inputs = make_inputs(
         specs, names, dtype, seed, batch, image_size, canonical, image, weights, check, training
     )
-    inputs = dataclasses.replace(inputs, isolated=alone)
+    inputs = possible_inputs(chosen, dataclasses.replace(inputs, isolated=alone))
     console, errors = make_console(json_file), make_console(stderr=True)
     verdicts, due = [], 0.0
     with report.VerifyProgress(errors, total=count_networks(specs) * len(chosen)) as progress:

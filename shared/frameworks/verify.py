@@ -148,7 +148,7 @@ def iter_verdicts(
         raise FrameworkError(
             "a comparison needs two sides; name another framework, or the reference"
         )
-    inputs = _possible(frameworks, inputs)
+    inputs = possible_inputs(frameworks, inputs)
     with tempfile.TemporaryDirectory(prefix="rosetta-") as folder, WorkerPool(frameworks) as pool:
         images = _save_images(inputs, Path(folder))
         known: dict[ResNetSpec, Verdict] = {}
@@ -170,7 +170,7 @@ def iter_verdicts(
                 yield known[function]
 
 
-def _possible(names: Sequence[str], inputs: Inputs) -> Inputs:
+def possible_inputs(names: Sequence[str], inputs: Inputs) -> Inputs:
     """The inputs, with the forward pass alone where no two sides have more.
 
     Raises `FrameworkError` for a side that is not installed, or does not run in the precision or do
@@ -220,7 +220,7 @@ def take_trace(spec: ResNetSpec, framework: str, inputs: Inputs, output: Path) -
     """
     place, name = output.absolute().parent, get_framework(framework, exported=True).name
     if name in EXPORTED:
-        inputs = _possible([name], inputs)
+        inputs = possible_inputs([name], inputs)
     need = trace_bytes(make_plan(spec, inputs.size_for(spec)), inputs, inputs.checks, name)
     require_space(
         place, need, f"the tensors of {spec.name}", "write elsewhere, or say fewer --check"
@@ -312,7 +312,8 @@ def _compare_all(
         weights = read_weights(inputs.weights, plan.spec)[0]
     if not passed:
         why = causes(traces, comparisons, weights, inputs.images)
-    others = [trace for trace in traces if not trace.framework.startswith("reference")]
+    alone = ("reference", *EXPORTED)  # what exported files have is no layers
+    others = [trace for trace in traces if trace.framework not in alone]
     isolated = isolated_layers(others, weights, inputs.images) if inputs.isolated else []
     for file in files:
         file.unlink(missing_ok=True)
