@@ -193,9 +193,10 @@ class Run:
         try:
             with np.errstate(all="ignore"):  # what is not finite is no explanation, and no news
                 value = function(node.op, tensors, *inputs)
-        except ValueError as error:
+        except (KeyError, TypeError, ValueError) as error:
             if not port.altered:
                 raise
+            # Of another shape, or made for another operator: a changed network has others there.
             raise SpecError(f"{node.name} does not fit altered operators: {error}") from None
         return rounded(value, precision) if narrow and precision != "TF32" else value
 

@@ -62,7 +62,7 @@ TELLING = {
         "head: bias not loaded (zeros)",
         "stages.0.blocks.0 and stages.0.blocks.1 exchanged",
         "imagenet: mean and deviation exchanged",
-        "every ReLU: GELU (tanh)",
+        "every ReLU: GELU",
         "stem.pool: it is not padded",
         "stages.1.blocks.0.norm2: its epsilon is 0.001",
         "stages.2.blocks.0.conv1: its padding is same",
