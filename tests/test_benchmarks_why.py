@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.portbench import __main__ as bench
 from benchmarks.portbench.__main__ import answer, report
 from benchmarks.portbench.cases import PRESETS, Case, cases
+from benchmarks.wall.installed import pairs, spec_of
 from benchmarks.wall.pairs import PAIRS
 from shared import get_spec, make_plan
+from shared.verification.hypotheses.hypothesis import weights_for
 
 
 def test_cases_are_the_same_every_time_and_by_turns() -> None:
@@ -77,3 +80,38 @@ def test_the_sides_of_a_pair_have_the_same_tensors(pair) -> None:
     other = spec.replace(**pair.there)
     assert make_plan(spec).tensors == make_plan(other).tensors
     assert (spec == other) == (not pair.there)
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [
+        ("same model: torchvision/resnet18", {}),
+        ("at this size only: torchvision/resnet18 with `norm.eps=0.001`", {"norm.eps": 0.001}),
+        (
+            'same model: torchvision/resnet18 with `strides=[2, 2, 2, 2]`, `block.padding="same"`',
+            {"strides": (2, 2, 2, 2), "block.padding": "same"},
+        ),
+    ],
+)
+def test_the_network_of_an_answer(answer: str, wanted: dict) -> None:
+    assert spec_of(answer) == get_spec("torchvision/resnet18").replace(**wanted)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "departs from torchvision/resnet18: dropout (head)",
+        "same model: torchvision/resnet18 with `norm.eps=0.001` and 2 more",
+    ],
+)
+def test_an_answer_that_does_not_say_it_all_is_no_network(answer: str) -> None:
+    assert spec_of(answer) is None
+
+
+def test_models_of_packages_can_carry_each_others_weights() -> None:
+    assert len(pairs()) > 10
+    for here, beside in pairs():
+        spec = beside.spec.replace(num_classes=here.spec.num_classes)
+        tensors = make_plan(here.spec).tensors
+        weights = {name: np.zeros(shape, np.float32) for name, shape in tensors.items()}
+        assert weights_for(weights, make_plan(spec).tensors) is not None, (here.key, beside.key)

@@ -26,9 +26,10 @@ LIMITS = {"float64": 1e-12, "float32": 1e-5}
 # errors add up as steps of a random walk do: n operators leave sqrt(n) times as much.
 ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 
-# Of one value: 16 times what rounding to float32 can change (2^-24). A kernel that is computed may
-# have values that are nearly zero as differences of others: these may be off by 1e-9 of the largest
-# value, or of 1.
+# Of one value: 16 roundings to float32 (2^-24 each). The longest way to a tensor is that of a norm
+# folded into a convolution: variance plus eps, root, quotient, product with the kernel or the mean,
+# difference, and casts at both ends, at most eight, on either side. A value that is nearly zero as
+# a difference of others may be off by 1e-9 of the largest value, or of 1.
 TENSOR_RTOL, TENSOR_ATOL = 1e-6, 1e-9
 
 

@@ -177,7 +177,7 @@ _erf = np.frompyfunc(math.erf, 1, 1)
 
 
 def _exact_gelu(x: Array) -> Array:
-    return x * (1 + _erf(x / math.sqrt(2)).astype(x.dtype)) / 2
+    return x * (1 + np.asarray(_erf(x / math.sqrt(2)), x.dtype)) / 2
 
 
 def _gelu(x: Array) -> Array:
