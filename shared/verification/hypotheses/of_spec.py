@@ -102,6 +102,7 @@ LIKELY = (
 # Whole networks of another convention: their parts are single mistakes, too.
 TOGETHER: tuple[Mapping[str, Any], ...] = (
     {"stem.padding": "same", "block.padding": "same"},
+    {"stem.padding": "same", "stem.pool_padding": "same"},
     {"stem.pool_padding": "same", "block.padding": "same"},
     {"stem.padding": "same", "stem.pool_padding": "same", "block.padding": "same"},
     {"stem.padding": "symmetric", "block.padding": "symmetric"},
