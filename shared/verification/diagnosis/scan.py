@@ -31,18 +31,21 @@ MANY = 100  # hypotheses of single tensors, that the gradient is asked about
 POINTED_AT = 80  # of them that are tried first; the right one is mostly among the first ten
 MACS_FOR_THE_REST = 2e11  # multiply-adds: some 15 seconds of one processor
 PAIRS = 24  # that are run each time
-MANY_PAIRS = 400  # of fields
+MANY_PAIRS = 800  # of fields
 # The fields whose changes do not add up.
 STRUCTURE = (
     "strides",
     "block.stride_block",
+    "block.padding",
+    "stem.pool_padding",
     "dilate",
     "block.stride_conv",
+    "depths",
+    "stem.padding",
     "stem.convs",
     "block.order",
     "shortcut.projection",
     "shortcut.pool",
-    "depths",
     "anti_alias",
     "shortcut.preact",
 )
