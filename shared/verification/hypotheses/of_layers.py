@@ -100,7 +100,6 @@ def _changes_of(node: Node) -> Iterator[tuple[str, Callable[..., Array]]]:
         if node.name.startswith("stem."):
             yield "it is not padded", _with(padding="valid")
     elif isinstance(op, MaxPool):
-        yield "it is not padded", _with(padding="valid")
         yield "an average pool", _averaged
 
 

@@ -63,7 +63,7 @@ TELLING = {
         "stages.0.blocks.0 and stages.0.blocks.1 exchanged",
         "imagenet: mean and deviation exchanged",
         "every ReLU: GELU",
-        "stem.pool: it is not padded",
+        "stem.pool_padding=valid",
         "stages.1.blocks.0.norm2: its epsilon is 0.001",
         "stages.2.blocks.0.conv1: its padding is same",
         "stages.2.blocks.1.norm1: batch statistics",

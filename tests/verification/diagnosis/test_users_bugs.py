@@ -134,7 +134,11 @@ BUGS = (
         ("stages.1.blocks.0.shortcut.norm: its epsilon is 0.001",),
         at("layer2.0.downsample.1", eps=1e-3),
     ),
-    Bug("pool without padding", ("stem.pool: it is not padded",), at("maxpool", padding=0)),
+    Bug(
+        "pool without padding",
+        ("the stem's pool sees outside the image is valid",),
+        at("maxpool", padding=0),
+    ),
     Bug("training mode", ("the batch's own statistics",), lambda model: model.train(), count=4),
     Bug(
         "one norm in training mode",
@@ -197,7 +201,7 @@ BUGS = (
     Bug("eps and BGR", ("epsilon is 0.001", "BGR"), EPS, lambda x: x[..., ::-1]),
     Bug(
         "pool without padding, and softmax",
-        ("stem.pool: it is not padded", "a softmax"),
+        ("the stem's pool sees outside the image is valid", "a softmax"),
         at("maxpool", padding=0),
         output=lambda y: torch.softmax(y, 1),
     ),
