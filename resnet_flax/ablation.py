@@ -38,46 +38,51 @@ class AblationBlock(nnx.Module):
     """Any order of the unit's layers with any way to join it to its shortcut."""
 
     def __init__(self, plan: p.Block, *, rngs: nnx.Rngs, dtype: Dtype):
-        self.plan = plan
+        self.order = plan.order
+        self.preact, self.shortcut_preact = plan.preact, plan.shortcut_preact
         self.shortcut = Shortcut(plan.shortcut, rngs=rngs, dtype=dtype)
         self.dropout = Dropout(plan.shortcut_dropout, rngs=rngs) if plan.shortcut_dropout else None
         self.inner_dropout = Dropout(plan.dropout, rngs=rngs) if plan.dropout else Identity()
         self.gate = Conv(plan.gate, rngs=rngs, dtype=dtype) if plan.gate else None
-        for k, (conv, norm) in enumerate(zip(plan.convs, plan.norms, strict=True), start=1):
-            setattr(self, f"conv{k}", Conv(conv, rngs=rngs, dtype=dtype))
-            setattr(self, f"norm{k}", Norm(norm, rngs=rngs, dtype=dtype) if norm else None)
+        # Without: the stem has activated already.
+        first = plan.norms[0]
+        self.norm1 = Norm(first, rngs=rngs, dtype=dtype) if first else Identity()
+        self.conv1 = Conv(plan.conv1, rngs=rngs, dtype=dtype)
+        self.norm2 = Norm(plan.norm2, rngs=rngs, dtype=dtype)
+        self.conv2 = Conv(plan.conv2, rngs=rngs, dtype=dtype)
+        bottleneck = len(plan.convs) == 3
+        self.norm3 = Norm(plan.norm3, rngs=rngs, dtype=dtype) if bottleneck else Identity()
+        self.conv3 = Conv(plan.conv3, rngs=rngs, dtype=dtype) if bottleneck else None
         self.join = Merge(plan.join)
 
-    def _layer(self, name: str, k: int) -> nnx.Module:
-        return getattr(self, f"{name}{k}")
-
     def __call__(self, x: jax.Array) -> jax.Array:
-        order, last = self.plan.order, len(self.plan.convs)
         raw = x
-        if self.plan.preact:
-            x = relu(self._layer("norm", 1)(x) if order == "full_pre" else x)
+        if self.preact:
+            x = relu(self.norm1(x) if self.order == "full_pre" else x)
 
-        source = x if self.plan.shortcut_preact else raw
+        source = x if self.shortcut_preact else raw
         shortcut = self.shortcut(source)
         if self.dropout is not None:
             shortcut = self.dropout(shortcut)
         gate = self.gate(source) if self.gate is not None else None
 
-        for k in range(1, last + 1):
-            if order == "full_pre":
-                if k > 1:
-                    x = relu(self._layer("norm", k)(x))
-                x = self.inner_dropout(x) if k == last else x
-                x = self._layer("conv", k)(x)
-                continue
-            x = self.inner_dropout(x) if k == last else x
-            x = self._layer("conv", k)(x)
-            if k < last or order != "norm_after_add":
-                x = self._layer("norm", k)(x)
-            if k < last or order == "act_before_add":
-                x = relu(x)
+        if self.order == "full_pre":
+            x = self.conv1(x)
+            x = self.conv2(self.inner_dropout(relu(self.norm2(x))))
+            if self.conv3 is not None:
+                x = self.conv3(relu(self.norm3(x)))
+            return self.join(shortcut, x, gate)
 
+        x = relu(self.norm1(self.conv1(x)))
+        if self.conv3 is None:
+            last_norm, x = self.norm2, self.conv2(self.inner_dropout(x))
+        else:
+            x = relu(self.norm2(self.conv2(x)))
+            last_norm, x = self.norm3, self.conv3(x)
+        if self.order == "norm_after_add":
+            return relu(last_norm(self.join(shortcut, x, gate)))
+        x = last_norm(x)
+        if self.order == "act_before_add":
+            x = relu(x)
         x = self.join(shortcut, x, gate)
-        if order == "norm_after_add":
-            x = self._layer("norm", last)(x)
-        return relu(x) if order in ("post", "norm_after_add") else x
+        return relu(x) if self.order == "post" else x
