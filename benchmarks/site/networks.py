@@ -19,6 +19,7 @@ NETWORKS = (
     Shown("he/resnet50", "V1", "the paper's: the first 1 x 1 convolution strides"),
     Shown("fb/preresnet50", "V2", "norm and ReLU stand in front of the convolutions"),
     Shown("torchvision/resnet18", "basic", "two 3 x 3 convolutions a block"),
+    Shown("fb/preresnet18", "basic V2", "two 3 x 3 convolutions a block, norm and ReLU in front"),
     Shown("timm/resnet50d", "ResNet-D", "a deep stem; a pool halves the shortcut"),
     Shown("bit/r50x1", "BiT", "standardised filters, group norm"),
     Shown("cifar/resnet20", "CIFAR, option A", "shortcuts without weights, for 32 x 32"),
