@@ -234,7 +234,7 @@ def _facts(i: int, unit: str, plan: Plan, found: Mapping[str, Any]) -> Iterator[
             "<p>The names of the tensors are the attribute paths, or the layers' names. The tests "
             "give every file its weights in this way.</p>"
         )
-        yield from _idioms(unit)
+        yield from _idioms(unit, plan)
         yield "</article>"
         return
     size = f"{plan.image_size[0]} x {plan.image_size[1]}"
@@ -251,12 +251,14 @@ def _facts(i: int, unit: str, plan: Plan, found: Mapping[str, Any]) -> Iterator[
     yield "</tbody></table>"
     yield from _errors(errors, found)
     yield "</div>"
-    yield from _idioms(unit)
+    yield from _idioms(unit, plan)
     yield "</article>"
 
 
-def _idioms(unit: str) -> Iterator[str]:
+def _idioms(unit: str, plan: Plan) -> Iterator[str]:
     """Where the site says more of what the frameworks say differently here."""
+    if unit == "norm" and not any(row.op == "batch_norm" for row in plan.layers):
+        return  # group norm keeps no statistics
     titles = {idiom.name: idiom.title for idiom in IDIOMS}
     links = [f'<a href="idioms/{name}.html">{titles[name]}</a>' for name in MORE.get(unit, ())]
     if links:
