@@ -145,7 +145,8 @@ def _concrete(
     outputs = _output_names(function)
     k = choices.choose_output(outputs, [reader.shape(id) for id in outs], graph)
     graph.outputs = [outs[k], *(out for j, out in enumerate(outs) if j != k)]
-    graph.dtype = "float64" if images[0].dtype.name == "float64" else "float32"
+    wide = images[0].dtype.name == "float64"
+    graph.dtype = choices.computed_in(graph, "float64" if wide else "float32")
 
     def run(found: Array) -> Array:
         import tensorflow as tf

@@ -110,7 +110,8 @@ def compare_numbers(
         raise ValueError("the reader cannot run this model")
     dtype = graph.dtype if graph.dtype in ("float64", "float32") else "float32"
     shape = (BATCH, size, size, spec.in_channels)
-    images = np.random.default_rng(0).normal(size=shape).astype(dtype)
+    # Such that the stem sees numbers around 0, whatever stands before it.
+    images = unprepared(front, np.random.default_rng(0).normal(size=shape)).astype(dtype)
     plan = make_plan(spec, size)
     limit = limit_of(graph.dtype, sum(1 for _ in plan.nodes()))
     theirs = _alone(graph.run, images, np.asarray(graph.run(images), np.float64), limit)
@@ -151,6 +152,23 @@ def prepared(front: Sequence[Node], images: Array) -> Array:
                 images = images * node.tensors["scale"] + node.tensors["shift"]
             case "Reverse":
                 images = np.flip(images, tuple("NHWC".index(axis) for axis in node.attrs["axes"]))
+    return images
+
+
+def unprepared(front: Sequence[Node], images: Array) -> Array:
+    """The images of which what stands before the stem makes `images`: the inverse of `prepared`."""
+    for node in reversed(front):
+        match node.op:
+            case "Scale":
+                images = (images - node.attrs["shift"]) / node.attrs["scale"]
+            case "Affine":
+                images = (images - node.tensors["shift"]) / node.tensors["scale"]
+            case "Reverse":
+                images = np.flip(images, tuple("NHWC".index(axis) for axis in node.attrs["axes"]))
+            case "BatchNorm":
+                t = {leaf: np.asarray(array, np.float64) for leaf, array in node.tensors.items()}
+                scale = t["weight"] / np.sqrt(t["running_var"] + (node.attrs["eps"] or 0.0))
+                images = (images - t["bias"]) / scale + t["running_mean"]
     return images
 
 

@@ -231,7 +231,7 @@ def _names(nodes: Sequence[Node], target: Target) -> str:
 
 def _weigh(found: Overlay) -> None:
     """The user's tensors under canonical names; a missing one is what makes no difference."""
-    used: dict[str, str] = {}
+    used: dict[str, tuple[str, Array]] = {}
     by_name = {node.where: op for i, op in found.ours.ops.items() for node in [_at(found, i)]}
     for layer, node in found.placed.items():
         tensors = _tensors(node, found.spec.norm.eps if node.op != "Conv" else 0.0)
@@ -249,8 +249,10 @@ def _weigh(found: Overlay) -> None:
                 continue
             found.weights[f"{layer}.{leaf}"] = array
             found.names[f"{layer}.{leaf}"] = name
-            if name and used.setdefault(name, layer) != layer:
-                found.notes.append(Note(SHARED, name))
+            other, first = used.setdefault(name, (layer, array)) if name else (layer, array)
+            # TensorFlow may give one name to several variables.
+            if other != layer and np.array_equal(first, array) and np.ptp(array):
+                found.notes.append(Note(SHARED, str(name)))
 
 
 def _at(found: Overlay, i: int) -> Node:

@@ -11,7 +11,7 @@ from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.errors import FrameworkError
 from shared.graphs.axes import logical
-from shared.graphs.evidence import limit_of
+from shared.graphs.evidence import limit_of, unprepared
 from shared.graphs.match import match
 from shared.graphs.meaning import NoMeaning, values_of
 from shared.graphs.net import Node
@@ -100,20 +100,3 @@ def _values(
             "its graph computes; it may look at chance, or at the number of images"
         )
     return values, apart
-
-
-def unprepared(front: Sequence[Node], images: Array) -> Array:
-    """The images of which what stands before the stem makes `images`: the inverse of `prepared`."""
-    for node in reversed(front):
-        match node.op:
-            case "Scale":
-                images = (images - node.attrs["shift"]) / node.attrs["scale"]
-            case "Affine":
-                images = (images - node.tensors["shift"]) / node.tensors["scale"]
-            case "Reverse":
-                images = np.flip(images, tuple("NHWC".index(axis) for axis in node.attrs["axes"]))
-            case "BatchNorm":
-                t = {leaf: np.asarray(array, np.float64) for leaf, array in node.tensors.items()}
-                scale = t["weight"] / np.sqrt(t["running_var"] + (node.attrs["eps"] or 0.0))
-                images = (images - t["bias"]) / scale + t["running_mean"]
-    return images

@@ -104,7 +104,7 @@ def _traced(
     graph.outputs = [outs[k], *(out for j, out in enumerate(outs) if j != k)]
     # Arithmetic of what a function has closed over, eps and variance say, is in its own dtype.
     narrow = any(str(getattr(const, "dtype", "")) == "float32" for const in closed.consts)
-    graph.dtype = _computed_in(graph, "float64" if x64 and not narrow else "float32")
+    graph.dtype = choices.computed_in(graph, "float64" if x64 and not narrow else "float32")
 
     def run(images: Array) -> Array:
         order = ["NHWC".index(axis) for axis in layout]
@@ -135,19 +135,6 @@ def _abstract(leaf: Any, x64: bool) -> Any:
 
 def _widened(leaf: Any, x64: bool) -> Any:
     return np.asarray(leaf).astype(np.float64) if x64 and _is_float(leaf) else leaf
-
-
-def _computed_in(graph: RawGraph, dtype: str) -> str:
-    """The narrowest float that what depends on the image is cast to."""
-    from_image: set[int] = set()
-    widths = {"float64": 3, "float32": 2, "bfloat16": 1, "float16": 1}
-    for node in graph.nodes:
-        if node.prim == "input" or from_image.intersection(node.ins):
-            from_image.add(node.id)
-            to = str(node.attrs.get("dtype")) if node.prim == "cast" else dtype
-            if widths.get(to, 9) < widths[dtype]:
-                dtype = to
-    return dtype
 
 
 def _user_line(equation: Any) -> str:
