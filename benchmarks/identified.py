@@ -173,9 +173,15 @@ def _totals(rows: Sequence[Row]) -> str:
     wrong = sum(row.recognised and not row.right for row in inside)
     share = f"{good / max(len(inside), 1):.1%}"
     packages = len({row.package for row in rows})
+    measured = {row.key for row in rows}
+    without = sum(model.key not in measured for model in models())
+    rest = (
+        f" {without} more models have not been measured: they are listed last." if without else ""
+    )
     return (
         f"**{good} of {len(inside)} ResNets in scope of {packages} packages are identified "
         f"({share}); {wrong} of them as another one, and {false} of the {len(outside)} others.**"
+        f"{rest}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The images of the proof by numbers suit what stands before the stem, and its limit the network."""
+"""The images of the proof by numbers suit what stands before the stem, and its limit the depth."""
 
 from __future__ import annotations
 
