@@ -14,6 +14,7 @@ from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.frameworks.exported.kinds import Wanted
 from shared.frameworks.identify import identify_target
+from shared.graphs.verdict import THIS_SIZE
 from shared.weights.canonical import Weights
 from shared.weights.folding import fold_norms, folded_spec
 
@@ -56,6 +57,8 @@ def judged(
 ) -> ReadBack:
     """What an identification against `expected_spec` says of a file with these tensors."""
     departures = found["departures"] if found["spec"] else [{"where": "", "what": found["verdict"]}]
+    if found["verdict"] == THIS_SIZE and wanted.image_size:
+        departures = []  # those at another size, which the file is not for
     if departures:
         first = departures[0]
         what = f"{first['what']} at {first['where'] or 'the whole'}"
