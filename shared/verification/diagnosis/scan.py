@@ -23,6 +23,7 @@ from shared.verification.diagnosis.ranking import MOST_OUTPUTS, in_order
 from shared.verification.hypotheses.hypothesis import Array, Hypothesis, Port
 from shared.verification.recording import EVAL, TRAIN
 
+NEIGHBOURS = 3  # rank of neighbouring blocks exchanged
 LIKELY_RANK = 2  # hypotheses of the whole network, before single tensors
 LEAST_GAIN = 0.97  # of the distance that is left, for a hypothesis worth going on with
 NEAREST = 3
@@ -30,6 +31,7 @@ STRIKING = 1e-3  # of the difference: what leaves no more is worth a proof in fl
 MANY = 100  # hypotheses of single tensors, that the gradient is asked about
 POINTED_AT = 80  # of them that are tried first; the right one is mostly among the first ten
 MACS_FOR_THE_REST = 2e11  # multiply-adds: some 15 seconds of one processor
+VALUES_OF_A_FIELD = 2  # that a second mistake is looked for behind
 PAIRS = 24  # that are run each time
 MANY_PAIRS = 800  # of fields
 # The fields whose changes do not add up.
@@ -192,9 +194,15 @@ class Scan:
                 raise
             ordered = hypotheses
         time_for = self._time_for
-        blocks = [h for h in ordered[time_for:] if BLOCKS.fullmatch(h.name)]
-        self.not_tried = len(ordered) - len(ordered[:time_for]) - len(blocks)
-        return ordered[:POINTED_AT], [*ordered[POINTED_AT:time_for], *blocks]
+        rest = ordered[POINTED_AT:]
+        near = [h for h in rest if h.rank == NEIGHBOURS and BLOCKS.fullmatch(h.name)]
+        kept = [
+            h
+            for place, h in enumerate(rest, start=POINTED_AT)
+            if h not in near and (place < time_for or BLOCKS.fullmatch(h.name))
+        ]
+        self.not_tried = len(rest) - len(near) - len(kept)
+        return [*ordered[:POINTED_AT], *near], kept
 
     def _try_all(self, hypotheses: Sequence[Hypothesis], again: bool = False) -> Hypothesis | None:
         """The hypothesis that explains everything, if any. Those that may change what agrees
@@ -358,13 +366,13 @@ class Scan:
 
     def worth(self, most: int) -> list[Tried]:
         """The single hypotheses that a second one is looked for behind: of different effect, and
-        of a field's values the one that leaves least.
+        of a field's values the two that leave least.
 
         Where what was observed is many times as large as what is computed, or as small, distances
         say nothing, and those count that make it as large.
         """
         kept: list[Tried] = []
-        fields: set[tuple[str, ...]] = set()
+        fields: list[tuple[str, ...]] = []
         unit = self.before if self.comparable else 1.0
         far = self.comparable and abs(self.size) > MANY_TIMES
         aside = {hypothesis.name for hypothesis in self._aside}
@@ -379,9 +387,9 @@ class Scan:
         ):
             field = tuple(tried.hypothesis.set) or (tried.hypothesis.name,)
             other_effect = all(abs(tried.distance - other.distance) > 1e-6 * unit for other in kept)
-            if other_effect and field not in fields:
+            if other_effect and fields.count(field) < VALUES_OF_A_FIELD:
                 kept.append(tried)
-                fields.add(field)
+                fields.append(field)
         return kept[:most]
 
 

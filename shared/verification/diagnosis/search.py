@@ -20,7 +20,7 @@ from shared.verification.hypotheses.of_spec import parts_of
 from shared.verification.recording import EVAL, TRAIN
 
 MAX_CAUSES = 4
-BEAM = 4  # single hypotheses that a second one is looked for behind
+BEAM = 6  # single hypotheses that a second one is looked for behind
 # Of the distance: behind what leaves no more, a second one is looked for before single tensors are
 # tried; and behind what leaves next to nothing, single tensors as well.
 STRONG, DECISIVE = 0.25, 0.1
