@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.peers import import_torchvision
+from shared import list_presets
 
 SIZE = 96  # leaves more than one pixel at the end of every network here
 CLASSES = 10
@@ -321,8 +322,14 @@ TRANSFORMERS: dict[str, tuple[dict[str, Any], str]] = {
         {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]},
         "torchvision/resnet18",
     ),
-    "ResNet, downsample_in_bottleneck": ({"downsample_in_bottleneck": True}, ""),
-    "ResNet, downsample_in_first_stage": ({"downsample_in_first_stage": True}, ""),
+    "ResNet, downsample_in_bottleneck": (
+        {"downsample_in_bottleneck": True},
+        "transformers/resnet50_downsample_in_bottleneck",
+    ),
+    "ResNet, downsample_in_first_stage": (
+        {"downsample_in_first_stage": True},
+        "transformers/resnet50_downsample_in_first_stage",
+    ),
     "ResNet, both": ({"downsample_in_bottleneck": True, "downsample_in_first_stage": True}, ""),
 }
 APPLICATIONS = ("ResNet50", "ResNet101", "ResNet152", "ResNet50V2", "ResNet101V2", "ResNet152V2")
@@ -397,7 +404,8 @@ def _of_torch() -> Iterator[Model]:
     for depth in (18, 34, 50, 101, 152):
         make = partial(_torch, "pretrainedmodels.models.fbresnet", f"fbresnet{depth}")
         make = partial(make, num_classes=CLASSES)
-        yield Model("pretrainedmodels", f"fbresnet{depth}", make, size=224)
+        preset = "fbresnet/fbresnet152" if depth == 152 else ""
+        yield Model("pretrainedmodels", f"fbresnet{depth}", make, size=224, preset=preset)
     pretrained = {"num_classes": CLASSES, "pretrained": None}
     for module, name in (
         ("cafferesnet", "cafferesnet101"),
@@ -430,14 +438,21 @@ def _of_torch() -> Iterator[Model]:
             yield Model("antialiased-cnns", f"{name}, {kind}", make, scope=False)
 
 
+def _known(name: str) -> str:
+    """The preset of this name, if there is one."""
+    return name if name in list_presets() else ""
+
+
 def _of_pytorchcv() -> Iterator[Model]:
     def make(name: str, **options: Any) -> Any:
         return _torch("pytorchcv.model_provider", "get_model", name=name, **options)
 
     for name in CV:
-        yield Model("pytorchcv", name, partial(make, name, num_classes=CLASSES), size=224)
+        built = partial(make, name, num_classes=CLASSES)
+        yield Model("pytorchcv", name, built, size=224, preset=_known(f"pytorchcv/{name}"))
     for name in CV_CIFAR:
-        yield Model("pytorchcv", name, partial(make, f"{name}_cifar10"), size=32)
+        built = partial(make, f"{name}_cifar10")
+        yield Model("pytorchcv", name, built, size=32, preset=_known(f"wrn/{name}"))
     for name in CV_OTHERS:
         size = 32 if "cifar" in name else 224
         yield Model("pytorchcv", name, partial(make, name), size=size, scope=False)
@@ -448,7 +463,8 @@ def _of_jax() -> Iterator[Model]:
         for depth in DEPTHS:
             name = f"ResNet{depth}"
             label = f"{name}, resnet_v2" if v2 else name
-            yield Model("dm-haiku", label, partial(_haiku, name, v2))
+            preset = f"haiku/{name.lower()}_v{1 + v2}"
+            yield Model("dm-haiku", label, partial(_haiku, name, v2), preset=preset)
     options: dict[str, Any] = {"output": "logits", "pretrained": None, "num_classes": CLASSES}
     for depth in (18, 34, 50, 101, 152):
         make = partial(_linen, "flaxmodels", f"ResNet{depth}", **options)
@@ -492,25 +508,27 @@ def _of_keras() -> Iterator[Model]:
         make = partial(_hub, blocks, f"{kind}_vd", deep=True)
         yield Model("keras-hub", f"resnet_vd_{depth}", make, size=224)
     for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"):
-        yield Model("image-classifiers", name, partial(_classifier, name))
+        preset = f"image_classifiers/{name}"
+        yield Model("image-classifiers", name, partial(_classifier, name), preset=preset)
     for name in ("seresnet18", "seresnet34", "seresnet50"):  # its ResNeXt need Keras 2
         yield Model("image-classifiers", name, partial(_classifier, name), scope=False)
 
 
 def _of_tensorflow() -> Iterator[Model]:
     make = partial(_keras_applications, "resnet50", "ResNet50")
-    yield Model("keras-applications", "resnet50", make, size=224)
+    yield Model("keras-applications", "resnet50", make, size=224, preset="keras2/resnet50")
     for name in (*APPLICATIONS, "ResNeXt50", "ResNeXt101"):
         make = partial(_keras_applications, "resnet_common", name)
         preset = f"keras/{name.lower()}" if name in APPLICATIONS else ""
         yield Model("keras-applications", name, make, preset=preset)
     for depth in DEPTHS:
         name = f"ResNet2D{depth}"
-        yield Model("keras-resnet", name, partial(_keras_resnet, name))
+        preset = f"keras_resnet/resnet{depth}"
+        yield Model("keras-resnet", name, partial(_keras_resnet, name), preset=preset)
     for version in ("v1", "v2"):
         for depth in (50, 101, 152, 200):
             name = f"resnet_{version}_{depth}"
-            yield Model("tf-slim", name, partial(_slim, name))
+            yield Model("tf-slim", name, partial(_slim, name), preset=f"slim/{name}")
     for name in CV:
         yield Model("tf2cv", name, partial(_tf2cv, name, 224), size=224)
     for name in CV_CIFAR:

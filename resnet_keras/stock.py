@@ -18,9 +18,10 @@ def stock_model(model: keras.Model) -> keras.Model:
     """The same network, with weights of its own, as a plain functional model of Keras' own layers.
 
     Layer names are the canonical names. `model` is a network that `build` made; it is left as it
-    was. Raises `FrameworkError` naming the first layer that has no stock layer: one that
-    standardises its filters or averages unbiased variances, say, or computes in a float64 that
-    Keras does not have on its backend.
+    was. A model of Keras' layers knows no spec: the way back is `build(spec)`, whose `set_weights`
+    takes its `get_weights()`. Raises `FrameworkError` naming the first layer that has no stock
+    layer: one that standardises its filters or averages unbiased variances, say; and where Keras
+    has no float64 on its backend.
 
     >>> stock_model(build(get_spec("keras/resnet50"))).save("resnet50.keras")
     """

@@ -111,6 +111,68 @@ IMGCLSMOB_PRE: dict[str, int] = {
     "cifar/preresnet1001": 10327706,
 }
 
+# Parameters of the packages' own models: dm-haiku 0.0.17, pretrainedmodels 0.7.4, and those that
+# the tests of pytorchcv 0.0.74 have.
+PACKAGES: dict[str, int] = {
+    "haiku/resnet18_v1": 11689512,
+    "haiku/resnet18_v2": 11687720,
+    "haiku/resnet34_v1": 21797672,
+    "haiku/resnet34_v2": 21795880,
+    "haiku/resnet50_v1": 25557032,
+    "haiku/resnet50_v2": 25549352,
+    "haiku/resnet101_v1": 44549160,
+    "haiku/resnet101_v2": 44541480,
+    "haiku/resnet152_v1": 60192808,
+    "haiku/resnet152_v2": 60185128,
+    "haiku/resnet200_v1": 64673832,
+    "haiku/resnet200_v2": 64666152,
+    "fbresnet/fbresnet152": 60268520,
+    "pytorchcv/resnet18": 11689512,
+    "pytorchcv/resnet26": 17960232,
+    "pytorchcv/resnetbc26b": 15995176,
+    "pytorchcv/resnet34": 21797672,
+    "pytorchcv/resnetbc38b": 21925416,
+    "pytorchcv/resnet50": 25557032,
+    "pytorchcv/resnet50b": 25557032,
+    "pytorchcv/resnet101": 44549160,
+    "pytorchcv/resnet101b": 44549160,
+    "pytorchcv/resnet152": 60192808,
+    "pytorchcv/resnet152b": 60192808,
+    "pytorchcv/resnet200": 64673832,
+    "pytorchcv/resnet200b": 64673832,
+    "pytorchcv/preresnet18": 11687848,
+    "pytorchcv/preresnet26": 17958568,
+    "pytorchcv/preresnetbc26b": 15987624,
+    "pytorchcv/preresnet34": 21796008,
+    "pytorchcv/preresnetbc38b": 21917864,
+    "pytorchcv/preresnet50": 25549480,
+    "pytorchcv/preresnet50b": 25549480,
+    "pytorchcv/preresnet101": 44541608,
+    "pytorchcv/preresnet101b": 44541608,
+    "pytorchcv/preresnet152": 60185256,
+    "pytorchcv/preresnet152b": 60185256,
+    "pytorchcv/preresnet200": 64666280,
+    "pytorchcv/preresnet200b": 64666280,
+    "pytorchcv/preresnet269b": 102065832,
+    "wrn/wrn16_10": 17116634,
+    "wrn/wrn28_10": 36479194,
+    "wrn/wrn40_8": 35748314,
+}
+
+# Zagoruyko & Komodakis 2016, table 4: millions of parameters.
+WRN_PARAMS_M: dict[str, str] = {
+    "wrn/wrn40_1": "0.6",
+    "wrn/wrn40_2": "2.2",
+    "wrn/wrn40_4": "8.9",
+    "wrn/wrn40_8": "35.7",
+    "wrn/wrn28_10": "36.5",
+    "wrn/wrn28_12": "52.5",
+    "wrn/wrn22_8": "17.2",
+    "wrn/wrn22_10": "26.8",
+    "wrn/wrn16_8": "11.0",
+    "wrn/wrn16_10": "17.1",
+}
+
 # He et al. 2015, table 1: 1e9 multiply-adds; the basic nets have parameter-free shortcuts.
 PAPER_V1_GMACS: dict[str, str] = {
     "he/plain18": "1.8",

@@ -7,13 +7,22 @@ Depths, widths, strides and deviations from the papers are here and nowhere else
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from shared.architecture.packages import PACKAGE_BUILDERS, PACKAGE_FAMILIES, PACKAGE_PREPROCESSING
+from shared.architecture.recipes import (
+    BASIC,
+    BASIC_DEPTHS,
+    PREACT,
+    Changes,
+    Family,
+    cifar,
+    grouped,
+    imagenet,
+)
 from shared.architecture.spec import ResNetSpec
 from shared.errors import SpecError, nearest
-
-Changes = Mapping[str, Any]
 
 
 class Preset(NamedTuple):
@@ -27,14 +36,6 @@ class Preset(NamedTuple):
     @property
     def family(self) -> str:
         return self.name.partition("/")[0]
-
-
-class Family(NamedTuple):
-    """What a family's presets share."""
-
-    title: str
-    source: str
-    preprocessing: str
 
 
 FAMILIES = {
@@ -79,23 +80,8 @@ FAMILIES = {
     ),
     "article": Family("as printed in the articles", "the articles' own listings", "unit"),
     "ablation": Family("V2 paper's ablations", "arXiv:1603.05027 tables 1 and 2", "imagenet"),
+    **PACKAGE_FAMILIES,
 }
-
-DEPTHS: dict[int, tuple[int, ...]] = {
-    18: (2, 2, 2, 2),
-    26: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-    200: (3, 24, 36, 3),
-}
-BASIC: Changes = {"block.kind": "basic", "block.stride_conv": 1}
-BASIC_DEPTHS = (18, 34)
-
-
-def _imagenet(depth: int) -> dict[str, Any]:
-    return {"depths": DEPTHS[depth], **(BASIC if depth in BASIC_DEPTHS else {})}
 
 
 def _stem3(first: int, second: int, third: int) -> Changes:
@@ -108,13 +94,6 @@ TIERED_STEM = _stem3(24, 32, 64)
 WIDE_DEEP_STEM = _stem3(64, 64, 128)
 AVG_DOWN: Changes = {"shortcut.pool": "avg"}
 
-PREACT: Changes = {
-    "block.order": "full_pre",
-    "stem.norm_act": False,
-    "shortcut.norm": False,
-    "head.final": "norm_act",
-}
-
 # (name, groups, base width, depth)
 GROUPED = (
     ("resnext50_32x4d", 32, 4, 50),
@@ -125,15 +104,11 @@ GROUPED = (
 )
 
 
-def _grouped(groups: int, base_width: int, depth: int) -> dict[str, Any]:
-    return {**_imagenet(depth), "block.groups": groups, "block.base_width": base_width}
-
-
 def _torchvision() -> Iterator[tuple[str, Changes]]:
     for depth in (18, 34, 50, 101, 152):
-        yield f"resnet{depth}", _imagenet(depth)
+        yield f"resnet{depth}", imagenet(depth)
     for name, *grouping in GROUPED:
-        yield name, _grouped(*grouping)
+        yield name, grouped(*grouping)
 
 
 def _timm() -> Iterator[tuple[str, Changes]]:
@@ -142,27 +117,27 @@ def _timm() -> Iterator[tuple[str, Changes]]:
     yield "resnet10t", {**BASIC, **tiered, "depths": (1, 1, 1, 1)}
     yield "resnet14t", {**tiered, "depths": (1, 1, 1, 1)}
     for depth in (18, 26, 34, 50, 101, 152, 200):
-        yield f"resnet{depth}", {**_imagenet(depth), **zero}
+        yield f"resnet{depth}", {**imagenet(depth), **zero}
     for depth in (50, 101, 152):
-        yield f"resnet{depth}c", {**_imagenet(depth), **zero, **DEEP_STEM}
+        yield f"resnet{depth}c", {**imagenet(depth), **zero, **DEEP_STEM}
     for depth in (18, 26, 34, 50, 101, 152, 200):
-        yield f"resnet{depth}d", {**_imagenet(depth), **zero, **DEEP_STEM, **AVG_DOWN}
+        yield f"resnet{depth}d", {**imagenet(depth), **zero, **DEEP_STEM, **AVG_DOWN}
     for depth in (50, 101, 152):
-        yield f"resnet{depth}s", {**_imagenet(depth), **zero, **WIDE_DEEP_STEM}
+        yield f"resnet{depth}s", {**imagenet(depth), **zero, **WIDE_DEEP_STEM}
     for depth in (26, 50):
-        yield f"resnet{depth}t", {**_imagenet(depth), **tiered}
-    yield "resnet50_gn", {**_imagenet(50), **zero, "norm.kind": "group"}
+        yield f"resnet{depth}t", {**imagenet(depth), **tiered}
+    yield "resnet50_gn", {**imagenet(50), **zero, "norm.kind": "group"}
     yield from _timm_anti_aliased(zero)
     for name, *grouping in (*GROUPED, ("resnext101_32x4d", 32, 4, 101)):
-        yield name, {**_grouped(*grouping), **zero}
-    yield "resnext50d_32x4d", {**_grouped(32, 4, 50), **zero, **DEEP_STEM, **AVG_DOWN}
+        yield name, {**grouped(*grouping), **zero}
+    yield "resnext50d_32x4d", {**grouped(32, 4, 50), **zero, **DEEP_STEM, **AVG_DOWN}
 
     v2 = {**PREACT, "init.head": "normal_0.01"}
     for depth in (18, 34, 50, 101, 152):
-        yield f"resnetv2_{depth}", {**_imagenet(depth), **v2}
-        yield f"resnetv2_{depth}d", {**_imagenet(depth), **v2, **DEEP_STEM, **AVG_DOWN}
-    yield "resnetv2_50t", {**_imagenet(50), **v2, **TIERED_STEM, **AVG_DOWN}
-    yield "resnetv2_50d_gn", {**_imagenet(50), **v2, **DEEP_STEM, **AVG_DOWN, "norm.kind": "group"}
+        yield f"resnetv2_{depth}", {**imagenet(depth), **v2}
+        yield f"resnetv2_{depth}d", {**imagenet(depth), **v2, **DEEP_STEM, **AVG_DOWN}
+    yield "resnetv2_50t", {**imagenet(50), **v2, **TIERED_STEM, **AVG_DOWN}
+    yield "resnetv2_50d_gn", {**imagenet(50), **v2, **DEEP_STEM, **AVG_DOWN, "norm.kind": "group"}
     # timm's port of BiT standardises with another eps than the original.
     for name, changes in _bit():
         yield f"resnetv2_{name.removeprefix('r')}_bit", {**changes, "weight_std_eps": 1e-8}
@@ -172,14 +147,14 @@ def _timm_anti_aliased(zero: Changes) -> Iterator[tuple[str, Changes]]:
     """timm's `aa_layer`: nn.AvgPool2d or BlurPool2d."""
     deep = {**DEEP_STEM, **AVG_DOWN}
     average, blur = {**zero, "anti_alias": "average"}, {**zero, "anti_alias": "blur"}
-    yield "resnetaa34d", {**_imagenet(34), **average, **deep}
-    yield "resnetaa50", {**_imagenet(50), **average}
-    yield "resnetaa50d", {**_imagenet(50), **average, **deep}
-    yield "resnetaa101d", {**_imagenet(101), **average, **deep}
-    yield "resnetblur18", {**_imagenet(18), **blur}
-    yield "resnetblur50", {**_imagenet(50), **blur}
-    yield "resnetblur50d", {**_imagenet(50), **blur, **deep}
-    yield "resnetblur101d", {**_imagenet(101), **blur, **deep}
+    yield "resnetaa34d", {**imagenet(34), **average, **deep}
+    yield "resnetaa50", {**imagenet(50), **average}
+    yield "resnetaa50d", {**imagenet(50), **average, **deep}
+    yield "resnetaa101d", {**imagenet(101), **average, **deep}
+    yield "resnetblur18", {**imagenet(18), **blur}
+    yield "resnetblur50", {**imagenet(50), **blur}
+    yield "resnetblur50d", {**imagenet(50), **blur, **deep}
+    yield "resnetblur101d", {**imagenet(101), **blur, **deep}
 
 
 def _he() -> Iterator[tuple[str, Changes]]:
@@ -192,17 +167,17 @@ def _he() -> Iterator[tuple[str, Changes]]:
     }
     for depth in BASIC_DEPTHS:
         plain = {**options["a"], "shortcut.join": "scale", "shortcut.scales": (0.0, 1.0)}
-        yield f"plain{depth}", {**v1, **_imagenet(depth), **plain}
+        yield f"plain{depth}", {**v1, **imagenet(depth), **plain}
         for option, changes in options.items():
-            yield f"resnet{depth}_{option}", {**v1, **_imagenet(depth), **changes}
+            yield f"resnet{depth}_{option}", {**v1, **imagenet(depth), **changes}
     for depth in (50, 101, 152):
         # The released ResNet-50 has a stem bias, the deeper two have none (their prototxt files).
-        yield f"resnet{depth}", {**v1, **_imagenet(depth), "stem.bias": depth == 50}
+        yield f"resnet{depth}", {**v1, **imagenet(depth), "stem.bias": depth == 50}
         for option in ("a", "c"):
-            yield f"resnet{depth}_{option}", {**v1, **_imagenet(depth), **options[option]}
+            yield f"resnet{depth}_{option}", {**v1, **imagenet(depth), **options[option]}
     # As ported to PyTorch, with torchvision's names (ruotianluo/pytorch-resnet resnet50-caffe.pth;
     # the ports of the deeper two have the tensors of the original).
-    yield "resnet50_no_bias", {**v1, **_imagenet(50)}
+    yield "resnet50_no_bias", {**v1, **imagenet(50)}
 
 
 def _keras() -> Iterator[tuple[str, Changes]]:
@@ -221,11 +196,11 @@ def _keras() -> Iterator[tuple[str, Changes]]:
     for depth in (50, 101, 152):
         yield (
             f"resnet{depth}",
-            {**_imagenet(depth), **common, "block.bias": True, "block.stride_conv": 1},
+            {**imagenet(depth), **common, "block.bias": True, "block.stride_conv": 1},
         )
     v2 = {**PREACT, "block.stride_block": "last", "strides": (2, 2, 2, 1)}
     for depth in (50, 101, 152):
-        yield f"resnet{depth}v2", {**_imagenet(depth), **common, **v2}
+        yield f"resnet{depth}v2", {**imagenet(depth), **common, **v2}
 
 
 def _keras_hub() -> Iterator[tuple[str, Changes]]:
@@ -235,13 +210,13 @@ def _keras_hub() -> Iterator[tuple[str, Changes]]:
         "norm.running_var": "biased",
     }
     for depth in (18, 34, 50, 101, 152):
-        yield f"resnet_{depth}", {**_imagenet(depth), **glorot}
+        yield f"resnet_{depth}", {**imagenet(depth), **glorot}
     vd = {**glorot, **DEEP_STEM, **AVG_DOWN, "shortcut.projection": "entry"}
     for depth in (18, 34, 50, 101, 152):
-        yield f"resnet_vd_{depth}", {**_imagenet(depth), **vd}
+        yield f"resnet_vd_{depth}", {**imagenet(depth), **vd}
     yield "resnet_vd_200", {**vd, "depths": (3, 12, 48, 3)}
     for depth in (50, 101):
-        yield f"resnet_v2_{depth}", {**_imagenet(depth), **PREACT, **glorot}
+        yield f"resnet_v2_{depth}", {**imagenet(depth), **PREACT, **glorot}
 
 
 def _flax() -> Iterator[tuple[str, Changes]]:
@@ -254,7 +229,7 @@ def _flax() -> Iterator[tuple[str, Changes]]:
         "init.head": "lecun_normal",
     }
     for depth in (18, 34, 50, 101, 152, 200):
-        yield f"resnet{depth}", {**_imagenet(depth), **linen}
+        yield f"resnet{depth}", {**imagenet(depth), **linen}
 
 
 def _tf() -> Iterator[tuple[str, Changes]]:
@@ -267,11 +242,11 @@ def _tf() -> Iterator[tuple[str, Changes]]:
         "init.head": "glorot_uniform",
     }
     for depth in (18, 34, 50, 101, 152, 200):
-        yield f"resnet{depth}_v1", {**_imagenet(depth), **official}
+        yield f"resnet{depth}_v1", {**imagenet(depth), **official}
     yield (
         "resnet50_v1.5",
         {
-            **_imagenet(50),
+            **imagenet(50),
             "stem.pool_padding": "same",
             "block.padding": "same",
             "init.conv": "he_normal_truncated",
@@ -279,7 +254,7 @@ def _tf() -> Iterator[tuple[str, Changes]]:
         },
     )
     for depth in (18, 34, 50, 101, 152, 200):
-        yield f"resnet{depth}_v2", {**_imagenet(depth), **official, **PREACT}
+        yield f"resnet{depth}_v2", {**imagenet(depth), **official, **PREACT}
     for depth in (20, 32, 56, 110):
         yield (
             f"cifar_resnet{depth}_v2",
@@ -296,7 +271,7 @@ def _fb() -> Iterator[tuple[str, Changes]]:
         "shortcut.preact": "stage_entry",
     }
     for depth in (18, 34, 50, 101, 152, 200):
-        yield f"preresnet{depth}", {**_imagenet(depth), **preresnet}
+        yield f"preresnet{depth}", {**imagenet(depth), **preresnet}
 
 
 def _bit() -> Iterator[tuple[str, Changes]]:
@@ -304,7 +279,7 @@ def _bit() -> Iterator[tuple[str, Changes]]:
         yield (
             f"r{depth}x{factor}",
             {
-                **_imagenet(depth),
+                **imagenet(depth),
                 **PREACT,
                 "stem.convs": ((7, 2, 64 * factor),),
                 "stem.pool_padding": "zero",
@@ -316,28 +291,14 @@ def _bit() -> Iterator[tuple[str, Changes]]:
         )
 
 
-def _cifar(stage_depth: int) -> dict[str, Any]:
-    """Three stages on 32 x 32 images, no stem pool."""
-    return {
-        "image_size": 32,
-        "num_classes": 10,
-        "stem.convs": ((3, 1, 16),),
-        "stem.pool": "none",
-        "depths": (stage_depth,) * 3,
-        "widths": (16, 32, 64),
-        "strides": (1, 2, 2),
-        "dilate": (False,) * 3,
-    }
-
-
 def _cifar_basic(depth: int) -> dict[str, Any]:
     """Depth 6n + 2."""
-    return {**_cifar((depth - 2) // 6), **BASIC, "shortcut.projection": "never"}
+    return {**cifar((depth - 2) // 6), **BASIC, "shortcut.projection": "never"}
 
 
 def _cifar_bottleneck(depth: int) -> dict[str, Any]:
     """Depth 9n + 2, the stride on the first 1 x 1 (KaimingHe/resnet-1k-layers)."""
-    return {**_cifar((depth - 2) // 9), "block.stride_conv": 1, "shortcut.projection": "channels"}
+    return {**cifar((depth - 2) // 9), "block.stride_conv": 1, "shortcut.projection": "channels"}
 
 
 def _cifar_presets() -> Iterator[tuple[str, Changes]]:
@@ -362,17 +323,17 @@ def _kuangliu() -> Iterator[tuple[str, Changes]]:
         "init.conv": "torch_default",
     }
     for depth in (18, 34, 50, 101, 152):
-        yield f"resnet{depth}", {**_imagenet(depth), **cifar}
+        yield f"resnet{depth}", {**imagenet(depth), **cifar}
     for depth in (18, 34, 50, 101, 152):
         # Deviates from the paper: nothing is normalised or activated before the pooling.
-        yield f"preact_resnet{depth}", {**_imagenet(depth), **cifar, **PREACT, "head.final": "none"}
+        yield f"preact_resnet{depth}", {**imagenet(depth), **cifar, **PREACT, "head.final": "none"}
 
 
 def _d2l() -> Iterator[tuple[str, Changes]]:
     yield (
         "resnet18",
         {
-            **_imagenet(18),
+            **imagenet(18),
             "in_channels": 1,
             "num_classes": 10,
             "stem.bias": True,
@@ -386,12 +347,12 @@ def _d2l() -> Iterator[tuple[str, Changes]]:
 
 
 def _article() -> Iterator[tuple[str, Changes]]:
-    yield "resnet34", {**_imagenet(34), "init.conv": "torch_default"}
+    yield "resnet34", {**imagenet(34), "init.conv": "torch_default"}
     # ResNet50V2 as listed: the Keras layout with the biases, eps and pool padding of PyTorch.
     yield (
         "resnet50v2",
         {
-            **_imagenet(50),
+            **imagenet(50),
             **PREACT,
             "num_classes": 100,
             "strides": (2, 2, 2, 1),
@@ -455,6 +416,7 @@ _BUILDERS = {
     "d2l": _d2l,
     "article": _article,
     "ablation": _ablation,
+    **PACKAGE_BUILDERS,
 }
 
 # Released weights that want another preprocessing than their family's.
@@ -463,6 +425,7 @@ _PREPROCESSING = (
     ("keras/resnet101v2", "half"),
     ("keras/resnet152v2", "half"),
     ("timm/resnetv2_", "half"),
+    *PACKAGE_PREPROCESSING,
 )
 
 
@@ -484,12 +447,15 @@ def presets() -> dict[str, Preset]:
 @functools.cache
 def aliases() -> dict[str, str]:
     """Bare names: torchvision's for the plain ones, the papers' for `_v1` and `_v2`, else whatever
-    is unique.
+    is unique, in the families of `PACKAGE_FAMILIES` or else in the others.
     """
-    bare: dict[str, list[str]] = {}
-    for name in presets():
-        bare.setdefault(name.partition("/")[2], []).append(name)
-    table = {short: names[0] for short, names in bare.items() if len(names) == 1}
+    table: dict[str, str] = {}
+    for packages in (True, False):
+        bare: dict[str, list[str]] = {}
+        for name, preset in presets().items():
+            if (preset.family in PACKAGE_FAMILIES) == packages:
+                bare.setdefault(name.partition("/")[2], []).append(name)
+        table |= {short: names[0] for short, names in bare.items() if len(names) == 1}
     table |= {n.partition("/")[2]: n for n in presets() if n.startswith("torchvision/")}
     table |= {f"resnet{depth}_v1": f"he/resnet{depth}_a" for depth in BASIC_DEPTHS}
     table |= {f"resnet{depth}_v1": f"he/resnet{depth}" for depth in (50, 101, 152)}

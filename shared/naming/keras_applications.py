@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from shared.architecture.presets import DEPTHS
+from shared.architecture.recipes import DEPTHS
 from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError
 from shared.machine import missing_packages, require_packages

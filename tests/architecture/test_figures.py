@@ -77,6 +77,17 @@ def test_imgclsmob_params(preset: str, projection: str, params: int) -> None:
     assert make_plan(get_spec(preset, shortcut_projection=projection)).params == params
 
 
+@pytest.mark.parametrize("preset", figures.PACKAGES)
+def test_params_of_other_packages(preset: str) -> None:
+    assert make_plan(get_spec(preset)).params == figures.PACKAGES[preset]
+
+
+@pytest.mark.parametrize("preset", figures.WRN_PARAMS_M)
+def test_wide_resnet_params(preset: str) -> None:
+    printed = figures.WRN_PARAMS_M[preset]
+    assert printed_like(make_plan(get_spec(preset)).params / 1e6, printed) == printed
+
+
 @pytest.mark.parametrize("preset", figures.PAPER_V1_GMACS)
 def test_paper_v1_multiply_adds(preset: str) -> None:
     gmacs = make_plan(get_spec(preset)).macs / 1e9

@@ -19,7 +19,7 @@ from shared.architecture.presets import (
 )
 from tests.probes import PRESETS
 
-MINIMUM = 110
+MINIMUM = 240
 
 # What each family must hold, by its own names.
 EXPECTED = {
@@ -55,6 +55,17 @@ EXPECTED = {
         "resnet110_exclusive_gate_b6 resnet110_shortcut_gate_b0 resnet110_conv_shortcut "
         "resnet110_dropout_shortcut"
     ),
+    "haiku": "resnet18_v1 resnet50_v1 resnet200_v1 resnet18_v2 resnet50_v2 resnet200_v2",
+    "slim": "resnet_v1_50 resnet_v1_200 resnet_v2_50 resnet_v2_101 resnet_v2_152 resnet_v2_200",
+    "wrn": "wrn16_8 wrn28_10 wrn40_2 wrn40_4 wrn16_4_dropout wrn28_10_dropout",
+    "transformers": "resnet18 resnet26 resnet34 resnet50 resnet101 resnet152 "
+    "resnet50_downsample_in_bottleneck resnet50_downsample_in_first_stage",
+    "fbresnet": "fbresnet152",
+    "keras_resnet": "resnet18 resnet34 resnet50 resnet101 resnet152 resnet200",
+    "keras2": "resnet50 resnet50_valid_pool",
+    "image_classifiers": "resnet18 resnet34 resnet50 resnet101 resnet152 resnext50 resnext101",
+    "deepvision": "resnet50v2_torch resnet50v2_tensorflow resnet152v2_tensorflow",
+    "pytorchcv": "resnet18 resnetbc26b resnet50 resnet50b preresnet18 preresnet200 preresnet269b",
 }
 
 
@@ -107,6 +118,8 @@ def test_two_presets_of_a_family_are_not_one_spec() -> None:
         ("resnet200_v2", "fb/preresnet200"),
         ("resnet1202", "cifar/resnet1202"),
         ("preresnet164", "cifar/preresnet164"),
+        ("preresnet18", "fb/preresnet18"),  # pytorchcv has one, too
+        ("preresnetbc26b", "pytorchcv/preresnetbc26b"),
         ("r50x1", "bit/r50x1"),
     ],
 )

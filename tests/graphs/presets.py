@@ -19,6 +19,7 @@ SHORT = {
     *("kuangliu/preact_resnet18", "flax/resnet50", "cifar/preresnet20", "timm/resnet50_gn"),
     *("ablation/resnet110_exclusive_gate_b6", "ablation/resnet110_act_only_pre"),
     *("ablation/resnet110_scale_0.5_1", "ablation/resnet110_norm_after_add"),
+    *("image_classifiers/resnet18", "deepvision/resnet50v2_torch", "wrn/wrn16_4_dropout"),
 }
 
 
