@@ -28,10 +28,10 @@ from shared.cli.options import (
     spec_of,
     write_json,
 )
-from shared.cli.report_export import Source
 from shared.errors import SpecError, nearest
 
 if TYPE_CHECKING:
+    from shared.cli.report_export import Source
     from shared.formats.checkpoint import Checkpoint
 
 
@@ -142,6 +142,7 @@ def _source(
     """The network that SRC names: a preset, unless there is such a file, or it is where one comes
     from.
     """
+    from shared.cli.report_export import Source
     from shared.weights.probe import probe_weights
 
     if ":" in source or Path(source).exists():
@@ -177,6 +178,7 @@ def _of_checkpoint(
     leave_out: Sequence[str] | None,
 ) -> Source:
     from shared.cli.live import open_source
+    from shared.cli.report_export import Source
 
     checkpoint = open_source(
         source, source_format, preset, parse_settings(settings), take=take, leave_out=leave_out
