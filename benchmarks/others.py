@@ -391,7 +391,8 @@ def _of_torch() -> Iterator[Model]:
         make = partial(_torch, "torchvision.models", name, num_classes=CLASSES)
         yield Model("torchvision", name, make, preset=f"torchvision/{name}")
     for name in TIMM:
-        yield Model("timm", name, partial(_timm, name), preset=f"timm/{name}")
+        preset = f"timm/{name}" if f"timm/{name}" in list_presets() else ""
+        yield Model("timm", name, partial(_timm, name), preset=preset)
     yield from _named("timm", TIMM_OTHERS, _timm, scope=False)
     for name, (options, preset) in TRANSFORMERS.items():
         make = partial(_transformers, num_labels=CLASSES, **options)

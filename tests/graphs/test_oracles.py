@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import identified, others
-from shared import identify
+from shared import identify, list_presets
 from tests.zoo import rest_in_zoo
 
 MODELS = {m.key: m for m in others.models() if m.package not in identified.ENVIRONMENTS}
@@ -69,3 +69,8 @@ def test_98_of_100_are_identified_and_none_falsely() -> None:
     assert [row.key for row in rows if row.recognised and not row.right] == []
     known = {model.key: model.scope for model in others.models()}
     assert {row.key: row.scope for row in rows}.items() <= known.items()
+
+
+def test_what_a_model_should_be_is_a_preset() -> None:
+    named = {model.preset for model in others.models() if model.preset}
+    assert named <= set(list_presets())
