@@ -123,6 +123,7 @@ def own_torch(kind: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
         "kaiming_normal_fan_out": functools.partial(init.kaiming_normal_, mode="fan_out"),
         "kaiming_normal_fan_in": functools.partial(init.kaiming_normal_, mode="fan_in"),
         "glorot_uniform": init.xavier_uniform_,
+        "he_uniform": init.kaiming_uniform_,
         "torch_default": functools.partial(init.kaiming_uniform_, a=5**0.5),
     }[kind]
     return draw(torch.empty(shape), generator=torch.Generator().manual_seed(seed)).numpy()
@@ -138,6 +139,7 @@ def own_keras(kind: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
         "kaiming_normal_fan_in": scaled(2.0, "fan_in", "untruncated_normal"),
         "he_normal_truncated": keras.initializers.HeNormal(seed=seed),
         "glorot_uniform": keras.initializers.GlorotUniform(seed=seed),
+        "he_uniform": keras.initializers.HeUniform(seed=seed),
         "lecun_normal": keras.initializers.LecunNormal(seed=seed),
         "torch_default": scaled(1 / 3, "fan_in", "uniform"),
     }[kind]
@@ -154,6 +156,7 @@ def own_flax(kind: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
         "kaiming_normal_fan_in": nnx.initializers.variance_scaling(2.0, "fan_in", "normal"),
         "he_normal_truncated": nnx.initializers.he_normal(),
         "glorot_uniform": nnx.initializers.glorot_uniform(),
+        "he_uniform": nnx.initializers.he_uniform(),
         "lecun_normal": nnx.initializers.lecun_normal(),
         "torch_default": nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
     }[kind]
