@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.evidence import PAGE, REAL, TRAINED, normalisation, read_rows
 from benchmarks.evidence_page import OUTCOMES, Row, page
-from shared.architecture.preprocessing import PREPROCESSING, RAW, preprocess
+from shared.architecture.preprocessing import PREPROCESSING, preprocess
 from shared.verification.evidence import FIELDS, PREPROCESSING_FIELD, _judged
 
 ROWS = read_rows()
@@ -43,7 +43,7 @@ def test_a_recipe_normalises_as_the_preprocessing_does() -> None:
     assert len(trained) == 3
     for how in trained:
         mean, std = (float(text.partition("=")[2].strip("[]")) for text in normalisation(how))
-        wanted = preprocess(np.repeat(pixels[:, None], 3, axis=1), {**PREPROCESSING, **RAW}[how], 1)
+        wanted = preprocess(np.repeat(pixels[:, None], 3, axis=1), PREPROCESSING[how], 1)
         np.testing.assert_allclose(
             (pixels / 255 - mean) / std, wanted[:, 0], rtol=1e-15, atol=1e-15
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 
 from rich.text import Text
@@ -78,9 +79,8 @@ def notes(found: Sequence[Evidence]) -> Iterator[Text]:
         settings = " ".join(f"--set {field}={shown(value)}" for field, value in against.items())
         yield Text(f"\nAgainst what is assumed; to take the likeliest: {settings}", "yellow")
     if how in PREPROCESSING:
-        yield Text(
-            f"\nAgainst the assumed preprocessing; `predict` takes --preprocessing {how}", "yellow"
-        )
+        option = f"--preprocessing {shlex.quote(how)}"
+        yield Text(f"\nAgainst the assumed preprocessing; `predict` takes {option}", "yellow")
     elif how is not None:
         yield Text(
             f"\nAgainst the assumed preprocessing: {how}, which `predict` does not know", "yellow"

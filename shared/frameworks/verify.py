@@ -38,6 +38,7 @@ DEFAULT_PRESETS = (
     "torchvision/resnet50",
     "keras/resnet50v2",
     "flax/resnet50",
+    "keras2/resnet50_valid_pool",
     "he/resnet50",
     "timm/resnet50d",
     "bit/r50x1",

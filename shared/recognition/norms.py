@@ -23,6 +23,7 @@ _KIND = re.compile(
     r"batchnormalization|gn|group|groupnorm|res|scale|standardized|spatbn)+"
 )
 _SIDE_NORM = "shortcut.norm"
+_INPUT_NORM = "stem.input_norm"
 
 
 class Hypothesis(NamedTuple):
@@ -227,17 +228,22 @@ def either(layers: Sequence[Layer], joint: str = " or ") -> str:
 
 
 def _outside(chain: Chain, free: Sequence[Layer], pre: bool) -> tuple[dict[str, Layer], list[str]]:
-    """The norms of the stem and the last one of a pre-activation network."""
+    """The norms of the images and the stem, and the last one of a pre-activation network."""
     found: dict[str, Layer] = {}
     left = list(free)
+    inputs = chain.stem[0].inputs
+    others = {chain.features, *(conv.outputs for conv in chain.stem)}
+    images = [norm for norm in left if norm.channels == inputs and inputs not in others]
+    if images:
+        found[_INPUT_NORM] = _nearest(images, chain.stem[0].layer)[0]
+        left.remove(found[_INPUT_NORM])
     unsure: list[Layer] = []
     for k, conv in enumerate(chain.stem, 1):
         fitting = [norm for norm in left if norm.channels == conv.outputs]
         keyed = [norm for norm in fitting if key_of(norm) == key_of(conv.layer)]
         if not fitting:
             continue
-        shared = max(_near(norm, conv.layer) for norm in fitting)
-        near = [norm for norm in fitting if _near(norm, conv.layer) == shared]
+        near = _nearest(fitting, conv.layer)
         found[f"stem.norm{k}"] = norm = (keyed or near)[0]
         left.remove(norm)
         if not keyed:
@@ -251,16 +257,19 @@ def _outside(chain: Chain, free: Sequence[Layer], pre: bool) -> tuple[dict[str, 
     ]
     last = [norm for norm in left if norm.channels == chain.features]
     if pre and last:
-        shared = max(_near(norm, chain.stem[0].layer) for norm in last)
-        near = [norm for norm in last if _near(norm, chain.stem[0].layer) == shared]
+        near = _nearest(last, chain.stem[0].layer)
         found["final_norm"] = near[0]
         if len(near) > 1:
             doubts.append(f"the last norm could be {either(near)}")
+    if len(images) > 1:
+        doubts.append(f"the norm of the images could be {either(images)}")
     return found, doubts
 
 
-def _near(norm: Layer, layer: Layer) -> int:
-    return shared(norm.words, layer.words)
+def _nearest(norms: Sequence[Layer], layer: Layer) -> list[Layer]:
+    """Those whose names begin most as the layer's does."""
+    most = max(shared(norm.words, layer.words) for norm in norms)
+    return [norm for norm in norms if shared(norm.words, layer.words) == most]
 
 
 def _misfit(chain: Chain, inside: Sequence[Sequence[Layer]]) -> str:
@@ -286,8 +295,9 @@ def _counted(chain: Chain, norms: Sequence[Layer]) -> Norms | str:
     for whole in (True, False):  # behind the network there may be others
         fitting: list[Norms] = []
         for one in told:
-            for stem, final in itertools.product((False, True), (True, False)):
-                names, wanted = _sequence(chain, one, stem=stem, final=final)
+            ends = ((False, True), (True, False), (False, True))
+            for stem, final, images in itertools.product(*ends):
+                names, wanted = _sequence(chain, one, stem=stem, final=final, images=images)
                 if wanted == (channels if whole else channels[: len(wanted)]):
                     found = Norms(dict(zip(names, norms, strict=False)), one.pre, one.side, [])
                     if all(found.layers != other.layers for other in fitting):
@@ -314,12 +324,14 @@ def _rivals(fitting: Sequence[Norms]) -> list[str]:
 
 
 def _sequence(
-    chain: Chain, told: Hypothesis, *, stem: bool, final: bool
+    chain: Chain, told: Hypothesis, *, stem: bool, final: bool, images: bool
 ) -> tuple[list[str], list[int]]:
     """The norms in the order in which a network runs them, and their channels."""
     found = [(f"stem.norm{k}", conv.outputs) for k, conv in enumerate(chain.stem, 1)]
     if not stem:
         found.pop()
+    if images:
+        found.insert(0, (_INPUT_NORM, chain.stem[0].inputs))
     for i, block in enumerate(chain.blocks):
         need = needs(block, told, first=i == 0)
         order = [

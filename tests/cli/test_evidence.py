@@ -163,7 +163,11 @@ def test_images_that_do_not_fit_are_noted() -> None:
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [("half", "--preprocessing half"), ("0 to 255", "0 to 255, which `predict` does not know")],
+    [
+        ("half", "--preprocessing half"),
+        ("0 to 255", "--preprocessing '0 to 255'"),
+        ("imagenet in BGR", "imagenet in BGR, which `predict` does not know"),
+    ],
 )
 def test_another_preprocessing_is_noted(value: str, said: str) -> None:
     (note,) = notes([an_evidence(value=value)])

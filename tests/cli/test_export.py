@@ -88,6 +88,7 @@ def test_a_missing_runtime_is_named_with_its_extra(
     result.refused("onnxruntime", "pip install 'resnet-rosetta[onnx]'")
 
 
+@pytest.mark.zoo
 def test_what_differs_is_not_left(
     rosetta: Rosetta, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -142,6 +142,7 @@ def test_a_model_its_weights_and_what_it_is_compared_with(rosetta: Rosetta, fold
     assert (same.code, same.json["departures"]) == (0, [])
 
 
+@pytest.mark.zoo
 def test_what_is_taken_and_assumed_of_the_other_file_is_said(
     rosetta: Rosetta, folder: Path
 ) -> None:
@@ -220,6 +221,7 @@ def test_what_stands_around_a_live_model_is_not_dropped_in_silence(
     asked.refused("its model prepares the images itself", "say --preprocessing")
 
 
+@pytest.mark.zoo
 def test_the_layers_of_a_model_are_traced_compared_and_diagnosed(
     rosetta: Rosetta, folder: Path
 ) -> None:

@@ -9,7 +9,7 @@ from shared import SpecError, make_plan
 from shared.architecture import ops
 from shared.training.config import PROBE, OptimizerConfig, Training
 from shared.verification.recording import CHECKS
-from tests.contract.sides import Side
+from tests.contract.sides import SIDES, Side
 from tests.numpy_training import numpy_loss
 from tests.probes import small
 from tests.training_probes import (
@@ -21,7 +21,7 @@ from tests.training_probes import (
     expected_arrays,
     masks_for,
 )
-from tests.zoo import in_zoo
+from tests.zoo import in_zoo, rest_in_zoo
 
 LOSS_LIMIT = 1e-12  # float64, of the outputs of another run
 TRAININGS = {
@@ -35,19 +35,28 @@ TRACED = [
     (BIASED, "frozen-adamw", {}),
     ("fb/preresnet18", "no-slots", FEATURE_MAP),
     (DROPOUT, "probe", {}),
-    in_zoo((BIASED, "probe", {})),
-    in_zoo(("cifar/preresnet20", "probe", {})),
-    in_zoo(("bit/r50x1", "probe", {})),
-    in_zoo(("fb/preresnet18", "probe", {})),
-    in_zoo(("timm/resnet50d", "probe", {})),
-    in_zoo(("ablation/resnet110_exclusive_gate_b6", "probe", {})),
-    in_zoo(("ablation/resnet110_norm_after_add", "probe", {})),
-    in_zoo(("ablation/resnet164_norm_after_add", "probe", {})),
-    in_zoo(("ablation/resnet110_act_before_add", "probe", {})),
+    (BIASED, "probe", {}),
+    ("cifar/preresnet20", "probe", {}),
+    ("bit/r50x1", "probe", {}),
+    ("fb/preresnet18", "probe", {}),
+    ("timm/resnet50d", "probe", {}),
+    ("ablation/resnet110_exclusive_gate_b6", "probe", {}),
+    ("ablation/resnet110_norm_after_add", "probe", {}),
+    ("ablation/resnet164_norm_after_add", "probe", {}),
+    ("ablation/resnet110_act_before_add", "probe", {}),
+]
+# The first four in what starts at once, one in each of the others.
+TRACED_SHORT = [
+    *((side, *case) for side in ("torch", "reference") for case in TRACED[:4]),
+    *(("keras", *TRACED[0]), ("flax", *TRACED[1])),
 ]
 
 
-@pytest.mark.parametrize(("preset", "training", "changes"), TRACED)
+@pytest.mark.parametrize(
+    ("side", "preset", "training", "changes"),
+    rest_in_zoo([(side, *case) for side in SIDES for case in TRACED], TRACED_SHORT),
+    indirect=["side"],
+)
 def test_a_trace_has_the_keys_of_the_contract_and_leaves_the_model_as_it_was(
     side: Side, preset: str, training: str, changes: dict
 ) -> None:
@@ -80,7 +89,7 @@ def test_a_trace_has_the_keys_of_the_contract_and_leaves_the_model_as_it_was(
 
 @pytest.mark.parametrize(
     "checks",
-    [("gradients",), ("steps", "eval"), in_zoo((("train",),)), in_zoo((("steps",),))],
+    [("gradients",), in_zoo((("steps", "eval"),)), in_zoo((("train",),)), in_zoo((("steps",),))],
     ids=str,
 )
 def test_a_check_alone_is_what_it_is_in_company(side: Side, checks: tuple[str, ...]) -> None:

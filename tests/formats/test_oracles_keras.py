@@ -67,7 +67,7 @@ def outputs_of(model: keras.Model, spec: ResNetSpec) -> np.ndarray:
     return np.asarray(model(images_for(spec, SIZE, "float32"), training=False))
 
 
-@pytest.mark.parametrize("name", rest_in_zoo(ALL, ("ResNet50", "ResNet50V2")))
+@pytest.mark.parametrize("name", rest_in_zoo(ALL, ("ResNet50V2",)))
 def test_both_ways(tmp_path: Path, name: str) -> None:
     """What Keras saves arrives under the right names; what we write loads as `weights=` does, in
     layer order.
@@ -132,7 +132,7 @@ def test_whole_models_of_keras_applications_are_read(tmp_path: Path, name: str, 
     ("name", "suffix"),
     [
         ("ResNet50", "weights.h5"),
-        ("ResNet50V2", "h5"),
+        in_zoo(("ResNet50V2", "h5")),
         in_zoo(("ResNet50", "h5")),
         in_zoo(("ResNet50V2", "weights.h5")),
     ],
@@ -154,7 +154,7 @@ def test_without_a_classifier(tmp_path: Path, name: str, suffix: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "classes"),
-    [("ResNet50", 0), ("ResNet50V2", 7), in_zoo(("ResNet50", 7)), in_zoo(("ResNet50V2", 0))],
+    [("ResNet50", 0), *map(in_zoo, [("ResNet50V2", 7), ("ResNet50", 7), ("ResNet50V2", 0)])],
 )
 def test_our_archive_is_a_model_that_keras_builds(tmp_path: Path, name: str, classes: int) -> None:
     """A `.keras` file with the configuration that Keras itself writes, by no other means than

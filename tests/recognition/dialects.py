@@ -4,6 +4,7 @@ recognise.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -78,6 +79,7 @@ def table(
     kinds = ("conv", "norm", "shortcut.conv", "shortcut.norm", "gate")
     rows = dict(zip(kinds, inner, strict=True))
     rows |= {"stem.conv": stem, "stem.norm": stem_norm, "final_norm": last, "head": head}
+    rows["stem.input_norm"] = re.sub(r"[^./]*$", "data_bn", stem)
 
     def name(place: TensorPosition, spec: ResNetSpec) -> str:
         kind = place.kind.rstrip("0123456789")
@@ -116,6 +118,8 @@ def _in_order(spec: ResNetSpec, *, side_first: bool) -> list[str]:
     def key(layer: str) -> tuple[float, ...]:
         place = place_of(layer)
         norm = "norm" in place.kind
+        if place.kind == "stem.input_norm":
+            return (0, 0, 0, 0, True)
         if place.kind.startswith("stem"):
             return (0, 0, 0, int(place.kind[-1]), norm)
         if place.kind in ("final_norm", "head"):
@@ -135,6 +139,8 @@ _CHILDREN = table("0.{i}", "0.{j}", "{s4}.{b}.", _TV, "8", "10")
 def _children(place: TensorPosition, spec: ResNetSpec) -> str:
     """As `nn.Sequential(*model.children())` has it; a deep stem is a sequence in it."""
     last = len(spec.stem.convs)
+    if place.kind == "stem.input_norm":
+        return "data_bn"
     if place.kind == f"stem.norm{last}":
         return "1"
     return "0" if place.kind == "stem.conv1" and last == 1 else _CHILDREN(place, spec)

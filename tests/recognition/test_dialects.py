@@ -4,6 +4,7 @@ is which.
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Mapping
@@ -30,8 +31,10 @@ from tests.recognition.dialects import (
     renamed,
     table,
 )
+from tests.zoo import rest_in_zoo
 
 PRESETS = list_presets()
+DISTINCT = list({miniature(get_spec(name)).replace(name="any"): name for name in PRESETS}.values())
 # Units of 3 x 3 convolutions without a single projection are a plain row where layers are counted.
 BARE = [
     name
@@ -61,7 +64,7 @@ def shuffled(entries: Mapping[str, Entry], seed: int) -> dict[str, Entry]:
     return dict(items)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", rest_in_zoo(PRESETS, DISTINCT[::2]))
 def test_every_preset_is_recognised_in_other_names(preset: str) -> None:
     """Three dialects a preset; in the file's order, and in any."""
     spec, changes = small(preset)
@@ -115,7 +118,12 @@ def random_dialect(seed: int) -> Dialect:
     return Dialect(table(*stem, unit, layers, f"{prefix}tail_{norm}", "head"), leaves, last)
 
 
-@pytest.mark.parametrize(("preset", "seed"), [(name, i) for i, name in enumerate(PRESETS)])
+NUMBERED = [(name, i) for i, name in enumerate(PRESETS)]
+
+
+@pytest.mark.parametrize(
+    ("preset", "seed"), rest_in_zoo(NUMBERED, [case for case in NUMBERED if case[0] in DISTINCT])
+)
 def test_every_preset_is_recognised_in_random_names(preset: str, seed: int) -> None:
     """Right, or the doubt is told, with a tensor that is in question."""
     spec, changes = small(preset)
@@ -125,8 +133,12 @@ def test_every_preset_is_recognised_in_random_names(preset: str, seed: int) -> N
     assert not wrong or any(name in doubt for doubt in network.doubts for name in wrong)
 
 
-@pytest.mark.parametrize("side_first", [True, False])
-@pytest.mark.parametrize("preset", [name for name in PRESETS if name not in BARE])
+COUNTED = [*itertools.product([name for name in PRESETS if name not in BARE], (True, False))]
+
+
+@pytest.mark.parametrize(
+    ("preset", "side_first"), rest_in_zoo(COUNTED, [c for c in COUNTED if c[0] in DISTINCT][::2])
+)
 def test_layers_that_are_only_counted(preset: str, side_first: bool) -> None:
     """Read off the order of their numbers, which is said; norms whose kind of unit the channels
     leave open may be another's, which is said as well.

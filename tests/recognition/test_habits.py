@@ -49,7 +49,7 @@ def test_caffe_names_in_keras_are_told_by_their_biases(official: bool) -> None:
     network = survey(entries).taken
     assert network is not None
     assert network.spec.block.stride_conv == (2 if official else 1)
-    assert network.preset == ("tf/resnet50_v1.5" if official else None)
+    assert network.preset == ("tf/resnet50_v1.5" if official else "keras2/resnet50")
     assert network.preprocessing == ("tf_official" if official else None)
     assert (network.format is None) == official
 

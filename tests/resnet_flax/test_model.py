@@ -40,6 +40,7 @@ from tests.probes import (
     same_weights,
     worst_layer,
 )
+from tests.zoo import in_zoo
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -270,7 +271,7 @@ def test_split_and_merge_round_trip() -> None:
     ("preset", "graph"),
     [
         ("torchvision/resnet50", True),
-        ("bit/r50x1", False),
+        in_zoo(("bit/r50x1", False)),
         ("ablation/resnet110_dropout_shortcut", False),
     ],
     ids=["resnet50-graph", "bit-tree", "dropout-tree"],
@@ -386,7 +387,7 @@ def test_another_dtype_is_refused(dtype: object, name: str) -> None:
         resnet_flax.build(small_spec(), **{name: dtype})
 
 
-@pytest.mark.parametrize("preset", ["cifar/resnet20", "bit/r50x1"])
+@pytest.mark.parametrize("preset", ["cifar/resnet20", in_zoo("bit/r50x1")])
 def test_bfloat16_computation_with_float32_weights(preset: str) -> None:
     spec = sample(preset).replace(depths=(1,))
     weights, images = probe_weights(spec), images_for(spec, (16, 16), "float32")

@@ -27,6 +27,7 @@ from shared.architecture import ops
 from shared.architecture.presets import miniature
 from tests.keras_backend_parity import DILATED, global_state
 from tests.probes import SIZE, images_for, reference_trace, small, worst_layer
+from tests.zoo import rest_in_zoo
 
 # Worst of all presets as miniatures, at 32 and 45 pixels, on the TensorFlow, JAX and PyTorch
 # backends: 1.9e-14, in the networks with weight standardisation; five times that is allowed.
@@ -102,7 +103,7 @@ def test_heads(changes: dict[str, Any]) -> None:
     assert_is_the_reference(small("fb/preresnet18", **changes))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", rest_in_zoo(BACKENDS, ("torch",)))
 def test_other_backends(backend: str) -> None:
     """Parity, and no change of global state, from import to trace."""
     if importlib.util.find_spec(backend) is None:
