@@ -97,12 +97,12 @@ def test_changes_light_up() -> None:
 
 
 ALL = [(framework, preset) for framework in FRAMEWORKS for preset in PRESETS]
-SAMPLE = ("torchvision/resnet50", "keras/resnet50v2", "cifar/resnet20")
+SMALLEST = "cifar/resnet20"
 
 
 @pytest.mark.parametrize(
     ("framework", "preset"),
-    rest_in_zoo(ALL, (), [case for case in ALL if case[0] == "torch" or case[1] in SAMPLE]),
+    rest_in_zoo(ALL, (), [case for case in ALL if "torch" in case or SMALLEST in case]),
 )
 def test_a_listing_is_the_proved_network(framework: str, preset: str, tmp_path: Path) -> None:
     """As it stands on the page, in full."""
