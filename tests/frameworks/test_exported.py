@@ -26,6 +26,7 @@ from shared.graphs.verdict import Read, identify_graph
 from shared.machine import missing_packages
 from shared.verification.comparison import compare
 from tests.graphs.presets import SHORT, side
+from tests.zoo import rest_in_zoo
 
 SPEC = miniature(get_spec("cifar/resnet20"))
 STRUCTURES = sorted(SHORT)
@@ -53,9 +54,11 @@ def read(kind: str, path: Path) -> Read:
     return file_reader(path)
 
 
-@pytest.mark.zoo
-@pytest.mark.parametrize(("kind", "writer"), EVERY)
-@pytest.mark.parametrize("name", STRUCTURES)
+CASES = [(name, *way) for name in STRUCTURES for way in EVERY]
+IN_ZOO = [(name, *EVERY[i % len(EVERY)]) for i, name in enumerate(STRUCTURES)]  # by turns
+
+
+@pytest.mark.parametrize(("name", "kind", "writer"), rest_in_zoo(CASES, (), IN_ZOO))
 def test_every_structure_in_every_kind(name: str, kind: str, writer: str, tmp_path: Path) -> None:
     """Whole and folded; in float64 where something runs that."""
     spec = miniature(get_spec(name))
