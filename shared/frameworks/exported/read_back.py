@@ -64,6 +64,9 @@ def judged(
         what = f"{first['what']} at {first['where'] or 'the whole'}"
         if wanted.fold:  # biases, scales and additions next to each other have many readings
             return ReadBack(True, None, why=f"the graph has no reading without norms ({what})")
+        if wanted.folds:  # constants are computed beforehand: standardised kernels, gates
+            why = f"{wanted.folds} has folded constants, and the graph has no reading ({what})"
+            return ReadBack(True, None, why=why)
         return ReadBack(False, False, why=what)
     expected = fold_norms(spec, weights)[1] if wanted.fold else weights
     unequal = [name for name, array in expected.items() if not _same(tensors.get(name), array)]

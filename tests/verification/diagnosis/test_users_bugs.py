@@ -241,10 +241,10 @@ def test_a_users_bug_is_named(name: str, tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     images = probe_images((bug.count, SIDE, SIDE, 3)).astype(np.float32)
     fed = np.ascontiguousarray(bug.images(images.astype(np.float64)).transpose(0, 3, 1, 2))
-    bug.model(model)
     dtype = getattr(torch, bug.dtype)
+    bug.model(model.to(dtype))
     with torch.no_grad():
-        output = bug.output(model.to(dtype)(torch.tensor(fed).to(dtype)))
+        output = bug.output(model(torch.tensor(fed).to(dtype)))
     np.savez(tmp_path / "port.npz", images=images, outputs=output.numpy())
     found = diagnose(open_checkpoint(tmp_path / "weights.pth"), tmp_path / "port.npz")
     assert found.explained, found.nearest
