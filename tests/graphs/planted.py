@@ -180,9 +180,9 @@ def _(m: Any) -> None:
     forward_of(m.layer4[1], forward)
 
 
-@change("stem pool without padding", "maxpool", "padding")
+@change("stem pool pads rows alone", "maxpool", "padding")
 def _(m: Any) -> None:
-    m.maxpool = nn.MaxPool2d(3, 2, 0)
+    m.maxpool = nn.MaxPool2d(3, 2, (1, 0))
 
 
 @change("stem pool averages", "maxpool", "operator")
