@@ -51,7 +51,15 @@ FOLDED_SHORT = [(FRAMEWORKS[0], name) for name in SHORT] + [
 ]
 
 
-@pytest.mark.parametrize(("framework", "preset"), rest_in_zoo(FOLDED, FOLDED_SHORT))
+# All in PyTorch and, by turns, in Keras or Flax.
+FOLDED_ZOO = [
+    (framework, name)
+    for i, name in enumerate(STRUCTURES)
+    for framework in (FRAMEWORKS[0], FRAMEWORKS[1 + i % 2])
+]
+
+
+@pytest.mark.parametrize(("framework", "preset"), rest_in_zoo(FOLDED, FOLDED_SHORT, FOLDED_ZOO))
 def test_a_folded_network_is_the_same_layer_by_layer(framework: str, preset: str) -> None:
     module = package(framework)
     spec = STRUCTURES[preset]

@@ -56,8 +56,16 @@ CASES = [(preset, size) for preset, spec in STRUCTURES.items() for size in sizes
 SHORT = [(preset, sizes(STRUCTURES[preset])[i % 2]) for i, preset in enumerate(COVERING)]
 
 
+ZOO = [
+    (preset, size)
+    for i, preset in enumerate(STRUCTURES)
+    for k, size in enumerate(sizes(STRUCTURES[preset]))
+    if preset in COVERING or k == i % 2
+]
+
+
 @pytest.mark.parametrize(
-    ("preset", "size"), rest_in_zoo(CASES, SHORT), ids=[f"{p}-{s}" for p, s in CASES]
+    ("preset", "size"), rest_in_zoo(CASES, SHORT, ZOO), ids=[f"{p}-{s}" for p, s in CASES]
 )
 def test_every_pair_agrees_on_every_layer(preset: str, size: int, traces):
     found = traces(preset, size)
