@@ -25,7 +25,7 @@ from shared.errors import CheckpointError, FrameworkError, SpecError
 from shared.formats.checkpoint import Checkpoint
 from shared.formats.containers.archive import Entry
 from shared.formats.convert import convert
-from shared.verification.diagnosis.audit import OUTPUT_KEY, Planted, reasons_of_weights
+from shared.verification.diagnosis.audit import OUTPUT_KEY, Findings, Planted, reasons_of_weights
 from shared.verification.diagnosis.passes import Passes
 from shared.verification.distance import relative_error
 from shared.verification.hypotheses.hypothesis import Array, Hypothesis, Port
@@ -40,30 +40,17 @@ SHOWN = 200  # characters of what a command says
 
 
 @dataclass(frozen=True)
-class Checked:
-    """Every planted mistake, and whether the command failed on its file. `error` is what a mistake
-    changes in the outputs of random images, by the reference.
+class Checked(Findings):
+    """Whether the command failed on the file of each mistake. Its `error` is what it changes in the
+    outputs of random images, by the reference.
     """
 
-    mistakes: tuple[Planted, ...]
-    why_blind: tuple[str, ...]
     command: str
     format: str
     left_out: int  # mistakes that were not planted, to save time
 
-    @property
-    def unseen(self) -> tuple[Planted, ...]:
-        return tuple(planted for planted in self.mistakes if not planted.visible)
-
-    @property
-    def score(self) -> float:
-        return 1 - len(self.unseen) / len(self.mistakes) if self.mistakes else 0.0
-
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "score": self.score,
-            "mistakes": [planted.to_dict() for planted in self.mistakes],
-            "why_blind": list(self.why_blind),
+        return super().to_dict() | {
             "command": self.command,
             "format": self.format,
             "not_planted": self.left_out,

@@ -58,14 +58,11 @@ class Planted:
 
 
 @dataclass(frozen=True)
-class Audit:
-    """Every planted mistake; `score` is the share that is seen."""
+class Findings:
+    """Every planted mistake, and why some go unseen; `score` is the share that is seen."""
 
     mistakes: tuple[Planted, ...]
     why_blind: tuple[str, ...]
-    tolerance: float
-    images: tuple[int, ...]
-    layers: tuple[str, ...]  # that the check compares beside the output
 
     @property
     def unseen(self) -> tuple[Planted, ...]:
@@ -80,6 +77,19 @@ class Audit:
             "score": self.score,
             "mistakes": [planted.to_dict() for planted in self.mistakes],
             "why_blind": list(self.why_blind),
+        }
+
+
+@dataclass(frozen=True)
+class Audit(Findings):
+    """What a comparison of outputs, and of some layers, would see."""
+
+    tolerance: float
+    images: tuple[int, ...]
+    layers: tuple[str, ...]  # that the check compares beside the output
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {
             "tolerance": self.tolerance,
             "image_shape": list(self.images),
             "layers": list(self.layers),
