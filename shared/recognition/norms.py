@@ -24,6 +24,7 @@ _KIND = re.compile(
 )
 _SIDE_NORM = "shortcut.norm"
 _INPUT_NORM = "stem.input_norm"
+_PICTURE = 4  # channels at most: grey, RGB, RGB and depth or transparency
 
 
 class Hypothesis(NamedTuple):
@@ -231,9 +232,7 @@ def _outside(chain: Chain, free: Sequence[Layer], pre: bool) -> tuple[dict[str, 
     """The norms of the images and the stem, and the last one of a pre-activation network."""
     found: dict[str, Layer] = {}
     left = list(free)
-    inputs = chain.stem[0].inputs
-    others = {chain.features, *(conv.outputs for conv in chain.stem)}
-    images = [norm for norm in left if norm.channels == inputs and inputs not in others]
+    images = [norm for norm in left if norm.channels == _image_channels(chain)]
     if images:
         found[_INPUT_NORM] = _nearest(images, chain.stem[0].layer)[0]
         left.remove(found[_INPUT_NORM])
@@ -266,6 +265,17 @@ def _outside(chain: Chain, free: Sequence[Layer], pre: bool) -> tuple[dict[str, 
     return found, doubts
 
 
+def _image_channels(chain: Chain) -> int | None:
+    """Channels of images that may have a norm of their own.
+
+    Those of pictures alone: where a file lacks its first convolution, the norm behind that would
+    pass for one of images of as many channels.
+    """
+    channels = chain.stem[0].inputs
+    others = {chain.features, *(conv.outputs for conv in chain.stem)}
+    return channels if channels <= _PICTURE and channels not in others else None
+
+
 def _nearest(norms: Sequence[Layer], layer: Layer) -> list[Layer]:
     """Those whose names begin most as the layer's does."""
     most = max(shared(norm.words, layer.words) for norm in norms)
@@ -295,7 +305,8 @@ def _counted(chain: Chain, norms: Sequence[Layer]) -> Norms | str:
     for whole in (True, False):  # behind the network there may be others
         fitting: list[Norms] = []
         for one in told:
-            ends = ((False, True), (True, False), (False, True))
+            normed = (False, True) if _image_channels(chain) else (False,)
+            ends = ((False, True), (True, False), normed)
             for stem, final, images in itertools.product(*ends):
                 names, wanted = _sequence(chain, one, stem=stem, final=final, images=images)
                 if wanted == (channels if whole else channels[: len(wanted)]):

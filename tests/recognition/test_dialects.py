@@ -193,3 +193,16 @@ def test_whole_presets_keep_their_names(preset: str) -> None:
     """At full size the preset is known, whatever its layers are called."""
     spec = get_spec(preset)
     assert only(renamed(spec, DIALECTS["short"])[0], {}).preset == preset
+
+
+@pytest.mark.parametrize(
+    "preset", ["torchvision/resnet18", "torchvision/resnet50", "timm/resnet50t"]
+)
+@pytest.mark.parametrize("dialect", ["short", "counted"])
+def test_a_norm_without_its_convolution_is_no_norm_of_images(preset: str, dialect: str) -> None:
+    """Without the first convolution, the second takes what the first norm gives."""
+    spec = get_spec(preset)
+    entries, truth = renamed(spec, DIALECTS["short"] if dialect == "short" else counted(spec))
+    del entries[truth["stem.conv1.weight"]]
+    found = survey(entries, {})
+    assert all("stem.input_norm.bias" not in network.names for network in found.networks)
