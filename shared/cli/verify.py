@@ -196,9 +196,12 @@ def verify(
         console.print(report.verdict_table(verdicts), soft_wrap=True)
         print_isolated(
             console,
-            [(f"{v.spec.name}, {side}", check, rows)
-             for v in verdicts for side, check, rows in v.isolated],
-        )  # fmt: skip
+            [
+                (f"{v.spec.name}, {side}", check, rows)
+                for v in verdicts
+                for side, check, rows in v.isolated
+            ],
+        )
     console.print()
     console.print(report.conclusion(verdicts, time.perf_counter() - started), soft_wrap=True)
     absent = (

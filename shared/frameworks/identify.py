@@ -15,7 +15,7 @@ from shared.architecture.presets import get_spec
 from shared.architecture.spec import ResNetSpec
 from shared.errors import FrameworkError, RosettaError
 from shared.frameworks.readers import reader_of
-from shared.frameworks.targets import checked, said, target_reader, working_folder
+from shared.frameworks.targets import checked, said, target_reader, told_in_one_line, working_folder
 from shared.graphs.pair import ComparedModels, compare_graphs
 from shared.graphs.verdict import DEPARTS, SAME_MODEL, Identified, identify_graph
 from shared.processes import ON_CPU, call
@@ -153,20 +153,11 @@ def serve_identify(
     """
     spec = ResNetSpec.from_dict(against) if against else None
     # Opened before the user's code runs, which may be confined to reading.
-    with open(output or os.devnull, "wb") as file:
-        try:
-            found = identify_graph(target_reader(target, folder), image_size, spec)
-            if output and found.weights:
-                np.savez(file, allow_pickle=False, **of_one_dtype(found.weights))
-        except MemoryError:
-            problem = "needs more memory than is free on this machine"
-        except RosettaError as error:
-            problem = str(error).removeprefix(f"{target}: ")
-        except Exception as error:  # noqa: BLE001 - the user's code may raise anything
-            problem = said(error)
-        else:
-            return found.to_dict()
-    raise FrameworkError(problem if problem.startswith(f"{name}: ") else f"{name}: {problem}")
+    with open(output or os.devnull, "wb") as file, told_in_one_line(target, name):
+        found = identify_graph(target_reader(target, folder), image_size, spec)
+        if output and found.weights:
+            np.savez(file, allow_pickle=False, **of_one_dtype(found.weights))
+    return found.to_dict()
 
 
 def compare_targets(

@@ -11,6 +11,7 @@ import inspect
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -122,6 +123,23 @@ class _explained(contextlib.AbstractContextManager):
         if error is None or isinstance(error, (RosettaError, KeyboardInterrupt)):
             return
         raise FrameworkError(f"{self.target}: {said(error)}") from None
+
+
+@contextlib.contextmanager
+def told_in_one_line(target: str, name: str) -> Iterator[None]:
+    """Whatever goes wrong with a target inside is a `FrameworkError` of one line, which begins with
+    the `name` that the user wrote.
+    """
+    try:
+        yield
+        return
+    except MemoryError:
+        problem = "needs more memory than is free on this machine"
+    except RosettaError as error:
+        problem = str(error).removeprefix(f"{target}: ")
+    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+        problem = said(error)
+    raise FrameworkError(problem if problem.startswith(f"{name}: ") else f"{name}: {problem}")
 
 
 def said(error: BaseException) -> str:

@@ -12,10 +12,10 @@ import numpy as np
 
 from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
-from shared.errors import FrameworkError, RosettaError
+from shared.errors import FrameworkError
 from shared.frameworks.identify import ENVIRONMENT, SECONDS
 from shared.frameworks.inputs import BATCH
-from shared.frameworks.targets import checked, said, target_reader, working_folder
+from shared.frameworks.targets import checked, target_reader, told_in_one_line, working_folder
 from shared.graphs.record import Recorded, record
 from shared.graphs.verdict import Identified, identify_graph, listed
 from shared.processes import call
@@ -85,7 +85,7 @@ def serve_trace(
     """The child's side of `trace_target`: values of JSON, and a file of arrays."""
     # Opened before the user's code runs, which may be confined to reading.
     with open(path, "wb") as file:
-        try:
+        with told_in_one_line(target, name):
             read = target_reader(target, folder)
             answer = identify_graph(read, image_size)
             spec = answer.spec
@@ -94,26 +94,18 @@ def serve_trace(
             side = answer.image_sizes[0]
             images = probe_images((batch, side, side, spec.in_channels), seed, "float64")
             found = record(read, spec, images)
-        except MemoryError:
-            problem = "needs more memory than is free on this machine"
-        except RosettaError as error:
-            problem = str(error).removeprefix(f"{target}: ")
-        except Exception as error:  # noqa: BLE001 - the user's code may raise anything
-            problem = said(error)
-        else:
-            names = list(make_plan(spec).tensors)
-            names = names if set(names) == set(answer.weights) else []
-            arrays = {f"{EVAL}/{layer}": array for layer, array in found.layers.items()}
-            arrays |= {f"{EVAL}/{OUTPUT}": found.output, IMAGES: images}
-            arrays |= {WEIGHT + tensor: answer.weights[tensor] for tensor in names}
-            np.savez(file, allow_pickle=False, **arrays)
-            return {
-                "spec": spec.to_dict(),
-                "source": f"{found.source} model",
-                "weights": names,
-                "remarks": list(_remarks(answer, found)),
-            }
-    raise FrameworkError(problem if problem.startswith(f"{name}: ") else f"{name}: {problem}")
+        names = list(make_plan(spec).tensors)
+        names = names if set(names) == set(answer.weights) else []
+        arrays = {f"{EVAL}/{layer}": array for layer, array in found.layers.items()}
+        arrays |= {f"{EVAL}/{OUTPUT}": found.output, IMAGES: images}
+        arrays |= {WEIGHT + tensor: answer.weights[tensor] for tensor in names}
+        np.savez(file, allow_pickle=False, **arrays)
+    return {
+        "spec": spec.to_dict(),
+        "source": f"{found.source} model",
+        "weights": names,
+        "remarks": list(_remarks(answer, found)),
+    }
 
 
 def _remarks(answer: Identified, found: Recorded) -> Iterator[str]:

@@ -110,12 +110,9 @@ def audit_command(
             except CheckpointError:
                 continue  # values that no file may hold
             code, _ = _run(arguments, file, seconds)
-            planted.append(
-                Planted(
-                    hypothesis.kind, hypothesis.what, code != 0, _effect(hypothesis, base),
-                    None, without_tensors=False,
-                )
-            )  # fmt: skip
+            error = _effect(hypothesis, base)
+            seen = code != 0
+            planted.append(Planted(hypothesis.kind, hypothesis.what, seen, error, None, False))
     reasons = tuple(_why(base.port, planted))
     return Checked(
         tuple(planted), reasons, command, checkpoint.format.name, len(hypotheses) - len(chosen)

@@ -262,9 +262,15 @@ def _verify_one(
         why |= {name: reason for name, reason in found.causes.items() if name not in why}
     seconds = time.perf_counter() - started
     return Verdict(
-        spec, plan, tuple(comparisons), tuple(steps), versions, seconds,
-        causes=why, isolated=tuple(isolated),
-    )  # fmt: skip
+        spec,
+        plan,
+        tuple(comparisons),
+        tuple(steps),
+        versions,
+        seconds,
+        causes=why,
+        isolated=tuple(isolated),
+    )
 
 
 class _Compared(NamedTuple):

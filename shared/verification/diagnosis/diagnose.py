@@ -141,9 +141,17 @@ def diagnose(
         error = search.error(search.exact, key)
         limit = search.limits.limit(key)
         return Diagnosis(
-            same=True, explained=True, causes=(), key=None, error_before=error, error_after=error,
-            limit=limit, tried=0, notes=notes, **common,
-        )  # fmt: skip
+            same=True,
+            explained=True,
+            causes=(),
+            key=None,
+            error_before=error,
+            error_after=error,
+            limit=limit,
+            tried=0,
+            notes=notes,
+            **common,
+        )
     causes, changed, still, nearest = search.explain()
     if still is not None and not causes and (rounding := of_float32(search.limits)):
         search.take_for(rounding)
@@ -226,9 +234,17 @@ def _rounded(
     error = search.error(search.exact, key)
     cause = Cause("precision", rounding.what, None, None, (), error)
     return Diagnosis(
-        same=True, explained=True, causes=(cause,), key=key, error_before=error, error_after=error,
-        limit=search.limits.limit(key), tried=search.tried, notes=notes, **common,
-    )  # fmt: skip
+        same=True,
+        explained=True,
+        causes=(cause,),
+        key=key,
+        error_before=error,
+        error_after=error,
+        limit=search.limits.limit(key),
+        tried=search.tried,
+        notes=notes,
+        **common,
+    )
 
 
 def _causes(search: Search, causes: Iterable[Hypothesis], key: str) -> Iterable[Cause]:
