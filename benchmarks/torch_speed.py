@@ -4,6 +4,7 @@ that and the runtimes that are installed.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -43,10 +44,12 @@ def main() -> list[Result]:
     results = [
         race("resnet_torch", name, _inference(ours, last), run) for name, run in eager.items()
     ]
-    deployed = resnet_torch.inference(ours)
     name = "torchvision, channels_last"
     sides = [(name, eager[name]), *runtimes(models.resnet50(), planar)]
-    return results + [
-        race("resnet_torch.inference", name, lambda: deployed(last), run, warmups=2)
-        for name, run in sides
-    ]
+    for compiler in ("inductor", "onednn"):
+        deployed = functools.partial(resnet_torch.inference(ours, compiler), last)
+        results += [
+            race(f"resnet_torch.inference, {compiler}", name, deployed, run, warmups=2)
+            for name, run in sides
+        ]
+    return results

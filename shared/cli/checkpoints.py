@@ -16,6 +16,7 @@ from shared.cli.evidence import (
     print_evidence,
 )
 from shared.cli.options import (
+    Deployed,
     DType,
     Format,
     Frameworks,
@@ -248,6 +249,7 @@ def predict(
         DType,
         typer.Option(help="Precision: float64, float32, bfloat16 or float16.", metavar="DTYPE"),
     ] = DType.float32,
+    deployed: Deployed = False,
     image_size: ImageSize = None,
     resize: Annotated[
         int | None,
@@ -313,12 +315,13 @@ def predict(
             chosen,
             names,
             dtype=dtype.value,
+            deployed=deployed,
             top=top,
             on_step=lambda name: status.update(f"{name} is done"),
         )
     write_json(json_file, [prediction.to_dict() for prediction in found])
     console = make_console(json_file)
-    console.print(report.prediction_setting(checkpoint, how, pixels), soft_wrap=True)
+    console.print(report.prediction_setting(checkpoint, how, pixels, deployed), soft_wrap=True)
     report.print_remarks(console, checkpoint)
     for path in dict.fromkeys(images):
         console.print()

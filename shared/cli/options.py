@@ -113,6 +113,13 @@ Sides = Annotated[
         metavar="NAME",
     ),
 ]
+Deployed = Annotated[
+    bool,
+    typer.Option(
+        "--deployed",
+        help="Run the network as each framework deploys it: batch norms folded, compiled.",
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(

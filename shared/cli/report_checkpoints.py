@@ -147,12 +147,14 @@ def conversion(found: Conversion, seconds: float) -> Text:
     return text
 
 
-def prediction_setting(checkpoint: Checkpoint, preprocessing: str, images: np.ndarray) -> Text:
+def prediction_setting(
+    checkpoint: Checkpoint, preprocessing: str, images: np.ndarray, deployed: bool
+) -> Text:
     height, width = images.shape[1:3]
     return Text(printable(checkpoint.preset or checkpoint.spec.name), style="bold").append(
         printable(
             f", weights of {checkpoint.path}; {height} x {width} pixels, preprocessed as "
-            f"{preprocessing!r}"
+            f"{preprocessing!r}{', as deployed: norms folded, compiled' if deployed else ''}"
         ),
         style="not bold",
     )

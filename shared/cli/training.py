@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from shared.cli.options import (
+    Deployed,
     DType,
     Frameworks,
     HtmlFile,
@@ -224,6 +225,7 @@ def evaluate(
     dtype: Annotated[
         DType, typer.Option(help="Precision: float32 or float64.", metavar="DTYPE")
     ] = DType.float32,
+    deployed: Deployed = False,
     workers: Workers = None,
     batch: Annotated[int, typer.Option(help="Images at a time.", min=1, metavar="N")] = 256,
     json_file: Json = None,
@@ -251,6 +253,7 @@ def evaluate(
         "split": split,
         "batch": batch,
         "dtype": dtype.value,
+        "deployed": deployed,
         "workers": workers,
     }
     results = [result for one in chosen for result in _evaluate_in(frameworks, one, job)]
@@ -259,7 +262,8 @@ def evaluate(
     named = [one.weights for one in chosen]
     short = dict(zip(named, short_names(named), strict=True))
     networks = ", ".join(dict.fromkeys(one.checkpoint.spec.name for one in chosen))
-    title = f"{networks} on the {split} split of {chosen[0].dataset}"
+    how = ", as deployed: norms folded, compiled" if deployed else ""
+    title = f"{networks} on the {split} split of {chosen[0].dataset}{how}"
     console.print(report.accuracy_table(results, title, short), soft_wrap=True)
     for one in chosen:
         print_remarks(console, one.checkpoint)
@@ -296,7 +300,8 @@ def _evaluate_in(
                     progress.show(event)
                     if event["event"] == "evaluation":
                         measured = {k: v for k, v in event.items() if k not in ("event", "step")}
-                        results.append({"weights": chosen.weights, "framework": name, **measured})
+                        about = {"weights": chosen.weights, "framework": name}
+                        results.append({**about, "deployed": job["deployed"], **measured})
     return results
 
 

@@ -49,6 +49,7 @@ def predict(
     labels: Sequence[str] = (),
     *,
     dtype: str = "float32",
+    deployed: bool = False,
     top: int = 5,
     on_step: Callable[[str], None] = lambda framework: None,
 ) -> list[Prediction]:
@@ -58,6 +59,7 @@ def predict(
         checkpoint: weights of a network with a classifier.
         images: preprocessed, [batch, height, width, channels], one for each of `paths`.
         labels: class names, as many as there are classes, or none.
+        deployed: as each framework deploys the network: batch norms folded, compiled.
         on_step: called with each framework that is done.
 
     Raises `SpecError` for a network without a classifier or labels of another number.
@@ -78,7 +80,7 @@ def predict(
         weights = write_canonical(checkpoint, folder / "weights.safetensors", dtype)
         pixels = save_images(images, dtype, folder)
         for framework in frameworks:
-            logits = _logits(checkpoint, framework, dtype, images.shape, weights, pixels)
+            logits = _logits(checkpoint, framework, dtype, images.shape, weights, pixels, deployed)
             for path, row in zip(paths, logits, strict=True):
                 found.append(Prediction(path, framework, _top(row, labels, top)))
             on_step(framework)
@@ -92,6 +94,7 @@ def _logits(
     shape: tuple[int, ...],
     weights: Path,
     images: Path,
+    deployed: bool,
 ) -> np.ndarray:
     output = images.with_name("trace.safetensors")
     with TraceWorker(framework) as worker:
@@ -107,6 +110,7 @@ def _logits(
                 "output": str(output),
                 "durable": False,
                 "budget": False,
+                "deployed": deployed,
                 "only": [f"{EVAL}/{OUTPUT}"],
             }
         )

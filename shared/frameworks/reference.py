@@ -4,7 +4,7 @@ and `Trainer`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,11 @@ from shared.verification.recording import (
 from shared.verification.trace import Trace, provenance
 from shared.weights.canonical import cast_exactly
 from shared.weights.files import read_tensors, write_tensors
+from shared.weights.folding import fold_norms
 
 CHECKPOINT = "checkpoint.safetensors"
 
-__all__ = ["Reference", "Trainer", "build", "export_weights", "load_weights", "trace"]
+__all__ = ["Reference", "Trainer", "build", "export_weights", "inference", "load_weights", "trace"]
 
 
 def trace(
@@ -247,7 +248,7 @@ class Trainer:
         """
         check_state({name: array.shape for name, array in self.optimizer.state.items()}, state)
         self.optimizer.state = cast_exactly(
-            {name: np.array(state[name]) for name in self.optimizer.state}, self._dtype
+            {name: np.array(state[name]) for name in self.optimizer.state}, _dtype(self.model)
         )
         self.optimizer.steps = steps
 
@@ -269,15 +270,29 @@ class Trainer:
 
     def evaluate(self, images: Array) -> Array:
         """What the network returns in evaluation mode, NHWC where it is an image."""
-        output = images = self._cast(images)
-        plan = make_plan(self.model.spec, (images.shape[1], images.shape[2]))
-        for step in forward(plan, self.model.weights, images):
-            output = step.output
-        return output
-
-    @property
-    def _dtype(self) -> np.dtype:
-        return next(iter(self.model.weights.values())).dtype
+        return _output(self.model, images)
 
     def _cast(self, images: Array) -> Array:
-        return np.asarray(images, self._dtype)
+        return np.asarray(images, _dtype(self.model))
+
+
+def inference(model: Reference) -> Callable[[Array], Array]:
+    """The network as a function of images [N, H, W, C], its batch norms folded into the
+    convolutions in front of them; the weights are those of now.
+    """
+    spec, weights = fold_norms(model.spec, model.weights)
+    folded = build(spec, dtype=_dtype(model).name)
+    load_weights(folded, weights)
+    return lambda images: _output(folded, images)
+
+
+def _output(model: Reference, images: Array) -> Array:
+    output = images = np.asarray(images, _dtype(model))
+    plan = make_plan(model.spec, (images.shape[1], images.shape[2]))
+    for step in forward(plan, model.weights, images):
+        output = step.output
+    return output
+
+
+def _dtype(model: Reference) -> np.dtype:
+    return next(iter(model.weights.values())).dtype

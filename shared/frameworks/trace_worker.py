@@ -7,7 +7,8 @@ Reads one JSON job a line from standard input and answers each with one JSON lin
      "durable": true,
      "checks": ["eval", ...], "training": JSON of a `Training`, both with defaults,
      "only": names of the arrays to save, all when absent,
-     "budget": false to leave out the rounding budget}
+     "budget": false to leave out the rounding budget,
+     "deployed": true for the output alone of the network as it is deployed}
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ import numpy as np
 from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.errors import FrameworkError
+from shared.frameworks.deployed import deployed
 from shared.frameworks.devices import device, prepare
 from shared.frameworks.exported.side import trace_file
 from shared.frameworks.registry import Framework, get_framework, load_package
 from shared.processes import answers, failure
 from shared.training.config import Training, num_outputs, probe_labels
 from shared.verification.comparison import rounding_budget
+from shared.verification.recording import EVAL, OUTPUT
 from shared.verification.trace import Trace
 from shared.weights.canonical import Weights, float_dtype, read_weights
 from shared.weights.files import read_tensors
@@ -118,6 +121,9 @@ def _trace(
     model = package.build(spec, dtype=dtype)
     package.load_weights(model, weights)
     weights.clear()  # the largest networks fit into memory only once or twice
+    if job.get("deployed"):
+        output = deployed(package, model)(images)
+        return Trace(spec, package.__name__, dtype, {f"{EVAL}/{OUTPUT}": output})
     if "checks" not in job:
         return package.trace(model, images)
     labels = probe_labels(len(images), num_outputs(make_plan(spec, images.shape[1:3])), job["seed"])

@@ -40,6 +40,7 @@ from shared.architecture.plan import Plan, make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.datasets import Batch, ImageSource, Pipeline, default_workers, open_split
 from shared.errors import CheckpointError, FrameworkError, SpecError
+from shared.frameworks.deployed import deployed
 from shared.frameworks.devices import device, prepare
 from shared.frameworks.registry import FRAMEWORKS, load_package
 from shared.processes import answers, failure
@@ -281,9 +282,14 @@ def evaluate(package: ModuleType, framework: str, job: Mapping[str, Any], emit: 
     def on_batch(done: int) -> None:
         emit({"event": "progress", "done": done, "examples": len(source)})
 
+    function = (
+        deployed(package, model)
+        if job.get("deployed")
+        else package.Trainer(model, FORWARD_ONLY).evaluate
+    )
     try:
         found = measure(
-            package.Trainer(model, FORWARD_ONLY).evaluate,
+            function,
             source,
             Augmentation.from_dict(job["augmentation"]),
             job["batch"],

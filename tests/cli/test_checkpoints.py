@@ -362,6 +362,17 @@ def test_predict_for_a_person(rosetta: Rosetta, weights: Path, photo: Path) -> N
     assert result.out.count("%") == 5
 
 
+def test_predict_as_deployed(rosetta: Rosetta, weights: Path, photo: Path) -> None:
+    command = ("predict", photo, "--weights", weights, "--framework", "reference")
+    result = rosetta(*command, "--deployed")
+    assert "as deployed: norms folded, compiled" in result.out
+    plain, folded = (rosetta(*command, *more, "--json", "-").json for more in ((), ("--deployed",)))
+    assert folded != plain  # in the last digits
+    for a, b in zip(plain[0]["top"], folded[0]["top"], strict=True):
+        assert (a["class"], a["label"]) == (b["class"], b["label"])
+        assert a["probability"] == pytest.approx(b["probability"], rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -311,6 +311,23 @@ def test_a_network_is_not_evaluated_on_what_it_was_not_made_for(
     rosetta("evaluate", tmp_path / "w.safetensors", *arguments).refused(said)
 
 
+@pytest.mark.parametrize("framework", ["reference", *map(in_zoo, ("torch", "keras", "flax"))])
+def test_a_network_is_evaluated_as_it_is_deployed(
+    rosetta: Rosetta, data: Path, tmp_path: Path, framework: str
+) -> None:
+    spec = get_spec("cifar/resnet20", depths=(1, 1, 1), in_channels=1, num_classes=10)
+    save_weights(tmp_path / "w.safetensors", probe_weights(spec), spec)
+    arguments = ("--framework", framework, "--dataset", "fashion-mnist", "--data", data)
+    command = ("evaluate", tmp_path / "w.safetensors", *arguments)
+    assert "as deployed: norms folded, compiled" in rosetta(*command, "--deployed").out
+    (plain,), (folded,) = (
+        rosetta(*command, *more, "--json", "-").json for more in ((), ("--deployed",))
+    )
+    assert (plain.pop("deployed"), folded.pop("deployed")) == (False, True)
+    assert folded.pop("loss") == pytest.approx(plain.pop("loss"), rel=1e-5)
+    assert folded == plain
+
+
 def test_outputs_that_are_not_finite_are_no_accuracy(
     rosetta: Rosetta, data: Path, tmp_path: Path
 ) -> None:
