@@ -1,12 +1,8 @@
-"""Keras layers as the plan specifies them, and the only place where a stock layer is corrected.
+"""Keras layers as the plan specifies them: Keras' own wherever they compute what it says.
 
 Each factory takes an operator of the plan and the `Scope` that names the layer. Channel order is
-NHWC, stated wherever a layer could read it from the user's keras.json.
-
-On the JAX and PyTorch backends Keras promotes float64 to float32 (`keras.backend.result_type`), and
-so do the layers and operators that ask it: `BatchNormalization`, `GroupNormalization`,
-`GlobalAveragePooling2D`, `Dense`, `ops.mean`, `ops.var`. `ops.moments` and `ops.einsum` do not
-call it, so they are used instead.
+NHWC, stated wherever a layer could read it from the user's keras.json. What is not Keras' own is
+here, where Keras has no such layer, or in `resnet_keras.corrected`.
 """
 
 from __future__ import annotations
@@ -19,6 +15,8 @@ import keras
 from keras import ops as kops
 from keras.saving import register_keras_serializable
 
+from resnet_keras import corrected
+from resnet_keras.corrected import layer_class, strided
 from resnet_keras.init import Scope
 from shared.architecture import ops
 from shared.architecture import plan as p
@@ -29,80 +27,6 @@ Apply = Callable[[Any], Any]  # a layer, or several in a row: symbolic tensor to
 CHANNELS_LAST = "channels_last"
 
 
-def average(x: Any, axes: tuple[int, ...]) -> Any:
-    """The mean in x's own dtype, axes kept."""
-    return kops.moments(x, axes, keepdims=True)[0]
-
-
-def _mean_variance(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
-    """Mean and biased variance in x's own dtype, axes kept.
-
-    Two passes: the PyTorch backend's own variance is E[x²] - E[x]², which cancels.
-    """
-    mean = average(x, axes)
-    return mean, average(kops.square(x - mean), axes)
-
-
-class DottedName:
-    """A layer with variables and dots in its name.
-
-    Keras' PyTorch backend makes a variable's path the name of a `torch.nn.Parameter`, which may
-    have no dots: paths have underscores instead.
-    """
-
-    name: str
-
-    def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
-        dotted, self.name = self.name, self.name.replace(".", "_")
-        try:
-            return super().add_weight(*args, **kwargs)  # type: ignore[misc]
-        finally:
-            self.name = dotted
-
-
-@register_keras_serializable(package="resnet_rosetta")
-class PlannedConv2D(DottedName, keras.layers.Conv2D):
-    """`Conv2D` with two corrections: weight standardisation, and stride together with dilation.
-
-    Weight standardisation (Big Transfer) normalises each filter by its own mean and biased
-    variance. Keras refuses a dilated convolution that strides; `grid` = (stride, padding) picks the
-    pixels of such a one from the unstrided convolution.
-    """
-
-    def __init__(
-        self,
-        *args: Any,
-        weight_std_eps: float | None = None,
-        grid: tuple[int, str] | None = None,
-        **kwargs: Any,
-    ):
-        super().__init__(*args, **kwargs)
-        self.weight_std_eps = weight_std_eps
-        self.grid = (grid[0], grid[1]) if grid else None  # a list, where it comes from JSON
-
-    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        if self.weight_std_eps is not None:
-            mean, variance = _mean_variance(kops.convert_to_tensor(kernel), (0, 1, 2))
-            kernel = (kernel - mean) / kops.sqrt(variance + self.weight_std_eps)
-        outputs = super().convolution_op(inputs, kernel)
-        if self.grid is None:
-            return outputs
-        stride, padding = self.grid
-        # SAME pads ((n - 1) mod stride) pixels less than symmetric padding, and half of those in
-        # front.
-        top, left = (
-            ((n - 1) % stride + 1) // 2 if padding == "same" else 0 for n in kops.shape(inputs)[1:3]
-        )
-        return outputs[:, top::stride, left::stride, :]
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        shape = super().compute_output_shape(input_shape)
-        return _strided(shape, self.grid[0]) if self.grid else shape
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "weight_std_eps": self.weight_std_eps, "grid": self.grid}
-
-
 def Conv2D(op: ops.Conv, scope: Scope) -> Apply:
     """SAME and symmetric padding are one at stride 1; symmetric padding at stride 2 is a layer in
     front.
@@ -110,7 +34,12 @@ def Conv2D(op: ops.Conv, scope: Scope) -> Apply:
     dilated_stride = op.dilation > 1 and op.stride > 1
     stride = 1 if dilated_stride else op.stride
     symmetric = op.padding == "symmetric" and stride > 1
-    conv = PlannedConv2D(
+    corrections: dict[str, Any] = {}
+    if op.weight_std_eps is not None:
+        corrections["weight_std_eps"] = op.weight_std_eps
+    if dilated_stride:
+        corrections["grid"] = (op.stride, op.padding)
+    conv = layer_class(corrected.Conv2D, scope.dtype, corrects=bool(corrections))(
         op.out_channels,
         op.kernel_size,
         strides=stride,
@@ -119,81 +48,14 @@ def Conv2D(op: ops.Conv, scope: Scope) -> Apply:
         dilation_rate=op.dilation,
         groups=op.groups,
         use_bias=op.bias,
-        weight_std_eps=op.weight_std_eps,
-        grid=(op.stride, op.padding) if dilated_stride else None,
         name=scope.name,
         dtype=scope.dtype,
         **scope.initializers(),
+        **corrections,
     )
     if symmetric and op.symmetric_pad:
         return _chain(_zero_padding(op.symmetric_pad, scope), conv)
     return conv
-
-
-@register_keras_serializable(package="resnet_rosetta")
-class BatchNormalization(DottedName, keras.layers.BatchNormalization):
-    """`BatchNormalization` over the last axis of images, with two corrections.
-
-    The running variance moves towards the unbiased variance of the batch, where the plan has it so;
-    the stock layer only knows the biased one. And in float64 the layer computes in float64; the
-    stock layer does so in float32 on the JAX and PyTorch backends.
-    """
-
-    def __init__(self, *args: Any, unbiased: bool = False, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.unbiased = unbiased
-
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        normalize = self._normalize if self.compute_dtype == "float64" else super().call
-        if not (self.unbiased and training and self.trainable):
-            return normalize(inputs, training=training, mask=mask)
-        kept = kops.convert_to_tensor(self.moving_variance) * self.momentum
-        outputs = normalize(inputs, training=training, mask=mask)
-        # What the batch added is (1 - momentum) times the biased variance of n values: 1 / (n - 1)
-        # of it is missing.
-        moved = kops.convert_to_tensor(self.moving_variance)
-        images, height, width, _ = kops.shape(inputs)
-        others = kops.cast(kops.maximum(images * height * width - 1, 1), moved.dtype)
-        self.moving_variance.assign(moved + (moved - kept) / others)
-        return outputs
-
-    def _normalize(self, inputs: Any, training: bool | None, mask: Any) -> Any:
-        """The stock layer's `call`, in the dtype of its inputs."""
-        mean, variance = (
-            kops.convert_to_tensor(self.moving_mean),
-            kops.convert_to_tensor(self.moving_variance),
-        )
-        if training and self.trainable:
-            batch_mean, batch_variance = (
-                kops.squeeze(m, (0, 1, 2)) for m in _mean_variance(inputs, (0, 1, 2))
-            )
-            self.moving_mean.assign(mean * self.momentum + batch_mean * (1 - self.momentum))
-            self.moving_variance.assign(
-                variance * self.momentum + batch_variance * (1 - self.momentum)
-            )
-            mean, variance = batch_mean, batch_variance
-        scale = (self.gamma if self.scale else 1) / kops.sqrt(variance + self.epsilon)
-        return (inputs - mean) * scale + self.beta
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "unbiased": self.unbiased}
-
-
-@register_keras_serializable(package="resnet_rosetta")
-class GroupNormalization(DottedName, keras.layers.GroupNormalization):
-    """`GroupNormalization` over the last axis, in float64 where the layer is float64.
-
-    The stock layer computes in float32 on the JAX and PyTorch backends.
-    """
-
-    def call(self, inputs: Any) -> Any:
-        if self.compute_dtype != "float64":
-            return super().call(inputs)
-        shape = kops.shape(inputs)
-        grouped = kops.reshape(inputs, (*shape[:-1], self.groups, inputs.shape[-1] // self.groups))
-        mean, variance = _mean_variance(grouped, (1, 2, 4))
-        normal = (grouped - mean) / kops.sqrt(variance + self.epsilon)
-        return kops.reshape(normal, shape) * self.gamma + self.beta
 
 
 def Norm2D(op: ops.Norm, scope: Scope) -> keras.layers.Layer:
@@ -208,10 +70,11 @@ def Norm2D(op: ops.Norm, scope: Scope) -> keras.layers.Layer:
         "dtype": scope.dtype,
     }
     if isinstance(op, ops.GroupNorm):
-        return GroupNormalization(groups=op.groups, **arguments)
-    return BatchNormalization(
-        momentum=op.momentum, unbiased=op.unbiased, scale=op.scale, **arguments
-    )
+        kind = layer_class(corrected.GroupNormalization, scope.dtype)
+        return kind(groups=op.groups, **arguments)
+    corrections = {"unbiased": True} if op.unbiased else {}
+    kind = layer_class(corrected.BatchNormalization, scope.dtype, corrects=op.unbiased)
+    return kind(momentum=op.momentum, scale=op.scale, **arguments, **corrections)
 
 
 @register_keras_serializable(package="resnet_rosetta")
@@ -283,7 +146,7 @@ class BlurPool2D(keras.layers.Layer):
         return functools.reduce(kops.add, columns)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return _strided(input_shape, self.stride)
+        return strided(input_shape, self.stride)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "taps": self.taps, "stride": self.stride}
@@ -316,7 +179,7 @@ class Subsample(keras.layers.Layer):
         return kops.pad(x, ((0, 0), (0, 0), (0, 0), self.channels)) if any(self.channels) else x
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return (*_strided(input_shape, self.stride)[:3], input_shape[3] + sum(self.channels))
+        return (*strided(input_shape, self.stride)[:3], input_shape[3] + sum(self.channels))
 
     def get_config(self) -> dict[str, Any]:
         before, after = self.channels
@@ -328,40 +191,19 @@ class Subsample(keras.layers.Layer):
         }
 
 
-@register_keras_serializable(package="resnet_rosetta")
-class GlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
-    """`GlobalAveragePooling2D`, in float64 where the layer is float64.
-
-    The stock layer computes in float32 on the JAX and PyTorch backends.
-    """
-
-    def call(self, inputs: Any) -> Any:
-        if self.compute_dtype != "float64":
-            return super().call(inputs)
-        return kops.squeeze(average(inputs, (1, 2)), (1, 2))
-
-
 def GlobalPool2D(op: ops.GlobalPool, scope: Scope) -> keras.layers.Layer:
     """[N, H, W, C] to [N, C]."""
-    layer = GlobalAveragePooling2D if op.mode == "avg" else keras.layers.GlobalMaxPooling2D
-    return layer(data_format=CHANNELS_LAST, name=scope.name, dtype=scope.dtype)
-
-
-@register_keras_serializable(package="resnet_rosetta")
-class Dense(DottedName, keras.layers.Dense):
-    """`Dense`, in float64 where the layer is float64.
-
-    The stock layer computes in float32 on the PyTorch backend, where einsum does not.
-    """
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        if self.compute_dtype != "float64":
-            return super().call(inputs, training=training)
-        return kops.einsum("ni,io->no", inputs, self.kernel) + self.bias
+    kind = (
+        layer_class(corrected.GlobalAveragePooling2D, scope.dtype)
+        if op.mode == "avg"
+        else keras.layers.GlobalMaxPooling2D
+    )
+    return kind(data_format=CHANNELS_LAST, name=scope.name, dtype=scope.dtype)
 
 
 def Linear(op: ops.Linear, scope: Scope) -> keras.layers.Layer:
-    return Dense(op.out_features, name=scope.name, dtype=scope.dtype, **scope.initializers())
+    kind = layer_class(corrected.Dense, scope.dtype)
+    return kind(op.out_features, name=scope.name, dtype=scope.dtype, **scope.initializers())
 
 
 def ReLU(scope: Scope) -> keras.layers.Layer:
@@ -416,8 +258,3 @@ def _zero_padding(
     right)).
     """
     return layer(pads, data_format=CHANNELS_LAST, name=f"{scope.name}.pad", dtype=scope.dtype)
-
-
-def _strided(shape: Shape, stride: int) -> Shape:
-    """The shape of x[:, ::stride, ::stride, :]; sizes may be unknown (None)."""
-    return (shape[0], *(n and -(-n // stride) for n in shape[1:3]), shape[3])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -35,39 +34,22 @@ def stock_model(model: keras.Model) -> keras.Model:
     def stock(layer: keras.layers.Layer) -> keras.layers.Layer:
         kind, config = type(layer), layer.get_config()
         if kind.__module__.startswith("keras."):
-            return kind.from_config(config)
+            return kind.from_config(without_draws(config))
+        if kind is dropout.MaskedDropout:
+            return keras.layers.Dropout.from_config(config)
         # A ReLU leaves nothing below zero: in front of a maximum, zeros are as good as -inf.
         if kind is layers.InfinityPadding2D and activated:
             return keras.layers.ZeroPadding2D.from_config(config)
         if kind is layers.Subsample and not any(layer.channels):
             return _subsample(config)
-        found = STOCK.get(kind)
-        own = {name: config.pop(name) for name in OWN.get(kind, ())}
-        if found is None or any(own.values()):
-            raise FrameworkError(
-                f"{spec.name} is not of Keras' own layers alone: none of them is {layer.name}, "
-                f"a {kind.__name__}{_shown(own)}"
-            )
-        return found.from_config(without_draws(config))
+        raise FrameworkError(
+            f"{spec.name} is not of Keras' own layers alone: none of them is {layer.name}, "
+            f"a {kind.__name__}{_shown(config)}"
+        )
 
     clone = keras.models.clone_model(model, clone_function=stock)
     clone.set_weights(model.get_weights())
     return clone
-
-
-# What our layers are, where they correct nothing; and the settings that say what they correct.
-STOCK: Mapping[type, type[keras.layers.Layer]] = {
-    layers.PlannedConv2D: keras.layers.Conv2D,
-    layers.BatchNormalization: keras.layers.BatchNormalization,
-    layers.GroupNormalization: keras.layers.GroupNormalization,
-    layers.GlobalAveragePooling2D: keras.layers.GlobalAveragePooling2D,
-    layers.Dense: keras.layers.Dense,
-    dropout.MaskedDropout: keras.layers.Dropout,
-}
-OWN: Mapping[type, tuple[str, ...]] = {
-    layers.PlannedConv2D: ("weight_std_eps", "grid"),
-    layers.BatchNormalization: ("unbiased",),
-}
 
 
 def without_draws(config: Config) -> Config:
@@ -87,6 +69,11 @@ def _subsample(config: Config) -> keras.layers.Layer:
     )
 
 
-def _shown(settings: Config) -> str:
-    given = [f"{name}={value}" for name, value in settings.items() if value]
+def _shown(config: Config) -> str:
+    """What a layer of `resnet_keras.corrected` corrects."""
+    given = [
+        f"{name}={config[name]}"
+        for name in ("weight_std_eps", "grid", "unbiased")
+        if config.get(name)
+    ]
     return f" with {', '.join(given)}" if given else ""

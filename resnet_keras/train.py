@@ -19,8 +19,8 @@ import keras
 import numpy as np
 from keras import ops as kops
 
+from resnet_keras.corrected import average
 from resnet_keras.dropout import keeping
-from resnet_keras.layers import average
 from resnet_keras.optimizers import SGD, Adam, AdamW, KeepGradients
 from resnet_keras.weights import (
     canonical_variables,

@@ -162,8 +162,6 @@ def _metadata(spec: ResNetSpec, target: Format, container: str) -> dict[str, str
         metadata["config"] = json.dumps(_huggingface_config(spec))
     if target.name == "keras-applications" and container == "keras":
         metadata["keras_config"] = model_config(spec)
-    if target.name == "keras":
-        metadata["conv_class"] = "planned_conv2d"
     if target.name in ("canonical", "keras", "nnx", "torch"):
         metadata["spec"] = spec.to_json()
     return metadata

@@ -34,6 +34,4 @@ def keras_archive(spec: ResNetSpec, weights: Mapping[str, np.ndarray]) -> Archiv
             if of == kind and f"{layer}.{leaf}" in weights:
                 tensor = f"{layer}.{leaf}"
                 entries[f"{layer}/{name}"] = Entry.of(to_channels_last(tensor, weights[tensor]))
-    return Archive(
-        "keras-weights", entries, {"conv_class": "planned_conv2d", "spec": spec.to_json()}
-    )
+    return Archive("keras-weights", entries, {"spec": spec.to_json()})

@@ -65,7 +65,7 @@ def test_it_is_the_network_and_has_its_own_weights(name: str) -> None:
     ("name", "said"),
     [
         ("torchvision/resnet18", r"stem\.norm1, a BatchNormalization with unbiased=True"),
-        ("bit/r50x1", r"stem\.conv1, a PlannedConv2D with weight_std_eps="),
+        ("bit/r50x1", r"stem\.conv1, a Conv2D with weight_std_eps="),
         in_zoo(("ablation/resnet110_exclusive_gate_b6", "is .*, a ")),
     ],
 )

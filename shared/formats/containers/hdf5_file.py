@@ -30,7 +30,7 @@ _MAGIC = b"\x89HDF\r\n\x1a\n"
 _MAX_ATTRIBUTE = 64512  # bytes; Keras' HDF5_OBJECT_HEADER_LIMIT
 _WRITABLE = ("float16", "float32", "float64")
 # Metadata that a file has by itself, or that only writing needs.
-_ABOUT_THE_FILE = ("hdf5", "keras_version", "backend", "layer_names", "layers", "conv_class")
+_ABOUT_THE_FILE = ("hdf5", "keras_version", "backend", "layer_names", "layers")
 _CONTAINERS = {"legacy": "hdf5", "weights": "keras-weights"}
 
 
@@ -111,18 +111,16 @@ def write_weights(path: Path, archive: Archive) -> None:
     """A `.weights.h5` of Keras 3, which numbers the layers of each class in the order of
     `model.layers`.
 
-    The entries must be in that order, per class at least. `archive.metadata["conv_class"]` is the
-    class of the convolutions, `conv2d` unless it is given. Layers without weights need no group.
+    The entries must be in that order, per class at least. Layers without weights need no group.
     Raises `CheckpointError`.
     """
     layers = _layers(path, archive)
-    conv_class = archive.metadata.get("conv_class", "conv2d")
     counter: Counter[str] = Counter()
     with _created(path, archive) as file:
         file.create_group("vars")
         values = _values(path, layers)
         for layer, leaves in layers.items():
-            kind = _class_of(path, layer, leaves, conv_class)
+            kind = _class_of(path, layer, leaves)
             number = counter[kind]
             counter[kind] += 1
             group = file.create_group(
@@ -167,11 +165,11 @@ def _values(path: Path, layers: Mapping[str, Mapping[str, Entry]]) -> Iterator[n
     )
 
 
-def _class_of(path: Path, layer: str, leaves: Mapping[str, Entry], conv_class: str) -> str:
+def _class_of(path: Path, layer: str, leaves: Mapping[str, Entry]) -> str:
     """Keras' name of the layer's class; its leaves must be all that the class has."""
     names = tuple(leaves)
     if names in (("kernel",), ("kernel", "bias")):
-        return conv_class if len(leaves["kernel"].shape) == 4 else "dense"
+        return "conv2d" if len(leaves["kernel"].shape) == 4 else "dense"
     if names == ("gamma", "beta", "moving_mean", "moving_variance"):
         return "batch_normalization"
     if names == ("gamma", "beta"):

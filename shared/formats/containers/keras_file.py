@@ -56,6 +56,9 @@ _MODULES = (
     "builtins",
     "resnet_keras.model",
     "resnet_keras.layers",
+    "resnet_keras.corrected",
+    "resnet_keras.dropout",
+    "resnet_keras.init",
     "resnet_keras.ablation",
 )
 # KerasHub's, by the names under which it registers them.
