@@ -108,8 +108,16 @@ IDIOMS = (
             ("taehoonlee/tensornets#25", "SAME at stride 2, case by case"),
             ("google/flax#963", '"padding was indeed the issue"'),
             ("nntrainer/nntrainer#2219", "a ResNet-18 that padded SAME where PyTorch refuses to"),
-            ("microsoft/MMdnn#379", "a ResNet converted from TensorFlow to PyTorch"),
-            ("huggingface/pytorch-image-models#554", "porting weights, and matching the padding"),
+            (
+                "google-deepmind/deepmind-research#84",
+                "BYOL's ResNet-50 in PyTorch: 70 % on ImageNet, 74.6 % with the padding right",
+            ),
+            ("google/flax#2993", "torchvision's ResNet-18 parts from Flax' in the first layer"),
+            ("microsoft/MMdnn#379", "a ResNet-50 converted to PyTorch whose sizes do not fit"),
+            (
+                "huggingface/pytorch-image-models#554",
+                'porting is "fiddly, especially to get the padding matched up"',
+            ),
             (
                 "mlcommons/algorithmic-efficiency",
                 "its two ImageNet ResNets differ by this alone in evaluation",
@@ -135,7 +143,7 @@ IDIOMS = (
             ("Cadene/pretrained-models.pytorch#44", "0.9 in a PyTorch BNInception"),
             (
                 "mlcommons/algorithmic-efficiency#783",
-                "momentum 0 stops updates in PyTorch, where the other meaning was in mind",
+                "set to 0 to stop updates; the two norms of its own then kept the last batch",
             ),
         ),
         _images,
@@ -150,10 +158,18 @@ IDIOMS = (
         "a step of training no stored variance can be equal unless one side is corrected.",
         (
             ("pytorch/pytorch#3122", "two variances in one layer, taken for a bug"),
-            ("pytorch/pytorch#19902", "the same question"),
-            ("pytorch/pytorch#60528", "the same question"),
-            ("pytorch/pytorch#106366", "the same question"),
-            ("tensorflow/tensorflow#55545", "`fused` or not: unbiased or biased"),
+            ("pytorch/pytorch#19902", "the same"),
+            ("pytorch/pytorch#60528", "the same"),
+            ("pytorch/pytorch#77427", "the documentation said biased; so do #83256 and #106366"),
+            (
+                "keras-team/keras#9028",
+                "the Keras of 2018 stored the unbiased one; Keras 3 does not",
+            ),
+            ("tinygrad/tinygrad#807", "a test against PyTorch's stored variance failed"),
+            (
+                "tensorflow/tensorflow#55545",
+                "with `fused=True` unbiased, with `fused=False` biased",
+            ),
             ("ml-explore/mlx#3817", "MLX stored the biased one until 2026"),
             ("tenstorrent/tt-metal#55438", "the biased one where PyTorch's was meant"),
         ),
@@ -170,7 +186,7 @@ IDIOMS = (
         (
             (
                 "keras-team/keras#9522",
-                "`trainable = False`, and other outputs in training than in testing",
+                "all layers frozen, and another loss in training than in testing (Keras 2.1)",
             ),
             ("keras-team/keras#9965", "the proposal that a frozen norm evaluates"),
             (
@@ -195,9 +211,9 @@ IDIOMS = (
         (
             (
                 "benchopt/benchmark_resnet_classif#30",
-                "the coupling was why one side did not perform as well",
+                "weight decay coupled otherwise: the reason why TensorFlow's side did worse",
             ),
-            ("d2l-ai/d2l-en#2034", "one number means another strength in another tab"),
+            ("d2l-ai/d2l-en#2034", "3 in PyTorch's tab is 0.03 in TensorFlow's, at the rate 0.01"),
         ),
         lambda random: {
             "weight": random.normal(size=(4, 3)),
@@ -229,9 +245,17 @@ IDIOMS = (
         "Keras' `he_normal` is by fan-in and truncated. Trained accuracies differ, and nothing "
         "else says so.",
         (
-            ("google/flax#4388", "how to start torchvision's ResNet-18 in JAX"),
-            ("mlcommons/training", "its two TensorFlow references start differently"),
-            ("d2l-ai/d2l-en", "three initialisations in four tabs"),
+            ("google/flax#4388", "Flax' ResNet does not start as torchvision's; how to make it"),
+            (
+                "mlcommons/algorithmic-efficiency#194",
+                "PyTorch's ResNet-50 of the benchmark did not start as JAX' until then",
+            ),
+            ("google/flax#3125", "ported training scripts start otherwise, and no page says so"),
+            (
+                "mlcommons/training",
+                "its two TensorFlow references start with variances 1 / n and 2 / n",
+            ),
+            ("d2l-ai/d2l-en", "one ResNet-18 in four tabs: three start by Xavier, JAX' by LeCun"),
         ),
         lambda random: {},
         lambda: np.sqrt(2 / (9 * 256)),
@@ -246,10 +270,14 @@ IDIOMS = (
         "drawn once and handed over.",
         (
             ("tensorflow/tensorflow#54442", "one more variable, and all others draw other numbers"),
-            ("pytorch/pytorch#97129", "two draws behind one seed, expected to be equal"),
+            (
+                "pytorch/pytorch#97129",
+                "the last layer deleted, and the first starts with other numbers",
+            ),
+            ("pytorch/pytorch#80202", "`randn` draws other numbers where the tensor is larger"),
             (
                 "jalola/compare-tensorflow-pytorch#1",
-                "how two frameworks are compared: weights are handed over",
+                "how two frameworks are compared: the same weights are put into both",
             ),
         ),
         lambda random: {},
@@ -264,8 +292,15 @@ IDIOMS = (
         "`skip_mismatch=True`, an update by a state that holds nothing. The model that comes of it "
         "runs, with random weights.",
         (
-            ("facebookresearch/swav#43", "nothing was loaded under `strict=False`"),
-            ("huggingface/transformers#39388", "a warning was all"),
+            (
+                "facebookresearch/swav#43",
+                "no tensor was loaded under `strict=False`, and no error came",
+            ),
+            (
+                "huggingface/transformers#39388",
+                "a ResNet-18 in Flax: its blocks were drawn anew, and a warning was all",
+            ),
+            ("keras-team/keras#10265", "`by_name=True` took tensors of other shapes, in 2018"),
         ),
         lambda random: {
             "features": random.normal(size=(2, 4)),
@@ -282,11 +317,11 @@ IDIOMS = (
         "schedule, each change takes effect at once in one, little by little in the other.",
         (
             ("pytorch/pytorch#1099", "PyTorch's formula against the papers'"),
-            ("jax-ml/jax#1528", "both formulas written out, and the one that JAX had"),
+            ("jax-ml/jax#1528", "both formulas written out; JAX had a third until then"),
             ("cjlin1/simpleNN#7", "Keras' SGD is not TensorFlow's MomentumOptimizer"),
             (
                 "paiml/aprender#2190",
-                "a port that kept the rate inside, far off after one drop of the rate",
+                "the rate was inside the velocity: -0.2 instead of -0.119 after one drop of it",
             ),
         ),
         lambda random: {
@@ -320,10 +355,14 @@ IDIOMS = (
         "casts them, JAX makes float32 arrays of float64 ones unless x64 is on. On a GPU, float32 "
         "convolutions may be TF32 besides.",
         (
-            ("google/flax#1755", "float64 has to be turned on in JAX"),
-            ("pytorch/pytorch#107514", "TF32 in convolutions, not in matrix products"),
-            ("jax-ml/jax#12008", "TF32 in both"),
-            ("keras-team/keras#20804", "a convolution is further off than the tests promise"),
+            ("google/flax#1755", "errors of 1e-6 in what was thought to be float64"),
+            ("pytorch/pytorch#107514", "a 3090's convolutions, taken for wrong: TF32"),
+            ("jax-ml/jax#12008", "JAX' own tests failed on an A100: TF32"),
+            (
+                "typoverflow/flow-rl#12",
+                "TF32 in JAX' matrix products and not in PyTorch's; results were off",
+            ),
+            ("keras-team/keras#20804", "a convolution is further off than the documentation said"),
         ),
         lambda random: {
             "features": random.normal(size=(5, 4)),
@@ -342,10 +381,13 @@ IDIOMS = (
         (
             (
                 "gzuidhof/nn-transfer#16",
-                "`view` of PyTorch and `Flatten` of Keras are other orders",
+                "`view` of PyTorch and `Flatten` of Keras have other orders: nothing fitted",
             ),
-            ("MegEngine/mgeconvert#78", "the linear layer behind `flatten` was left as it was"),
-            ("google-ai-edge/litert-torch#88", "the wrong label: images were channels first"),
+            (
+                "MegEngine/mgeconvert#78",
+                "the linear layer behind `flatten` has to be transposed, too, and was not",
+            ),
+            ("google-ai-edge/litert-torch#88", "wrong labels: the converted ResNet-50 kept NCHW"),
         ),
         lambda random: {
             "images": random.normal(size=(2, 4, 4, 3)),
