@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-if os.environ["KERAS_BACKEND"] == "jax":
-    os.environ["JAX_ENABLE_X64"] = "1"
 keras = pytest.importorskip("keras")
 
 import numpy as np

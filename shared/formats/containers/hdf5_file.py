@@ -170,7 +170,7 @@ def _class_of(path: Path, layer: str, leaves: Mapping[str, Entry]) -> str:
     names = tuple(leaves)
     if names in (("kernel",), ("kernel", "bias")):
         return "conv2d" if len(leaves["kernel"].shape) == 4 else "dense"
-    if names == ("gamma", "beta", "moving_mean", "moving_variance"):
+    if names in (("gamma", *hdf5_reader.UNSCALED), hdf5_reader.UNSCALED):
         return "batch_normalization"
     if names == ("gamma", "beta"):
         return "group_normalization"

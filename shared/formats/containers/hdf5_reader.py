@@ -41,10 +41,11 @@ DTYPES = frozenset(
 
 # Keras' legacy order of the weights of one layer; that of the variables' numbers, too.
 LEAVES = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
+UNSCALED = ("beta", "moving_mean", "moving_variance")  # a batch norm's without scale
 _BY_CLASS = {
     "conv2d": ("kernel", "bias"),
     "dense": ("kernel", "bias"),
-    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+    "batch_normalization": ("gamma", *UNSCALED),
     "group_normalization": ("gamma", "beta"),
 }
 # Files of Keras 1: conv1/conv1_W:0. Its running_std held the variance.
@@ -118,9 +119,8 @@ def open_entries(path: Path, *, directly: bool = False) -> tuple[Tensors, dict[s
     titles = (
         [_counter_name(path) for path in layers] if absent else [name[0] for name in names if name]
     )
-    return _unique(
-        contents, _numbered(contents, layers, titles), path if directly else None
-    ), metadata
+    numbered = _numbered(contents, layers, titles, is_ours=own is not None)
+    return _unique(contents, numbered, path if directly else None), metadata
 
 
 # The walk.
@@ -389,9 +389,13 @@ def _counter_name(path: str) -> str:
 
 
 def _numbered(
-    contents: _Contents, layers: list[str], titles: list[str]
+    contents: _Contents, layers: list[str], titles: list[str], *, is_ours: bool
 ) -> Iterator[tuple[str, str]]:
-    """`<layer>/<leaf>` and path of every variable; its leaf is known by its class and number."""
+    """`<layer>/<leaf>` and path of every variable; its leaf is known by its class and number.
+
+    Of three variables of a batch norm, the first may be gamma or beta, and only in files of ours it
+    is known to be beta.
+    """
     variables: dict[str, list[str]] = {path: [] for path in layers}
     for name in contents.data:
         owner, _, number = name.rpartition("/vars/")
@@ -402,6 +406,8 @@ def _numbered(
         numbers = sorted(variables[path], key=lambda name: (len(name), name))
         kind = _class_and_counter(path.rpartition("/")[2])[0]
         leaves = next((leaves for end, leaves in _BY_CLASS.items() if kind.endswith(end)), None)
+        if is_ours and leaves and leaves[1:] == UNSCALED and len(numbers) == len(UNSCALED):
+            leaves = UNSCALED
         counts = (1, 2) if leaves and leaves[0] == "kernel" else (len(leaves or ()),)
         if leaves is None:
             leaves = tuple(numbers)

@@ -13,7 +13,7 @@ import pytest
 from shared.architecture.plan import make_plan
 from shared.architecture.presets import get_spec, miniature
 from shared.errors import CheckpointError
-from shared.formats.containers import hdf5_file
+from shared.formats.containers import hdf5_file, hdf5_reader
 from shared.formats.containers.archive import Archive
 from shared.naming.keras_order import layer_order
 from shared.weights.probe import probe_weights
@@ -76,6 +76,17 @@ def test_layer_of_no_class_cannot_be_written(tmp_path: Path) -> None:
         hdf5_file.write_weights(
             tmp_path / "x", archive_of({"a/gamma": np.ones(3), "a/moving_mean": np.ones(3)})
         )
+
+
+def test_a_norm_without_scale_is_known_in_files_of_ours_alone(tmp_path: Path) -> None:
+    """Of three variables, the first could be gamma as well."""
+    norm = {f"a/{leaf}": np.full(3, i) for i, leaf in enumerate(hdf5_reader.UNSCALED)}
+    norm = {name: array.astype("float32") for name, array in norm.items()}
+    hdf5_file.write_weights(tmp_path / "x", archive_of(norm, spec="{}"))
+    assert_same(values_of(hdf5_file.read(tmp_path / "x")), norm)
+    hdf5_file.write_weights(tmp_path / "y", archive_of(norm))
+    with pytest.raises(CheckpointError, match="expected are those of"):
+        hdf5_file.read(tmp_path / "y")
 
 
 def test_gzip_and_shuffle_are_read(tmp_path: Path) -> None:
