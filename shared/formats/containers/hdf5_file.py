@@ -30,6 +30,7 @@ _MAGIC = b"\x89HDF\r\n\x1a\n"
 _MAX_ATTRIBUTE = 64512  # bytes; Keras' HDF5_OBJECT_HEADER_LIMIT
 _WRITABLE = ("float16", "float32", "float64")
 # Metadata that a file has by itself, or that only writing needs.
+Norms = Mapping[str, tuple[str, ...]]  # layer -> its variables
 _ABOUT_THE_FILE = ("hdf5", "keras_version", "backend", "layer_names", "layers")
 _CONTAINERS = {"legacy": "hdf5", "weights": "keras-weights"}
 
@@ -45,8 +46,12 @@ def read(path: Path) -> Archive:
     return read_as(path, path)
 
 
-def read_as(path: Path, label: Path) -> Archive:
-    """`read`, for a file that messages shall call `label`."""
+def read_as(path: Path, label: Path, norms: Norms | None = None, *, ours: bool = False) -> Archive:
+    """`read`, for a file that messages shall call `label`.
+
+    `norms` are the variables of norms by layer, in the file's order: those that lack gamma or beta
+    are not read without. `ours`: the model is one of ours, of which none lacks beta.
+    """
     spans.file_size(path)
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
@@ -54,7 +59,7 @@ def read_as(path: Path, label: Path) -> Archive:
                 f"{label}: not an HDF5 file: it does not start with HDF5's signature"
             )
     reader = Reader("shared.formats.containers.hdf5_reader", path, label)
-    return _archive(reader.entries, dict(reader.metadata), label)
+    return _archive(reader.entries, dict(reader.metadata), label, norms or {}, ours=ours)
 
 
 def read_own(path: Path) -> Archive:
@@ -63,10 +68,19 @@ def read_own(path: Path) -> Archive:
     entries = {
         name: Entry(shape, np.dtype(dtype), load) for name, (shape, dtype, load) in tensors.items()
     }
-    return _archive(entries, metadata, path)
+    return _archive(entries, metadata, path, {})
 
 
-def _archive(entries: dict[str, Entry], metadata: dict[str, str], label: Path) -> Archive:
+def _archive(
+    entries: dict[str, Entry],
+    metadata: dict[str, str],
+    label: Path,
+    norms: Norms,
+    *,
+    ours: bool = False,
+) -> Archive:
+    usual = hdf5_reader.UNSCALED if ours or ROSETTA in metadata else ()
+    entries = _with_leaves(entries, norms, usual, label)
     own = _own_metadata(metadata.pop(ROSETTA, "{}"), label)
     configuration = None
     if MODEL_CONFIG in metadata:
@@ -75,6 +89,30 @@ def _archive(entries: dict[str, Entry], metadata: dict[str, str], label: Path) -
         configuration = Configuration("keras", MODEL_CONFIG, value)
     container = _CONTAINERS.get(metadata.get("hdf5", ""), "hdf5")
     return Archive(container, entries, own | metadata, configuration=configuration)
+
+
+def _with_leaves(
+    entries: dict[str, Entry], norms: Norms, usual: tuple[str, ...], label: Path
+) -> dict[str, Entry]:
+    """The entries, with those of norms that lack a variable under the names of their leaves."""
+    lacking = Counter(
+        layer
+        for layer, _, leaf in (name.rpartition("/") for name in entries)
+        if leaf.startswith(hdf5_reader.UNKNOWN)
+    )
+    found = {}
+    for name, entry in entries.items():
+        layer, _, leaf = name.rpartition("/")
+        if layer in lacking:
+            leaves = norms.get(layer, usual)
+            if len(leaves) != lacking[layer]:
+                raise CheckpointError(
+                    f"{label}: the norm {spans.shown(layer)} has {lacking[layer]} variables, and "
+                    "its file does not say which; a .keras or .h5 file of the model does"
+                )
+            leaf = leaves[int(leaf.removeprefix(hdf5_reader.UNKNOWN))]
+        found[f"{layer}/{leaf}"] = entry
+    return found
 
 
 def _own_metadata(text: str, label: Path) -> dict[str, str]:

@@ -42,6 +42,7 @@ DTYPES = frozenset(
 # Keras' legacy order of the weights of one layer; that of the variables' numbers, too.
 LEAVES = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
 UNSCALED = ("beta", "moving_mean", "moving_variance")  # a batch norm's without scale
+UNKNOWN = "variable "  # and its number: of a norm that lacks gamma, beta or both
 _BY_CLASS = {
     "conv2d": ("kernel", "bias"),
     "dense": ("kernel", "bias"),
@@ -119,8 +120,9 @@ def open_entries(path: Path, *, directly: bool = False) -> tuple[Tensors, dict[s
     titles = (
         [_counter_name(path) for path in layers] if absent else [name[0] for name in names if name]
     )
-    numbered = _numbered(contents, layers, titles, is_ours=own is not None)
-    return _unique(contents, numbered, path if directly else None), metadata
+    return _unique(
+        contents, _numbered(contents, layers, titles), path if directly else None
+    ), metadata
 
 
 # The walk.
@@ -389,12 +391,11 @@ def _counter_name(path: str) -> str:
 
 
 def _numbered(
-    contents: _Contents, layers: list[str], titles: list[str], *, is_ours: bool
+    contents: _Contents, layers: list[str], titles: list[str]
 ) -> Iterator[tuple[str, str]]:
     """`<layer>/<leaf>` and path of every variable; its leaf is known by its class and number.
 
-    Of three variables of a batch norm, the first may be gamma or beta, and only in files of ours it
-    is known to be beta.
+    Of a norm that lacks some, it is not: those are `UNKNOWN` and a number.
     """
     variables: dict[str, list[str]] = {path: [] for path in layers}
     for name in contents.data:
@@ -406,8 +407,8 @@ def _numbered(
         numbers = sorted(variables[path], key=lambda name: (len(name), name))
         kind = _class_and_counter(path.rpartition("/")[2])[0]
         leaves = next((leaves for end, leaves in _BY_CLASS.items() if kind.endswith(end)), None)
-        if is_ours and leaves and leaves[1:] == UNSCALED and len(numbers) == len(UNSCALED):
-            leaves = UNSCALED
+        if leaves and leaves[0] == "gamma" and len(numbers) < len(leaves):
+            leaves = tuple(f"{UNKNOWN}{i}" for i in range(len(numbers)))
         counts = (1, 2) if leaves and leaves[0] == "kernel" else (len(leaves or ()),)
         if leaves is None:
             leaves = tuple(numbers)

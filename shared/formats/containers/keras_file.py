@@ -67,6 +67,8 @@ _HUB = tuple(
     f"keras_hub>ResNet{kind}"
     for kind in ("Backbone", "ImageClassifier", "ImageClassifierPreprocessor", "ImageConverter")
 )
+# The variables of norms besides gamma and beta.
+_STATISTICS = {"BatchNormalization": ("moving_mean", "moving_variance"), "GroupNormalization": ()}
 _REFUSED = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer", "__lambda__")
 
 
@@ -95,7 +97,7 @@ def read(path: Path) -> Archive:
         version = _json(path, file, members[METADATA], fail).get("keras_version")
         config = _json(path, file, members[CONFIG], fail)
         _check_config(path, config)
-        weights = _read_weights(path, file, members[WEIGHTS], fail)
+        weights = _read_weights(path, file, members[WEIGHTS], fail, config)
     metadata = {**weights.metadata, **_own_spec(config)}
     if isinstance(version, str):
         metadata["keras_version"] = version
@@ -110,14 +112,16 @@ def _json(path: Path, file: BinaryIO, member: Member, fail: spans.Fail) -> dict[
     return spans.parse_json(b"".join(zip_members.content(path, file, member, fail)), path)[0]
 
 
-def _read_weights(path: Path, file: BinaryIO, member: Member, fail: spans.Fail) -> Archive:
+def _read_weights(
+    path: Path, file: BinaryIO, member: Member, fail: spans.Fail, config: dict[str, Any]
+) -> Archive:
     """The archive of a private copy, of which only the reading process knows once it is open."""
     with tempfile.TemporaryDirectory(prefix="rosetta-") as folder:
         copy = Path(folder) / WEIGHTS
         with copy.open("wb") as target:
             for piece in zip_members.content(path, file, member, fail, chunk=1 << 20):
                 target.write(piece)
-        return hdf5_file.read_as(copy, path)
+        return hdf5_file.read_as(copy, path, _norms(config), ours=bool(_own_spec(config)))
 
 
 def _objects(config: Any) -> Iterator[dict[str, Any]]:
@@ -154,6 +158,20 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
                 f"{path}: its configuration asks for {called}; only plain keras.layers and models "
                 "of resnet_keras and KerasHub are read, since others may carry code"
             )
+
+
+def _norms(config: dict[str, Any]) -> hdf5_file.Norms:
+    """The variables of the norms that lack gamma or beta, by layer."""
+    found: dict[str, tuple[str, ...]] = {}
+    for item in _objects(config):
+        statistics, inner = _STATISTICS.get(str(item.get("class_name"))), item.get("config")
+        if statistics is None or not isinstance(inner, dict):
+            continue
+        flags = (("gamma", "scale"), ("beta", "center"))
+        leaves = (*(leaf for leaf, flag in flags if inner.get(flag, True)), *statistics)
+        name = str(inner.get("name"))
+        found[name] = leaves if found.get(name, leaves) == leaves else ()
+    return found
 
 
 def _own_spec(config: dict[str, Any]) -> dict[str, str]:

@@ -204,3 +204,36 @@ def test_keras_loads_what_is_written(tmp_path: Path, dtype: str) -> None:
     archive = keras_file.read(tmp_path / "theirs.keras")
     assert archive.entries.keys() == keras_archive(SPEC, weights).entries.keys()
     assert archive.metadata["keras_version"] == keras.__version__
+
+
+@pytest.mark.parametrize(
+    ("lacking", "leaves"),
+    [
+        ({"scale": False}, ["beta", "moving_mean", "moving_variance"]),
+        ({"center": False}, ["gamma", "moving_mean", "moving_variance"]),
+        ({"scale": False, "center": False}, ["moving_mean", "moving_variance"]),
+    ],
+)
+def test_norms_that_lack_variables(
+    tmp_path: Path, lacking: dict[str, bool], leaves: list[str]
+) -> None:
+    """Their configuration alone says which."""
+    keras = pytest.importorskip("keras")
+    norm = keras.layers.BatchNormalization(name="norm", **lacking)
+    model = keras.Sequential([keras.Input((5,)), norm])
+    norm.set_weights([np.full(5, i, np.float32) for i in range(len(leaves))])
+    model.save(tmp_path / "x.keras")
+    found = keras_file.read(tmp_path / "x.keras").entries
+    assert {name: entry.load()[0] for name, entry in found.items()} == {
+        f"norm/{leaf}": i for i, leaf in enumerate(leaves)
+    }
+    model.save_weights(tmp_path / "x.weights.h5")
+    with pytest.raises(CheckpointError, match=r"norm 'norm' has \d variables"):
+        hdf5_file.read(tmp_path / "x.weights.h5")
+
+
+def test_a_norm_without_scale_in_a_network_of_ours(tmp_path: Path) -> None:
+    resnet_keras = pytest.importorskip("resnet_keras")
+    spec = miniature(get_spec("image_classifiers/resnet18"))
+    resnet_keras.build(spec).save(tmp_path / "x.keras")
+    assert "stem.input_norm/beta" in keras_file.read(tmp_path / "x.keras").entries
