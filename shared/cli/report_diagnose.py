@@ -36,7 +36,8 @@ def verdict(found: Diagnosis) -> Text:
     """One line."""
     name = found.spec.name
     if found.same and found.causes:
-        return Text(printable(f"✓ {name}: {found.causes[0].what}"), "bold green")
+        said = "; ".join(cause.what for cause in found.causes)
+        return Text(printable(f"✓ {name}: {said}"), "bold green")
     if found.same:
         return Text(printable(f"✓ {name}: the port does the same"), "bold green")
     if found.explained:

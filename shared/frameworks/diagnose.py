@@ -19,7 +19,6 @@ from shared.verification.diagnosis.diagnose import Diagnosis
 from shared.verification.diagnosis.diagnose import diagnose as search
 from shared.verification.diagnosis.isolated import Alone, isolated, isolated_gradients
 from shared.verification.diagnosis.observations import (
-    STORED,
     Observations,
     observations_of_trace,
     read_observations,
@@ -27,6 +26,7 @@ from shared.verification.diagnosis.observations import (
 from shared.verification.diagnosis.passes import TrainerKit
 from shared.verification.hypotheses.hypothesis import Port
 from shared.verification.recording import EVAL, GRADIENTS, OUTPUT, TRAIN
+from shared.verification.rounding import STORED
 from shared.verification.trace import Trace
 from shared.weights.digests import digest
 from shared.weights.probe import probe_images, probe_weights

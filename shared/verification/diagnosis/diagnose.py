@@ -17,7 +17,7 @@ from shared.verification.diagnosis.isolated import isolated
 from shared.verification.diagnosis.look import look
 from shared.verification.diagnosis.observations import Observations
 from shared.verification.diagnosis.passes import TrainerKit, check_of
-from shared.verification.diagnosis.precision import Rounding, of_float32
+from shared.verification.diagnosis.precision import Rounding
 from shared.verification.diagnosis.search import Search, Tried, default_listing
 from shared.verification.hypotheses.hypothesis import Hypothesis, Port, setting
 from shared.verification.recording import EVAL, TRAIN
@@ -153,14 +153,18 @@ def diagnose(
             **common,
         )
     causes, changed, still, nearest = search.explain()
-    if still is not None and not causes and (rounding := of_float32(search.limits)):
-        search.take_for(rounding)
     if search.rounding:
         common["dtype"] = search.rounding.precision
         rounded, key = key, search.first_difference(search.exact)
         if key is None:
             return _rounded(search, rounded, search.rounding, notes, common)
-        notes = (*notes, f"{rounded} differs as {search.rounding.precision} rounds")
+        precision = search.rounding.precision
+        notes = (
+            *notes,
+            f"what is left at {key} is as large as {precision} rounds: the port computed in that"
+            if key == rounded
+            else f"{rounded} differs as {precision} rounds",
+        )
     before, limit = search.error(search.exact, key), search.limits.limit(key)
     seen = look(search.exact, observed, key)
     alone = _alone(search, key)
@@ -175,7 +179,7 @@ def diagnose(
         )
     after = search.error(search.proof(changed), key if still is None else still)
     return Diagnosis(
-        same=False,
+        same=still is None and all(cause.kind == "precision" for cause in causes),
         explained=still is None,
         causes=tuple(_causes(search, causes, key)),
         key=key,
@@ -198,7 +202,7 @@ def _alone(search: Search, key: str) -> list[str]:
     values = search.observed.values
     if check not in (EVAL, TRAIN) or sum(k.startswith(f"{check}/") for k in values) < 3:
         return []
-    rows = isolated(search.exact.port, values, search.limits.dtype, check)
+    rows = isolated(search.exact.port, values, search.limits.dtype, check, search.observed.stored)
     return [row.name for row in rows if row.wrong]
 
 

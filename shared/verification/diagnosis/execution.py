@@ -23,18 +23,7 @@ from shared.reference.windows import pads_of
 from shared.training.config import dropout_masks
 from shared.verification.hypotheses.hypothesis import Array, Port
 from shared.verification.recording import OUTPUT
-from shared.weights.canonical import float_dtype
-
-TF32_BITS = 13  # of float32's 23, that the hardware drops in front of a product
-
-
-def rounded(x: Array, precision: str) -> Array:
-    """x as `precision` holds it, in x's own dtype."""
-    if precision == "TF32":
-        bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-        kept = (bits + np.uint32(1 << (TF32_BITS - 1))) & np.uint32(~((1 << TF32_BITS) - 1) % 2**32)
-        return kept.view(np.float32).astype(x.dtype)
-    return x.astype(float_dtype(precision)).astype(x.dtype)
+from shared.verification.rounding import rounded
 
 
 @dataclass(frozen=True)

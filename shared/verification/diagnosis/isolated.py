@@ -42,15 +42,20 @@ class Alone(NamedTuple):
 
 
 def isolated(
-    port: Port, values: Mapping[str, Array], dtype: str = "float64", check: str = EVAL
+    port: Port,
+    values: Mapping[str, Array],
+    dtype: str = "float64",
+    check: str = EVAL,
+    stored: Mapping[str, str] | None = None,
 ) -> list[Alone]:
     """Each layer that was observed, with what stands in front of it taken from the observation.
 
     Args:
         port: weights and images, as they are right.
         values: what was observed, by the keys of a trace.
-        dtype: the precision that it was stored or computed in.
+        dtype: the precision that it was computed in.
         check: `eval` or `train`.
+        stored: by key the precision of what was stored in a lower one.
 
     Layers without an observed one in front of them are fed what the reference makes of the nearest
     ones that are.
@@ -75,7 +80,9 @@ def isolated(
             continue
         rounded = low.apply(node, [np.asarray(x, np.float32) for x in inputs])
         own = relative_error(np.asarray(rounded, np.float64), computed)
-        rows.append(Alone(name, relative_error(computed, seen), _limit(dtype, check, own)))
+        dtypes = {dtype, *((stored or {}).get(f"{check}/{n}", dtype) for n in (name, *node.inputs))}
+        limit = max(_limit(each, check, own) for each in dtypes)
+        rows.append(Alone(name, relative_error(computed, seen), limit))
         known[name] = seen
     return rows
 

@@ -17,13 +17,16 @@ from shared.verification.diagnosis.observations import Observations
 from shared.verification.diagnosis.passes import Passes, check_of
 from shared.verification.distance import relative_error
 from shared.verification.hypotheses.hypothesis import Array, Port
+from shared.verification.hypotheses.of_layers import computes_in_tf32
 from shared.verification.recording import EVAL, TRAIN
+from shared.verification.rounding import STORED, as_stored
 from shared.verification.tolerances import FLOAT64, ROUNDING_FACTOR, ROUNDING_FLOOR_ULPS
 from shared.verification.tolerances import ULP as ULP_OF_DTYPES
 
 FLOAT32_OVER_FLOAT64 = 2.0**-29  # of their units in the last place
 ULP = {**ULP_OF_DTYPES, "TF32": ULP_OF_DTYPES["float16"]}  # which has as many bits
 # No budget is larger: what differs more is no rounding in float32, whatever a network does with it.
+A_TIE = ULP["TF32"] / 8  # of a sum's largest value: a few inputs, each off by a unit
 LARGEST = {"float32": 2e-3, "TF32": 0.2, "float16": 0.2, "bfloat16": 0.5}
 
 
@@ -47,11 +50,28 @@ class Limits:
                 self._groups[group] = max(self._groups.get(group, 0.0), largest)
 
     def error(self, key: str, computed: Array) -> float:
-        """How far what is computed under a key is from what was observed."""
+        """How far what is computed under a key is from what was observed, beyond what storing it in
+        a lower precision than it was computed in can have done.
+        """
         seen = self.observed.values[key]
         if np.shape(computed) != seen.shape:
             return math.inf
+        if not seen.any() and not np.any(computed):
+            return 0.0  # a dead layer on both sides
+        if stored := self._stored_lower(key):
+            computed = as_stored(np.asarray(computed, np.float64), seen, stored)
         return relative_error(computed, seen, self._groups.get(_group(key), 0.0))
+
+    def _stored_lower(self, key: str) -> str | None:
+        """The precision that a key is stored in, where it is lower than that of the port."""
+        stored = self.observed.stored.get(key, "float64")
+        ours = self.dtype if self.dtype in STORED else "float32"
+        return stored if STORED.index(stored) < STORED.index(ours) else None
+
+    def storage(self, key: str) -> float:
+        """What storing a key can have done, relative to its largest value."""
+        stored = self._stored_lower(key)
+        return ULP[stored] / 2 if stored else 0.0
 
     def limit(self, key: str) -> float:
         """What rounding alone explains at a key."""
@@ -60,6 +80,10 @@ class Limits:
         return self._known[key]
 
     def _limit(self, key: str) -> float:
+        # Next to a tie, float32's rounding decides which way TF32 rounds an input.
+        return max(self._of_dtype(key), A_TIE if computes_in_tf32(self.exact.port) else 0.0)
+
+    def _of_dtype(self, key: str) -> float:
         check = check_of(key)
         if self.dtype == "float64":
             if check not in (EVAL, TRAIN):

@@ -10,7 +10,7 @@ from shared.verification.diagnosis.execution import cast
 from shared.verification.diagnosis.limits import Limits
 from shared.verification.diagnosis.observations import Observations
 from shared.verification.diagnosis.passes import Passes, TrainerKit
-from shared.verification.diagnosis.precision import Rounding
+from shared.verification.diagnosis.precision import FLOAT32, Rounding
 from shared.verification.hypotheses.hypothesis import Port
 
 
@@ -51,6 +51,14 @@ class Measured:
         """From here on, what that precision rounds by is no difference, at any key."""
         self.rounding = rounding
         self.limits = self.limits_of(self.exact)
+
+    def float32_limit(self, passes: Passes, key: str) -> float:
+        """What float32 rounds by, where values are stored in float64 and a port may have computed
+        them in float32; 0 elsewhere.
+        """
+        if self.limits.dtype != "float64":
+            return 0.0
+        return Limits(self.observed, passes, FLOAT32).limit(key)
 
     def error(self, passes: Passes, key: str) -> float:
         try:

@@ -19,8 +19,9 @@ from shared.errors import CheckpointError, shown
 from shared.formats.containers.registry import read_archive
 from shared.training.config import PROBE, Training, num_outputs, probe_labels
 from shared.verification.recording import CHECKS, EVAL, OUTPUT, STEP, expected_shapes
+from shared.verification.rounding import STORED, finest, lowest_dtype
 from shared.verification.trace import FORMAT, Trace
-from shared.weights.canonical import float_dtype, is_float
+from shared.weights.canonical import is_float
 from shared.weights.digests import digest
 from shared.weights.probe import probe_images
 
@@ -28,14 +29,15 @@ Array = np.ndarray
 IMAGES, OUTPUTS, LABELS = "images", "outputs", "labels"
 OUTPUT_KEY = f"{EVAL}/{OUTPUT}"
 CLASSES_AROUND = 1  # a background class more, or less
-STORED = ("bfloat16", "float16", "float32", "float64")
+TELLING = 8  # different values that say in which precision an array is stored
 
 
 @dataclass(frozen=True)
 class Observations:
     """What a port did, in the order of the computation; keys are those of a trace.
 
-    `dtype` is the lowest precision that holds every value of the outputs exactly.
+    `stored` is the lowest precision that holds every value of an array exactly, of those with
+    enough values to tell; `dtype` is the highest of the arrays of evaluation, or else of the first.
     """
 
     spec: ResNetSpec  # without its classifier where the port returned features
@@ -45,7 +47,8 @@ class Observations:
     labels: Array
     training: Training = PROBE
     left_out: tuple[str, ...] = ()  # names that are no layer's
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    stored: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_observations(
@@ -147,10 +150,21 @@ def observations(
         )
     if labels is None:
         labels = probe_labels(len(images), num_outputs(plan), seed)
-    stored = lowest_dtype(values.get(OUTPUT_KEY, next(iter(values.values()), images)))
+    stored = {key: lowest_dtype(array) for key, array in values.items() if _tells(array)}
+    in_evaluation = [dtype for key, dtype in stored.items() if key.startswith(f"{EVAL}/")]
+    first = values.get(OUTPUT_KEY, next(iter(values.values()), images))
+    dtype = finest(*in_evaluation) if in_evaluation else lowest_dtype(first)
+    labels = np.asarray(labels)
     return Observations(
-        spec, images, values, stored, np.asarray(labels), training, left_out, tuple(notes)
+        spec, images, values, dtype, labels, training, left_out, tuple(notes), stored
     )
+
+
+def _tells(array: Array) -> bool:
+    """Whether there are enough values to say in which precision they are stored: zeros and ones are
+    in all of them.
+    """
+    return np.unique(array.ravel()[: 1 << 12]).size >= TELLING
 
 
 def _checked_images(images: Array, spec: ResNetSpec, where: str) -> Array:
@@ -218,15 +232,6 @@ def _of_shape(array: Array, key: str, shape: Shape, where: str) -> tuple[Array, 
             "behind them: look for a root of a negative variance, or an overflow"
         )
     return array, note
-
-
-def lowest_dtype(array: Array) -> str:
-    """The lowest precision that holds every value exactly."""
-    for dtype in STORED[:-1]:
-        with np.errstate(over="ignore"):
-            if np.array_equal(array.astype(float_dtype(dtype)).astype(np.float64), array):
-                return dtype
-    return "float64"
 
 
 def _listed(arrays: Mapping[str, Array]) -> str:

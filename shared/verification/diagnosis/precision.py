@@ -9,6 +9,7 @@ the size has to do, at every key.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -20,9 +21,10 @@ from shared.verification.recording import EVAL
 
 FLOAT32 = "float32"
 ALIKE = 0.4  # correlation of the observed difference with that of the rounded reference
-BY_CHANCE = 5.0  # over the root of the number of values: no chance makes such a correlation
+BY_CHANCE = 4.0  # standard deviations: no chance makes such a correlation
 LARGER = 4.0  # times what the rounded reference differs by
 SMALLER = 0.2
+FAR = 8.0  # times what a precision rounds by in another port: not that precision
 
 
 class Rounding(NamedTuple):
@@ -32,37 +34,66 @@ class Rounding(NamedTuple):
     what: str
 
 
-def of_float32(limits: Limits) -> Rounding | None:
-    """Float32, if it explains every key."""
-    in_float32 = Limits(limits.observed, limits.exact, FLOAT32)
-    for key in limits.observed.values:
-        if in_float32.error(key, limits.exact.get(key)) > in_float32.limit(key):
-            return None
+def of_float32() -> Rounding:
     return next(Rounding(h.name, h.what) for h in of_precision() if h.name == FLOAT32)
 
 
-def as_rounding(exact: Passes, limits: Limits, key: str) -> Rounding | None:
-    """The precision whose rounding, by its pattern, the difference at a key is, if any."""
-    if not key.startswith(f"{EVAL}/") or limits.dtype == "float64":
-        return None  # values that float32 cannot hold were not computed in less
-    seen, right = limits.observed.values[key], exact.get(key)
+def as_rounding(
+    passes: Passes, limits: Limits, key: str, sizes: Mapping[str, float] | None = None
+) -> Rounding | None:
+    """The precision whose rounding, by its pattern, the difference at a key is, if any.
+
+    `sizes` are what precisions round by in a port much like this one, where that is known: those
+    that are far from the difference are not run.
+    """
+    if not key.startswith(f"{EVAL}/"):
+        return None
+    seen, right = limits.observed.values[key], np.asarray(passes.get(key))
     if seen.shape != right.shape:
         return None
     difference = (seen - right).ravel()
+    largest = float(np.abs(difference).max())
     for hypothesis in of_precision():
-        if hypothesis.name == FLOAT32:
+        near = (sizes or {}).get(hypothesis.name, largest)
+        if hypothesis.name == FLOAT32 or not near / FAR <= largest <= near * FAR:
             continue
-        low = Passes(low_precision(exact.port, hypothesis.name))
+        low = Passes(low_precision(passes.port, hypothesis.name))
         rounded = np.asarray(low.get(key), np.float64)
         size = float(np.abs(rounded - right).max())
-        largest = float(np.abs(difference).max())
         if not math.isfinite(size) or size == 0.0:
             continue
         alike = _correlation(difference, (rounded - right).ravel())
-        enough = max(ALIKE, BY_CHANCE / math.sqrt(difference.size))
-        if SMALLER * size <= largest <= LARGER * size and alike >= enough:
+        # Fisher's transformation: the deviation of artanh of a correlation by chance.
+        enough = max(ALIKE, math.tanh(BY_CHANCE / math.sqrt(max(difference.size - 3, 1))))
+        if (
+            SMALLER * size <= largest <= LARGER * size
+            and alike >= enough
+            and _rounds_before(passes, low, limits, key)
+        ):
             return Rounding(hypothesis.name, hypothesis.what)
     return None
+
+
+def _rounds_before(passes: Passes, low: Passes, limits: Limits, key: str) -> bool:
+    """Whether the layer that was observed in front of this one is off by rounding, too."""
+    keys = [k for k in limits.observed.values if k.startswith(f"{EVAL}/")]
+    before = keys[: keys.index(key)]
+    if not before:
+        return True
+    size = limits.error(before[-1], low.get(before[-1]))
+    return limits.error(before[-1], passes.get(before[-1])) >= SMALLER * size
+
+
+def rounding_sizes(exact: Passes, key: str) -> dict[str, float]:
+    """How far each low precision takes the values at a key, at most."""
+    right = exact.get(key)
+    return {
+        hypothesis.name: float(
+            np.abs(Passes(low_precision(exact.port, hypothesis.name)).get(key) - right).max()
+        )
+        for hypothesis in of_precision()
+        if hypothesis.name != FLOAT32
+    }
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -43,7 +43,8 @@ def in_order(
     altered = {
         place: moved
         for place, hypothesis in enumerate(hypotheses)
-        if hypothesis.kind == "spec" and (moved := _altered(run, hypothesis(run.port)))
+        if hypothesis.kind in ("spec", "precision")
+        and (moved := _altered(run, hypothesis(run.port)))
     }
     gradients, products, observed = _gradients(run, layer, difference, altered)
     scored = []

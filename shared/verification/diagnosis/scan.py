@@ -24,10 +24,14 @@ from shared.verification.hypotheses.hypothesis import Array, Hypothesis, Port
 from shared.verification.recording import EVAL, TRAIN
 
 NEIGHBOURS = 3  # rank of neighbouring blocks exchanged
+MOST_RANK = 6  # what is above is no single change, but the whole network's rounding
 LIKELY_RANK = 2  # hypotheses of the whole network, before single tensors
 LEAST_GAIN = 0.97  # of the distance that is left, for a hypothesis worth going on with
 NEAREST = 3
 STRIKING = 1e-3  # of the difference: what leaves no more is worth a proof in float64
+LEAST_DROP = 2.0  # times: what leaves more explains nothing, though it be within the limit
+PATTERN = 2.5  # times: the root mean square that one layer's rounding must take away
+WORTH = 8.0  # times: what leaves more of a difference does not explain it, whatever it rounds by
 MANY = 100  # hypotheses of single tensors, that the gradient is asked about
 POINTED_AT = 80  # of them that are tried first; the right one is mostly among the first ten
 MACS_FOR_THE_REST = 2e11  # multiply-adds: some 15 seconds of one processor
@@ -84,7 +88,7 @@ class Scan:
         self.check = check_of(key)
         self.seen = search.observed.values[key]
         self.now = search.proof(port)
-        error = search.error(self.now, key)
+        self.error = error = search.error(self.now, key)
         self.limit = search.limits.limit(key)
         self.single = self.check == EVAL and len(port.images) > 1
         self.index = self._telling_image() if self.single else 0
@@ -93,13 +97,16 @@ class Scan:
         self.dtype = "float32" if quick else "float64"
         self.tolerance = max(self.limit, 32 * max(own, 1e-7) if quick else 0.0)
         # A port whose outputs grow beyond all bounds rounds by more than the right one does.
-        self.worth_proving = max(self.tolerance, STRIKING * min(1.0, error))
+        in_float32 = min(search.float32_limit(self.now, key), error / WORTH)
+        enough = max(self.tolerance, STRIKING * min(1.0, error), in_float32)
+        self.worth_proving = enough + search.limits.storage(key)
         self._bases: dict[bool, Passes] = {}
         self.before, _, self.size = self._distance(self._base(whole=not self.single))
         earlier = search.keys[: search.keys.index(key)]
         self.agreed = [k for k in earlier if check_of(k) in (EVAL, TRAIN)]
         self.chosen = [h for h in hypotheses if self._concerns(h)]
         self._hits: list[tuple[int, int, Hypothesis]] = []  # (how far it does not reach, place, it)
+        self.in_float32: list[tuple[float, tuple[Hypothesis, ...]]] = []  # (what is left, of what)
         self._aside: list[Hypothesis] = []
         self._effects = self._first_effects()
 
@@ -214,7 +221,7 @@ class Scan:
             if tried is None:
                 continue
             self.tried.append(tried)
-            if tried.error > self.worth_proving or self.proved(hypothesis) is None:
+            if not self._worth_proving(tried) or self.proved(hypothesis) is None:
                 continue
             best = self.best_value(hypothesis)
             reach = self._reach(best)
@@ -223,6 +230,11 @@ class Scan:
             if reach == len(keys):
                 return best
         return None
+
+    def _worth_proving(self, tried: Tried) -> bool:
+        if tried.hypothesis.kind == "precision":  # single values may be off by much
+            return tried.distance <= self.before / PATTERN
+        return tried.error <= self.worth_proving
 
     def _reach(self, hypothesis: Hypothesis) -> int:
         """The place of the first key that still differs, or the number of keys."""
@@ -235,7 +247,7 @@ class Scan:
 
     def _concerns(self, hypothesis: Hypothesis) -> bool:
         """Whether a hypothesis can change the key at all, by its kind and name."""
-        if hypothesis.kind == "precision":
+        if hypothesis.kind == "precision" and hypothesis.rank > MOST_RANK:
             return False
         in_evaluation = self.check == EVAL
         if hypothesis.shows_in == ("training" if in_evaluation else "evaluation"):
@@ -249,7 +261,7 @@ class Scan:
         if hypothesis.rank > 2 and hypothesis.kind == "training":
             tensor = self.key.partition("/")[2]
             return bool(tensor) and f"{tensor} " in f"{hypothesis.name} "
-        if hypothesis.kind == "spec" and not hypothesis.set:
+        if hypothesis.kind in ("spec", "precision") and not hypothesis.set:
             return self.check == TRAIN  # what trains the reference has its own operators
         return self.check == TRAIN or hypothesis.rank <= 2
 
@@ -316,7 +328,7 @@ class Scan:
                 if (
                     tried is not None
                     and tried.error <= self.worth_proving
-                    and self.proved(both) is not None
+                    and self.proved(both, first, second) is not None
                 ):
                     yield first, second
         finally:
@@ -328,20 +340,35 @@ class Scan:
         port = self._base(whole=not self.single).port
         return max(POINTED_AT, int(MACS_FOR_THE_REST / max(port.plan.macs * len(port.images), 1)))
 
-    def proved(self, hypothesis: Hypothesis) -> float | None:
-        """The error on all images in float64, if it is rounding."""
+    def proved(self, hypothesis: Hypothesis, *parts: Hypothesis) -> float | None:
+        """The error on all images in float64, if it is rounding.
+
+        What is rounding in float32 alone, where the port may have computed in that, is kept; of a
+        pair, `parts` are the two.
+        """
         changed = hypothesis(self.port)
         if changed is None:
             return None
         passes = self.search.proof(changed)
         error = self.search.error(passes, self.key)
+        least, worth = (1, 1) if hypothesis.kind == "precision" else (LEAST_DROP, WORTH)
+        if not math.isfinite(error) or error > self.error / least:
+            return None
         if error <= self.limit:
             return error
-        if not math.isfinite(error):
+        if error > self.error / worth:
             return None
-        own_limit = self.search.limits_of(passes).limit(self.key)
-        before = self.search.error(self.now, self.key)
-        return error if error <= own_limit and not error > before / 8 else None
+        if error <= self.search.limits_of(passes).limit(self.key):
+            return error
+        if error <= self.search.float32_limit(passes, self.key):
+            self.in_float32.append((error, parts or (hypothesis,)))
+        return None
+
+    @property
+    def decided_in_float32(self) -> bool:
+        """Whether something leaves so little that float32 must have been computed in."""
+        least = min((error for error, _ in self.in_float32), default=math.inf)
+        return math.isfinite(least) and least <= STRIKING * self.error
 
     def best_value(self, hypothesis: Hypothesis) -> Hypothesis:
         """Of the values of the same field, the one that leaves least; then what comes furthest."""
@@ -358,6 +385,15 @@ class Scan:
                 if error is not None and least is not None and error < least:
                     best, least = other, error
         return best
+
+    def one_layer_in_low_precision(self) -> Hypothesis | None:
+        """The layer whose own rounding explains everything, if any."""
+        return self._try_all([h for h in self.chosen if h.kind == "precision"])
+
+    def decisive(self) -> list[Tried]:
+        """The hypotheses that leave least, of those that leave half of the difference, or less."""
+        left = [t for t in self.tried if not t.distance > self.before / LEAST_DROP]
+        return sorted(left, key=lambda tried: tried.distance)[:NEAREST]
 
     def nearest(self) -> list[Tried]:
         """The hypotheses that leave least, of those that leave less than there was."""

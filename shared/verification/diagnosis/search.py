@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from shared.verification.diagnosis.measured import Measured
 from shared.verification.diagnosis.observations import Observations
 from shared.verification.diagnosis.passes import TrainerKit, check_of
-from shared.verification.diagnosis.precision import as_rounding
+from shared.verification.diagnosis.precision import as_rounding, of_float32, rounding_sizes
 from shared.verification.diagnosis.scan import STAGES, Scan, Tried
 from shared.verification.hypotheses.hypothesis import Hypothesis, Port
 from shared.verification.hypotheses.listing import every
@@ -42,6 +42,7 @@ class Search(Measured):
         super().__init__(observed, port, kit, on_try)
         self.listing = listing
         self.not_tried = 0
+        self._sizes: dict[str, float] | None = None  # of what low precisions round by
 
     def explain(self) -> tuple[list[Hypothesis], Port, str | None, list[Tried]]:
         """The causes, the port with them, the first key that still differs, and the nearest
@@ -54,7 +55,8 @@ class Search(Measured):
         while key is not None and len(causes) < MAX_CAUSES:
             rounding = self.rounding
             found, nearest = self.at(port, key, MAX_CAUSES - len(causes))
-            if self.rounding is not rounding:  # it explains this key; what of those behind it?
+            if self.rounding is not rounding and not found:
+                # It explains this key; what of those behind it?
                 key, nearest = self.first_difference(self.exact), []
                 continue
             if not found:
@@ -104,18 +106,30 @@ class Search(Measured):
                 return [found]
             if stage == 0 and as_first and scan.best is None:
                 rounding = as_rounding(self.exact, self.limits, scan.key)
+                if rounding and (one := scan.one_layer_in_low_precision()):
+                    return [one]
                 if rounding:
                     self.take_for(rounding)
                     return []
             if several and scan.best is None:
                 for pair in scan.pairs():
                     return self._best_values(scan, pair)
+            if scan.best is None and scan.decided_in_float32:
+                return self._in_float32(scan, behind)
+            if scan.best is None and (one := self._in_low_precision(scan)):
+                return [one]
+            if several and scan.best is None:
                 for share, next_stage in ((STRONG, 0), (DECISIVE, 1)) if stage == 0 else ():
                     first = [t for t in scan.worth(BEAM) if t.distance <= share * scan.before]
                     if two := self._behind(scan, first, behind, next_stage):
                         return two
         if scan.best:
             return [scan.best]
+        if scan.in_float32:
+            return self._in_float32(scan, behind)
+        if scan.error <= self.float32_limit(scan.now, scan.key):
+            self.take_for(of_float32())
+            return []
         if several:
             for pair in scan.pairs_of_fields():
                 return self._best_values(scan, pair)
@@ -123,6 +137,8 @@ class Search(Measured):
                 most_likely = scan.worth(BEAM if stage < 2 else BEAM // 2)
                 if two := self._behind(scan, most_likely, behind, stage):
                     return two
+            if scan.in_float32:
+                return self._in_float32(scan, behind)
         return []
 
     def _behind(
@@ -131,16 +147,60 @@ class Search(Measured):
         """What explains a key behind another hypothesis."""
         for anchor in anchors:
             first = anchor.hypothesis
-            changed = first(scan.port)
-            if changed is None:
-                continue
-            if first.name not in known:
-                known[first.name] = Scan(self, changed, scan.key, self.listing(changed))
-            second = known[first.name]
-            found = second.run(stage) or second.best
+            second = self._scan_behind(scan, first, known)
+            found = second and (second.run(stage) or second.best)
             if found:
                 return [first, found]
+            if second and second.decided_in_float32:
+                self.take_for(of_float32())
+                return [first, *self._furthest(second)]
         return []
+
+    def _scan_behind(self, scan: Scan, first: Hypothesis, known: dict[str, Scan]) -> Scan | None:
+        changed = first(scan.port)
+        if changed is not None and first.name not in known:
+            known[first.name] = Scan(self, changed, scan.key, self.listing(changed))
+        return known.get(first.name)
+
+    def _in_float32(self, scan: Scan, known: dict[str, Scan]) -> list[Hypothesis]:
+        """What explains a key but for float32's rounding: with another mistake that is as small as
+        that, or else the port has computed in float32.
+        """
+        _, least = min(scan.in_float32, key=lambda left: left[0])
+        if len(least) == 1 and (second := self._scan_behind(scan, *least, known)):
+            for stage in range(len(STAGES) - 1):
+                if found := second.run(stage) or second.best:
+                    return [*least, found]
+        self.take_for(of_float32())
+        return self._furthest(scan)
+
+    def _in_low_precision(self, scan: Scan) -> Hypothesis | None:
+        """What explains a key but for the rounding of a precision that is lower than the one that
+        values are stored in.
+        """
+        if self.rounding or check_of(scan.key) != EVAL:
+            return None
+        for tried in scan.decisive():
+            changed = tried.hypothesis(scan.port)
+            if changed is None:
+                continue
+            if self._sizes is None:
+                self._sizes = rounding_sizes(self.exact, scan.key)
+            if rounding := as_rounding(self.proof(changed), self.limits, scan.key, self._sizes):
+                self.take_for(rounding)
+                return tried.hypothesis
+        return None
+
+    def _furthest(self, scan: Scan) -> list[Hypothesis]:
+        """Of what explains a key in float32, what reaches furthest behind it."""
+        single = [parts[0] for _, parts in scan.in_float32 if len(parts) == 1]
+        if not single:
+            return list(min(scan.in_float32, key=lambda left: left[0])[1])
+        again = Scan(self, scan.port, scan.key, {h.name: h for h in single}.values())
+        for stage in range(len(STAGES)):
+            if found := again.run(stage):
+                return [found]
+        return [again.best or single[0]]
 
     def _best_values(self, scan: Scan, pair: tuple[Hypothesis, Hypothesis]) -> list[Hypothesis]:
         """A pair that explains a key, with the values that leave least."""

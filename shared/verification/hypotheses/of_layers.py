@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from shared.architecture.graph import Node
-from shared.architecture.ops import BatchNorm, Conv, GroupNorm, MaxPool, Merge, Op, ReLU
+from shared.architecture.ops import BatchNorm, Conv, GroupNorm, Linear, MaxPool, Merge, Op, ReLU
 from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
-from shared.reference.forward import OPERATORS, batch_norm, batch_statistics
+from shared.reference.forward import OPERATORS, batch_norm, batch_statistics, kernel_of
 from shared.reference.windows import padded, pads_of, pool_windows
 from shared.verification.hypotheses.hypothesis import Array, Hypothesis, Port
+from shared.verification.rounding import rounded
 
 EPS = (1e-2, 1e-3, 1e-5, 1e-6)  # of a single norm
 WHOLE, SINGLE = 2, 4  # ranks
@@ -38,6 +39,10 @@ def of_layers(spec: ResNetSpec) -> Iterator[Hypothesis]:
             yield _altered(
                 f"{name}: {what}", f"{where}: {what}", [name], function, WHOLE if stem else SINGLE
             )
+        if isinstance(node.op, Conv | Linear):
+            what = f"rounding, no mistake: {name} is computed in TF32"
+            of_rounding = _altered(f"{name}: TF32", what, [name], _in_tf32, SINGLE)
+            yield dataclasses.replace(of_rounding, kind="precision")
         if isinstance(node.op, BatchNorm):
             yield dataclasses.replace(
                 _altered(
@@ -138,6 +143,22 @@ def _averaged(op: MaxPool, weights: Mapping[str, Array], x: Array) -> Array:
     """Zeros of the padding count, as by default in PyTorch."""
     seen = pool_windows(op, padded(x, pads_of(op, x)))
     return np.sum(seen, axis=0) / len(seen)
+
+
+def _in_tf32(op: Conv | Linear, weights: Mapping[str, Array], x: Array) -> Array:
+    """Inputs and kernel rounded to 10 bits of mantissa, as by default in convolutions of PyTorch on
+    NVIDIA's hardware; sums in full.
+    """
+    kernel = weights["weight"]
+    if isinstance(op, Conv):  # a standardised kernel is rounded as it is used
+        kernel, op = kernel_of(op, weights), dataclasses.replace(op, weight_std_eps=None)
+    tensors = {**weights, "weight": rounded(kernel, "TF32")}
+    return OPERATORS[type(op)](op, tensors, rounded(x, "TF32"))
+
+
+def computes_in_tf32(port: Port) -> bool:
+    """Whether single layers of it do."""
+    return any(function is _in_tf32 for function in port.altered.values())
 
 
 def _of_the_batch(op: BatchNorm, weights: Mapping[str, Array], x: Array) -> Array:
