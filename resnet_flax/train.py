@@ -382,7 +382,4 @@ def canonical_name(path: tuple[Any, ...]) -> str:
 def _canonical(state: nnx.State) -> Weights:
     """Copies of parameters, or of what has their paths and layouts."""
     named = ((canonical_name(path), variable) for path, variable in nnx.to_flat_state(state))
-    return {
-        name: np.array(from_channels_last(name, np.asarray(variable[...])))
-        for name, variable in named
-    }
+    return {name: from_channels_last(name, np.asarray(variable[...])) for name, variable in named}

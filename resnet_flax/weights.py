@@ -79,7 +79,7 @@ def export_weights(model: ResNet) -> Weights:
 def iter_weights(model: ResNet) -> Iterator[tuple[str, np.ndarray]]:
     """`export_weights`, one tensor at a time."""
     for name, variable in _canonical_variables(model).items():
-        yield name, np.array(from_channels_last(name, np.asarray(variable[...])))
+        yield name, from_channels_last(name, np.asarray(variable[...]))
 
 
 def model_dtype(model: ResNet) -> str:

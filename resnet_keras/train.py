@@ -270,7 +270,8 @@ class Trainer:
         }
 
     def _canonical(self, name: str, variable: keras.Variable) -> np.ndarray:
-        return from_channels_last(name, self._to_numpy(variable))
+        array = from_channels_last(name, kops.convert_to_numpy(variable))
+        return array.astype(float_dtype(self._dtype), copy=False)
 
     def _to_numpy(self, variable: keras.Variable) -> np.ndarray:
         """A copy in the model's dtype; the PyTorch backend hands bfloat16 out as float32."""

@@ -83,7 +83,8 @@ def iter_weights(model: keras.Model) -> Iterator[tuple[str, np.ndarray]]:
     """`export_weights`, one tensor at a time."""
     dtype = float_dtype(weight_dtype(model))  # the PyTorch backend hands bfloat16 out as float32
     for name, variable in canonical_variables(model).items():
-        yield name, np.array(from_channels_last(name, keras.ops.convert_to_numpy(variable)), dtype)
+        array = from_channels_last(name, keras.ops.convert_to_numpy(variable))
+        yield name, array.astype(dtype, copy=False)
 
 
 def spec_of(model: keras.Model) -> ResNetSpec:

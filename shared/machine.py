@@ -89,6 +89,14 @@ def _left_in_containers(root: Path) -> Iterator[int]:
                 yield int(limit) - int(used) + sum(cache.get(name, 0) for name in names[2])
 
 
+def user_cache(name: str) -> Path:
+    """The project's folder of that name in the user's cache, which need not exist: below
+    XDG_CACHE_HOME, or `~/.cache`.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "resnet-rosetta" / name
+
+
 def in_memory(folder: Path, root: Path = _SYSTEM) -> bool:
     """Whether what is written to a folder takes memory and not disk (tmpfs)."""
     place, depth, found = folder.resolve(), 0, ""

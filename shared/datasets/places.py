@@ -14,6 +14,7 @@ from shared.datasets.catalogue import Dataset, get_dataset
 from shared.datasets.download import Progress, download_dataset
 from shared.datasets.sources import FOLDERS
 from shared.errors import DatasetError
+from shared.machine import user_cache
 
 VARIABLE = "ROSETTA_DATA"
 SYSTEM = Path("/usr/share/datasets")  # of Debian's packages
@@ -88,7 +89,7 @@ def locate(
             f"given, in ${VARIABLE} or in one of {', '.join(map(str, _caches()))}"
             + (f"; {dataset.hint}" if dataset.hint else "")
         )
-    target = (Path(variable).expanduser() if variable else our_cache()) / name
+    target = (Path(variable).expanduser() if variable else user_cache("datasets")) / name
     download_dataset(dataset, target, progress)
     place = _in(dataset, target)
     if place is None:
@@ -98,11 +99,6 @@ def locate(
     return DatasetLocation(place, False)
 
 
-def our_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "resnet-rosetta" / "datasets"
-
-
 def _caches() -> list[Path]:
     keras = os.environ.get("KERAS_HOME")
     return [
@@ -110,7 +106,7 @@ def _caches() -> list[Path]:
         (Path(keras) if keras else Path.home() / ".keras") / "datasets",
         Path("data").absolute(),
         Path.home() / "data",
-        our_cache(),
+        user_cache("datasets"),
     ]
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from shared.errors import FrameworkError
-from shared.frameworks.registry import get_framework
+from shared.frameworks.registry import Framework, get_framework
+from shared.machine import user_cache
 from shared.processes import Process
 
+XLA_CACHE_BYTES = 1 << 30  # of a large network, the programs take some megabytes
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 
 
@@ -30,7 +34,7 @@ class TraceWorker(Process):
         super().__init__(
             framework.name,
             ["-m", "shared.frameworks.trace_worker", framework.name],
-            limits | framework.on_cpu,
+            limits | compiled_programs(framework) | framework.on_cpu,
         )
 
     def run(self, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,6 +43,38 @@ class TraceWorker(Process):
         Raises the error that it raised.
         """
         return self.ask(job)
+
+
+def compiled_programs(framework: Framework) -> dict[str, str]:
+    """The environment in which JAX keeps the programs that it compiles, in the user's cache: to
+    compile the layers of a network takes a quarter of its side of a verification.
+
+    JAX's key of a program holds its version, its flags and the kind of processor. The user's own
+    variables stand: JAX_ENABLE_COMPILATION_CACHE=false is the switch. Where the folder cannot be
+    made and written, nothing is kept; one that has grown beyond `XLA_CACHE_BYTES` is emptied.
+    """
+    if "jax" not in framework.requires:
+        return {}
+    kept = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # a layer takes less than a second
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        try:
+            folder = user_cache("xla")
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            _empty_if_large(folder)
+        except (OSError, RuntimeError):  # a home that is not writable, or none
+            return {}
+        kept["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    return {name: value for name, value in kept.items() if name not in os.environ}
+
+
+def _empty_if_large(folder: Path) -> None:
+    """The programs of other versions, and of networks that are no more, go with the others."""
+    files = list(folder.iterdir())
+    if sum(file.stat().st_size for file in files) > XLA_CACHE_BYTES:
+        for file in files:
+            with suppress(OSError):  # another process may have been first
+                file.unlink()
 
 
 def run_events(framework: str, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import threading
@@ -18,6 +19,7 @@ import pytest
 
 from shared import CheckpointError, FrameworkError, SpecError, Trace, get_spec, miniature, processes
 from shared.frameworks import registry as frameworks
+from shared.frameworks import workers
 from shared.frameworks.registry import (
     FRAMEWORKS,
     KERAS_BACKENDS,
@@ -25,7 +27,7 @@ from shared.frameworks.registry import (
     installed,
     load_package,
 )
-from shared.frameworks.workers import TraceWorker
+from shared.frameworks.workers import TraceWorker, compiled_programs
 from tests.probes import SIZE, reference_trace
 
 SPEC = miniature(get_spec("cifar/resnet20"))
@@ -61,6 +63,42 @@ def job(output: Path, **changes) -> dict:
         "durable": True,
         **changes,
     }
+
+
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+
+
+def test_what_jax_compiles_is_kept_in_the_users_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(CACHE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kept = {name for name in FRAMEWORKS if CACHE in compiled_programs(FRAMEWORKS[name])}
+    assert kept == {"flax", "keras:jax"}
+    folder = tmp_path / "resnet-rosetta" / "xla"
+    assert compiled_programs(FRAMEWORKS["flax"])[CACHE] == str(folder)
+    flax = FRAMEWORKS["flax"]
+    environment = {**os.environ, **compiled_programs(flax), **flax.on_cpu}
+    program = "import jax; jax.jit(lambda x: x + 1)(1.0)"
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    assert any(folder.iterdir())
+    monkeypatch.setattr(workers, "XLA_CACHE_BYTES", 0)
+    compiled_programs(FRAMEWORKS["flax"])
+    assert not any(folder.iterdir())
+
+
+def test_the_users_own_cache_of_programs_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE, "elsewhere")
+    assert CACHE not in compiled_programs(FRAMEWORKS["flax"])
+
+
+def test_without_a_folder_to_write_nothing_compiled_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(CACHE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("in the folder's place")
+    assert compiled_programs(FRAMEWORKS["flax"]) == {}
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)

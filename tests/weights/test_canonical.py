@@ -404,14 +404,23 @@ def test_values_that_narrow_exactly_are_let_through() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "channels_last"),
-    [((8, 2, 3, 5), (3, 5, 2, 8)), ((10, 64), (64, 10)), ((64,), (64,))],
-    ids=["convolution", "linear", "vector"],
+    [
+        ((8, 2, 3, 5), (3, 5, 2, 8)),
+        ((200, 130, 3, 1), (3, 1, 130, 200)),
+        ((10, 64), (64, 10)),
+        ((129, 193), (193, 129)),
+        ((64,), (64,)),
+    ],
+    ids=["convolution", "convolution in tiles", "linear", "linear in tiles", "vector"],
 )
 def test_layouts_of_keras_and_flax(shape: tuple, channels_last: tuple) -> None:
     array = np.arange(np.prod(shape)).reshape(shape)
     turned = to_channels_last("name", array)
     assert turned.shape == channels_last
-    assert np.array_equal(from_channels_last("name", turned), array)
+    back = from_channels_last("name", turned)
+    assert np.array_equal(back, array)
+    assert back.flags["C_CONTIGUOUS"]
+    assert not np.shares_memory(back, array)
 
 
 def test_kernel_layout_value_by_value() -> None:
