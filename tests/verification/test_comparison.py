@@ -13,7 +13,7 @@ from shared import CheckpointError, SpecError, Trace, compare, get_spec, miniatu
 from shared.frameworks import reference
 from shared.training.config import PROBE
 from shared.verification.comparison import Comparison, Row, rounding_budget
-from shared.verification.distance import relative_error
+from shared.verification.distance import distance, relative_error
 from shared.verification.tolerances import (
     ERROR_GROWTH,
     EVAL_FLOAT64,
@@ -97,6 +97,21 @@ def test_error_is_computed_in_float64() -> None:
 )
 def test_error_that_cannot_be_said_is_infinite(a: list[float], b: list[float]) -> None:
     assert relative_error(np.array(a), np.array(b)) == math.inf
+
+
+@pytest.mark.parametrize("place", [0, 9, 10, 24], ids="place {}".format)
+@pytest.mark.parametrize("value", [-3.0, 1.5, math.nan, math.inf, -math.inf], ids=str)
+def test_a_value_is_seen_in_whichever_part_it_lies(
+    monkeypatch: pytest.MonkeyPatch, place: int, value: float
+) -> None:
+    monkeypatch.setattr("shared.verification.distance.PART", 10)
+    a = np.linspace(-1, 1, 25).reshape(5, 5)
+    b = a.astype(np.float32)
+    b[place // 5, place % 5] = value
+    found = distance(a, b)
+    expected = [np.abs(x).max() for x in (a - np.float64(b), a, np.float64(b))]
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(distance(b, a), [expected[0], expected[2], expected[1]])
 
 
 def test_equal_traces_pass() -> None:
