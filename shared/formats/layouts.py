@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from shared.formats.containers.archive import Entry
 from shared.naming.schemes import Scheme
-from shared.weights.canonical import HWIO_TO_OIHW, OIHW_TO_HWIO
+from shared.weights.canonical import HWIO_TO_OIHW, OIHW_TO_HWIO, transposed
 
 
 def to_canonical(scheme: Scheme, tensor: str, entry: Entry) -> Entry:
@@ -15,9 +13,7 @@ def to_canonical(scheme: Scheme, tensor: str, entry: Entry) -> Entry:
         axes = HWIO_TO_OIHW if scheme.channels_last else (0, 1, 2, 3)
         n, c, height, width = (entry.shape[axis] for axis in axes)
         if height == width == 1:
-            return entry.map(
-                (n, c), lambda array: np.ascontiguousarray(array.transpose(axes)).reshape(n, c)
-            )
+            return entry.map((n, c), lambda array: transposed(array, axes).reshape(n, c))
         return entry
     return _transposed(entry, HWIO_TO_OIHW) if scheme.channels_last else entry
 
@@ -28,7 +24,7 @@ def from_canonical(scheme: Scheme, tensor: str, entry: Entry) -> Entry:
         n, c = entry.shape
         if scheme.channels_last:
             return entry.map(
-                (1, 1, c, n), lambda array: np.ascontiguousarray(array.T).reshape(1, 1, c, n)
+                (1, 1, c, n), lambda array: transposed(array, (1, 0)).reshape(1, 1, c, n)
             )
         return entry.map((n, c, 1, 1), lambda array: array.reshape(n, c, 1, 1))
     return _transposed(entry, OIHW_TO_HWIO) if scheme.channels_last else entry
@@ -39,4 +35,4 @@ def _transposed(entry: Entry, kernel_axes: tuple[int, ...]) -> Entry:
     if axes is None:
         return entry
     shape = tuple(entry.shape[axis] for axis in axes)
-    return entry.map(shape, lambda array: np.ascontiguousarray(array.transpose(axes)))
+    return entry.map(shape, lambda array: transposed(array, axes))

@@ -52,23 +52,27 @@ def from_channels_last(name: str, array: np.ndarray) -> np.ndarray:
     `to_channels_last`.
     """
     if array.ndim == 4:
-        return _tiled_copy(array.transpose(HWIO_TO_OIHW))
-    return _tiled_copy(array.T) if array.ndim == 2 else np.array(array, order="C")
+        return transposed(array, HWIO_TO_OIHW)
+    return transposed(array, (1, 0)) if array.ndim == 2 else np.array(array, order="C")
 
 
-def _tiled_copy(turned: np.ndarray) -> np.ndarray:
-    """A copy in row-major order of a matrix of pixels whose rows lie in its last axis' place.
+def transposed(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """A copy of `array.transpose(axes)`, two axes or more, in row-major order: two to four times as
+    fast as a plain one of a large kernel.
 
-    Tile by tile: one row after the other, the values of a large kernel lie so far apart that the
-    processor's cache keeps none of their neighbours. Three times as fast as a plain copy.
+    It is made tile by tile. Row by row, what a processor's cache line holds beside a value is gone
+    when it is needed, because values that follow each other lie so far apart.
     """
-    if min(turned.shape[:2]) < 2 * TILE:
+    turned = array.transpose(axes)
+    rows, columns = sorted(range(turned.ndim), key=turned.shape.__getitem__)[-2:]
+    if turned.shape[rows] < 2 * TILE:
         return np.array(turned, order="C")
     copy = np.empty(turned.shape, turned.dtype)
-    for i in range(0, turned.shape[0], TILE):
-        for j in range(0, turned.shape[1], TILE):
-            tile = turned[i : i + TILE, j : j + TILE]
-            copy[i : i + TILE, j : j + TILE] = tile.copy(order="K")
+    place = [slice(None)] * turned.ndim
+    for i in range(0, turned.shape[rows], TILE):
+        for j in range(0, turned.shape[columns], TILE):
+            place[rows], place[columns] = slice(i, i + TILE), slice(j, j + TILE)
+            copy[tuple(place)] = turned[tuple(place)].copy(order="K")
     return copy
 
 

@@ -33,6 +33,7 @@ from shared.weights.canonical import (
     dtype_name,
     from_channels_last,
     to_channels_last,
+    transposed,
 )
 from shared.weights.files import read_tensors, write_tensors
 from shared.weights.random import named_rng
@@ -421,6 +422,15 @@ def test_layouts_of_keras_and_flax(shape: tuple, channels_last: tuple) -> None:
     assert np.array_equal(back, array)
     assert back.flags["C_CONTIGUOUS"]
     assert not np.shares_memory(back, array)
+
+
+@pytest.mark.parametrize("axes", [(3, 2, 0, 1), (2, 3, 1, 0)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 130, 200), (200, 130, 2, 3), (2, 2, 1, 500)], ids=str)
+def test_a_transposed_copy_is_that_of_numpy(shape: tuple, axes: tuple) -> None:
+    array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    copy = transposed(array, axes)
+    assert np.array_equal(copy, array.transpose(axes))
+    assert copy.flags["C_CONTIGUOUS"]
 
 
 def test_kernel_layout_value_by_value() -> None:
