@@ -34,7 +34,7 @@ MORE = {
 BARE = ("about", "imports")  # parts of a file, and none of a network
 COLOURS = {
     Comment: "c", String: "s", Number: "n", Keyword: "k", Name.Function: "f", Name.Class: "f",
-    Name.Decorator: "c", Operator.Word: "k",
+    Name.Decorator: "f", Operator.Word: "k",
 }  # fmt: skip
 
 

@@ -104,6 +104,18 @@ def test_a_model_of_ours_lists_no_layers(tmp_path: Path) -> None:
         read_graph(tmp_path / "m.keras")
 
 
+@pytest.mark.parametrize(
+    ("name", "first"), [("flax/resnet18", []), ("bit/r50x1", ["corrected Conv2D"])]
+)
+def test_a_clone_of_ours_lists_its_layers(name: str, first: list[str], tmp_path: Path) -> None:
+    """Behind a layer that nobody knows, all are unknown."""
+    import resnet_keras
+    from tests.probes import small
+
+    keras.models.clone_model(resnet_keras.build(small(name))).save(tmp_path / "m.keras")
+    assert reading.unknown(read_graph(tmp_path / "m.keras", 33))[:1] == first
+
+
 def test_code_is_refused(tmp_path: Path) -> None:
     images = keras.Input((32, 32, 3))
     keras.Model(images, keras.layers.Lambda(lambda x: x * 2)(images)).save(tmp_path / "m.keras")

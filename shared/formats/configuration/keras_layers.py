@@ -40,6 +40,7 @@ PREPARATIONS = frozenset(
     )
 )
 RANDOM = re.compile(r"Random[A-Z]\w*|RandAugment|MixUp|CutMix|AugMix|GaussianNoise")
+_CORRECTIONS = ("weight_std_eps", "grid")  # of resnet_keras.corrected.Conv2D
 INPUT = ""  # the key of the images; no layer has an empty name
 
 
@@ -222,7 +223,11 @@ def _parts(item: Any) -> tuple[str, str, Mapping[str, Any]]:
         raise CheckpointError("a layer of it has no class_name or no config")
     if not isinstance(name, str) or not name:
         raise CheckpointError(f"a layer of class {shown(kind)} has no name")
-    return name, kind, config if isinstance(config, Mapping) else {}
+    if not isinstance(config, Mapping):
+        return name, kind, {}
+    # A convolution of ours has the name of Keras' own, and may compute something else.
+    corrected = any(config.get(key) is not None for key in _CORRECTIONS)
+    return name, f"corrected {kind}" if corrected else kind, config
 
 
 def _inbound(item: Mapping[str, Any], name: str, kind: str, part: bool) -> list[str]:
