@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ _MAX_ATTRIBUTE = 64512  # bytes; Keras' HDF5_OBJECT_HEADER_LIMIT
 _WRITABLE = ("float16", "float32", "float64")
 # Metadata that a file has by itself, or that only writing needs.
 Norms = Mapping[str, tuple[str, ...]]  # layer -> its variables
+_OUR_NAME = re.compile(r"(stem|stages\.\d+\.blocks\.\d+|final_norm|head)(\.\w+)*/[\w ]+")
 _ABOUT_THE_FILE = ("hdf5", "keras_version", "backend", "layer_names", "layers")
 _CONTAINERS = {"legacy": "hdf5", "weights": "keras-weights"}
 
@@ -79,7 +81,8 @@ def _archive(
     *,
     ours: bool = False,
 ) -> Archive:
-    usual = hdf5_reader.UNSCALED if ours or ROSETTA in metadata else ()
+    ours = ours or ROSETTA in metadata or all(map(_OUR_NAME.fullmatch, entries))
+    usual = hdf5_reader.UNSCALED if ours else ()
     entries = _with_leaves(entries, norms, usual, label)
     own = _own_metadata(metadata.pop(ROSETTA, "{}"), label)
     configuration = None

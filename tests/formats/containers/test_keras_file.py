@@ -235,5 +235,8 @@ def test_norms_that_lack_variables(
 def test_a_norm_without_scale_in_a_network_of_ours(tmp_path: Path) -> None:
     resnet_keras = pytest.importorskip("resnet_keras")
     spec = miniature(get_spec("image_classifiers/resnet18"))
-    resnet_keras.build(spec).save(tmp_path / "x.keras")
-    assert "stem.input_norm/beta" in keras_file.read(tmp_path / "x.keras").entries
+    model = resnet_keras.build(spec)
+    model.save(tmp_path / "x.keras")
+    model.save_weights(tmp_path / "x.weights.h5")  # where the names of the layers tell
+    for read, name in ((keras_file.read, "x.keras"), (hdf5_file.read, "x.weights.h5")):
+        assert "stem.input_norm/beta" in read(tmp_path / name).entries
