@@ -286,9 +286,10 @@ def projected(array: np.ndarray, step: int) -> np.ndarray:
     if array.size <= PROJECTED:
         return np.asarray(array)
     rows = -(-array.size // PROJECTED)
-    padded = np.zeros((rows, PROJECTED))
-    padded.reshape(-1)[: array.size] = np.asarray(array, np.float64).reshape(-1)
-    return _signs(rows, step) @ padded
+    values = np.asarray(array, np.float64).reshape(-1)
+    if missing := rows * PROJECTED - values.size:
+        values = np.pad(values, (0, missing))  # a copy, which most kernels need not
+    return _signs(rows, step) @ values.reshape(rows, PROJECTED)
 
 
 def _signs(count: int, step: int) -> np.ndarray:
