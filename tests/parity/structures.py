@@ -4,6 +4,8 @@ one.
 
 from __future__ import annotations
 
+import itertools
+
 from shared import ResNetSpec, get_spec, list_presets, make_plan, miniature
 from shared.architecture.spec import InitSpec
 
@@ -61,8 +63,37 @@ def covering(structures: dict[str, ResNetSpec]) -> list[str]:
     return [name for name in structures if name in chosen]
 
 
+def with_blocks(spec: ResNetSpec, depths: tuple[int, ...]) -> ResNetSpec:
+    """The network with so many blocks in its first stages, and no other stages."""
+    n = len(depths)
+    return spec.replace(
+        depths=depths, widths=spec.widths[:n], strides=spec.strides[:n], dilate=spec.dilate[:n]
+    )
+
+
+def shallow(spec: ResNetSpec) -> ResNetSpec:
+    """Every kind of layer of a miniature in as few blocks as have them: two stages at least, and a
+    block behind another where there was one.
+    """
+    kinds = kinds_of_layers(spec)
+    depths = [
+        several
+        for n in range(2, len(spec.depths) + 1)
+        for several in itertools.product(*({1, depth} for depth in spec.depths[:n]))
+        if max(several) == max(spec.depths)
+    ]
+    networks = (with_blocks(spec, several) for several in sorted(depths, key=sum))
+    return next(network for network in networks if kinds_of_layers(network) == kinds)
+
+
 STRUCTURES = distinct()
 COVERING = covering(STRUCTURES)  # the others are in the zoo
+SHALLOW = {preset: shallow(STRUCTURES[preset]) for preset in COVERING}  # what the short run builds
+
+
+def network(preset: str, blocks: str) -> ResNetSpec:
+    """The structure of a preset with `all` its blocks, or the `fewest`."""
+    return STRUCTURES[preset] if blocks == "all" else SHALLOW[preset]
 
 
 def sizes(spec: ResNetSpec) -> tuple[int, int]:

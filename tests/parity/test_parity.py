@@ -10,11 +10,19 @@ import itertools
 import numpy as np
 import pytest
 
-from shared import Trace, compare, list_presets, make_plan, probe_images, probe_weights
+from shared import ResNetSpec, Trace, compare, list_presets, make_plan, probe_images, probe_weights
 from shared.frameworks import reference
 from shared.verification.tolerances import EVAL_FLOAT64
 from tests.parity.rendering import FRAMEWORKS, package
-from tests.parity.structures import COVERING, STRUCTURES, sizes, structure
+from tests.parity.structures import (
+    COVERING,
+    STRUCTURES,
+    network,
+    shallow,
+    sizes,
+    structure,
+    with_blocks,
+)
 from tests.zoo import rest_in_zoo
 
 SIDES = (*FRAMEWORKS, "reference")
@@ -22,24 +30,17 @@ SIDES = (*FRAMEWORKS, "reference")
 
 @pytest.fixture(scope="module")
 def traces():
-    """(preset, size) -> the traces of all four sides; the last one is kept, for its pairs come
+    """(spec, size) -> the traces of all four sides; the last models are kept, for their sizes come
     together.
     """
-    kept: dict[tuple[str, int], dict[str, Trace]] = {}
-    models: dict[str, dict] = {}
+    models: dict[ResNetSpec, dict] = {}
 
-    def take(preset: str, size: int) -> dict[str, Trace]:
-        if (preset, size) not in kept:
-            kept.clear()
-            spec = STRUCTURES[preset]
-            if preset not in models:
-                models.clear()
-                models[preset] = {side: _loaded(side, spec) for side in SIDES}
-            images = probe_images((2, size, size, spec.in_channels), dtype="float64")
-            kept[preset, size] = {
-                side: p.trace(model, images) for side, (p, model) in models[preset].items()
-            }
-        return kept[preset, size]
+    def take(spec: ResNetSpec, size: int) -> dict[str, Trace]:
+        if spec not in models:
+            models.clear()
+            models[spec] = {side: _loaded(side, spec) for side in SIDES}
+        images = probe_images((2, size, size, spec.in_channels), dtype="float64")
+        return {side: p.trace(model, images) for side, (p, model) in models[spec].items()}
 
     return take
 
@@ -51,27 +52,23 @@ def _loaded(side: str, spec):
     return rendering, model
 
 
-CASES = [(preset, size) for preset, spec in STRUCTURES.items() for size in sizes(spec)]
-# An even or an odd size, by turns.
-SHORT = [(preset, sizes(STRUCTURES[preset])[i % 2]) for i, preset in enumerate(COVERING)]
-
-
+# An even or an odd size, by turns, of as few blocks as have the kinds of layers.
+SHORT = [(preset, sizes(STRUCTURES[preset])[i % 2], "fewest") for i, preset in enumerate(COVERING)]
+# All blocks at the other size.
 ZOO = [
-    (preset, size)
-    for i, preset in enumerate(STRUCTURES)
-    for k, size in enumerate(sizes(STRUCTURES[preset]))
-    if preset in COVERING or k == i % 2
+    (preset, sizes(spec)[1 - COVERING.index(preset) % 2 if preset in COVERING else i % 2], "all")
+    for i, (preset, spec) in enumerate(STRUCTURES.items())
+]
+CASES = SHORT + [
+    (preset, size, "all") for preset, spec in STRUCTURES.items() for size in sizes(spec)
 ]
 
 
-@pytest.mark.parametrize(
-    ("preset", "size"), rest_in_zoo(CASES, SHORT, ZOO), ids=[f"{p}-{s}" for p, s in CASES]
-)
-def test_every_pair_agrees_on_every_layer(preset: str, size: int, traces):
-    found = traces(preset, size)
-    expected = [f"eval/{row.name}" for row in make_plan(STRUCTURES[preset], size).layers] + [
-        "eval/output"
-    ]
+@pytest.mark.parametrize(("preset", "size", "blocks"), rest_in_zoo(CASES, SHORT, ZOO))
+def test_every_pair_agrees_on_every_layer(preset: str, size: int, blocks: str, traces):
+    spec = network(preset, blocks)
+    found = traces(spec, size)
+    expected = [f"eval/{row.name}" for row in make_plan(spec, size).layers] + ["eval/output"]
     for a, b in itertools.combinations(SIDES, 2):
         comparison = compare(found[a], found[b])
         assert comparison.passed, (a, b, comparison.worst, comparison.problems)
@@ -101,8 +98,8 @@ OPTIONS = {
         "block.last_bias": True,
         "shortcut.bias": True,
     },
-    "dilated": {"dilate": (False, False, False, True)},
-    "dilated-twice": {"dilate": (False, False, True, True)},
+    "dilated": {"dilate": (False, False, True)},
+    "dilated-twice": {"dilate": (False, True, True)},
     "dropout-join": {"shortcut.join": "dropout"},
     "images-normed": {"stem.input_norm": "affine"},
     "valid-pool": {"stem.pool_padding": "valid"},
@@ -125,14 +122,15 @@ PAIRWISE = [
 
 @pytest.mark.parametrize(("preset", "option", "framework"), rest_in_zoo(OPTION_CASES, PAIRWISE))
 def test_options_work_on_any_preset(preset: str, option: str, framework: str):
-    _require_the_reference(STRUCTURES[preset].replace(**OPTIONS[option]), framework)
+    spec = with_blocks(STRUCTURES[preset], (1, 2, 1))
+    _require_the_reference(spec.replace(**OPTIONS[option]), framework)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_dilated_stage_is_blurred_alike(framework: str):
     """At stride 1, which no preset does."""
-    dilated = STRUCTURES["timm/resnetblur18"].replace(dilate=(False, False, False, True))
-    _require_the_reference(dilated, framework)
+    spec = with_blocks(STRUCTURES["timm/resnetblur18"], (1, 1, 2))
+    _require_the_reference(spec.replace(dilate=(False, False, True)), framework)
 
 
 def _require_the_reference(spec, framework: str):
@@ -165,7 +163,7 @@ BY_TURNS = [
 
 @pytest.mark.parametrize(("preset", "source", "target", "dtype"), rest_in_zoo(JOURNEYS, BY_TURNS))
 def test_weights_travel_and_come_back_bit_exact(preset: str, source: str, target: str, dtype: str):
-    spec = STRUCTURES[preset]
+    spec = shallow(STRUCTURES[preset])
     weights = probe_weights(spec, seed=1, dtype=dtype)
     here, there = package(source), package(target)
     first, second, home = (

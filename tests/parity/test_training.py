@@ -14,7 +14,7 @@ from shared.frameworks import reference
 from shared.training.config import PROBE, num_outputs, probe_labels
 from shared.verification.recording import EVAL, GRADIENTS, STEP, TRAIN, expected_shapes
 from tests.parity.rendering import FRAMEWORKS, package
-from tests.parity.structures import COVERING, STRUCTURES
+from tests.parity.structures import COVERING, STRUCTURES, network, shallow
 from tests.zoo import rest_in_zoo
 
 SIDES = (*FRAMEWORKS, "reference")
@@ -66,30 +66,33 @@ def require_equal(traces: dict[str, Trace], checks=CHECKS, training=PROBE) -> No
 # XLA compiles every layer of every structure anew, for minutes in all: Flax trains the `covering`
 # ones, and the others in `rosetta verify --all --miniature`.
 STRUCTURE_CASES = [
-    (preset, framework)
+    (preset, framework, "all")
     for preset in STRUCTURES
     for framework in FRAMEWORKS
     if framework != "flax" or preset in COVERING
 ]
 # By turns, and fewest in Flax: see above.
 TURNS = ("torch", "keras", "torch", "keras", "torch", "flax")
-STRUCTURES_SHORT = [(preset, TURNS[i % len(TURNS)]) for i, preset in enumerate(COVERING)]
+STRUCTURES_SHORT = [(preset, TURNS[i % len(TURNS)], "fewest") for i, preset in enumerate(COVERING)]
+STRUCTURE_CASES += STRUCTURES_SHORT
 
 
 @pytest.fixture(scope="module")
 def reference_trace():
     """The reference's trace of a structure, kept for the frameworks that follow."""
-    return functools.lru_cache(1)(
-        lambda preset, checks: take("reference", STRUCTURES[preset], checks=checks)
-    )
+    return functools.lru_cache(1)(lambda spec, checks: take("reference", spec, checks=checks))
 
 
-@pytest.mark.parametrize(("preset", "framework"), rest_in_zoo(STRUCTURE_CASES, STRUCTURES_SHORT))
-def test_every_structure_trains_alike(preset: str, framework: str, reference_trace) -> None:
+@pytest.mark.parametrize(
+    ("preset", "framework", "blocks"), rest_in_zoo(STRUCTURE_CASES, STRUCTURES_SHORT)
+)
+def test_every_structure_trains_alike(
+    preset: str, framework: str, blocks: str, reference_trace
+) -> None:
     """Forward pass, statistics and gradients are the reference's; the steps are below."""
-    checks = (TRAIN, GRADIENTS)
-    here = take(framework, STRUCTURES[preset], checks=checks)
-    require_equal({framework: here, "reference": reference_trace(preset, checks)}, checks)
+    spec, checks = network(preset, blocks), (TRAIN, GRADIENTS)
+    here = take(framework, spec, checks=checks)
+    require_equal({framework: here, "reference": reference_trace(spec, checks)}, checks)
 
 
 STEPPED = (
@@ -107,18 +110,24 @@ STEPPED = (
 )
 
 
-STEPPED_CASES = [*itertools.product([s for s in STEPPED if s in STRUCTURES], FRAMEWORKS)]
+STEPPED_CASES = [*itertools.product([s for s in STEPPED if s in STRUCTURES], FRAMEWORKS, ["all"])]
 # Basic blocks with and without shortcuts that change, gates, dropout: what is compiled soonest.
 STEPPED_SHORT = {
-    *(("d2l/resnet18", "torch"), ("ablation/resnet110_exclusive_gate_b0", "torch")),
-    *(("ablation/resnet110_dropout_shortcut", "keras"), ("he/plain18", "flax")),
+    ("d2l/resnet18", "torch", "fewest"),
+    ("ablation/resnet110_exclusive_gate_b0", "torch", "fewest"),
+    ("ablation/resnet110_dropout_shortcut", "keras", "fewest"),
+    ("he/plain18", "flax", "fewest"),
 }
+STEPPED_CASES += sorted(STEPPED_SHORT)
 
 
-@pytest.mark.parametrize(("preset", "framework"), rest_in_zoo(STEPPED_CASES, STEPPED_SHORT))
-def test_ten_steps_are_the_same(preset: str, framework: str, reference_trace) -> None:
-    here = take(framework, STRUCTURES[preset], checks=(STEP,))
-    require_equal({framework: here, "reference": reference_trace(preset, (STEP,))}, (STEP,))
+@pytest.mark.parametrize(
+    ("preset", "framework", "blocks"), rest_in_zoo(STEPPED_CASES, STEPPED_SHORT)
+)
+def test_ten_steps_are_the_same(preset: str, framework: str, blocks: str, reference_trace) -> None:
+    spec = network(preset, blocks)
+    here = take(framework, spec, checks=(STEP,))
+    require_equal({framework: here, "reference": reference_trace(spec, (STEP,))}, (STEP,))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +151,7 @@ OPTIMIZERS_SHORT = [(name, FRAMEWORKS[i % 3]) for i, name in enumerate(OPTIMIZER
 @pytest.mark.parametrize(("optimizer", "framework"), rest_in_zoo(OPTIMIZER_CASES, OPTIMIZERS_SHORT))
 def test_every_optimizer_means_the_same(optimizer: str, framework: str) -> None:
     training = PROBE.replace(OPTIMIZERS[optimizer])
-    spec = STRUCTURES["cifar/resnet20"]
+    spec = shallow(STRUCTURES["cifar/resnet20"])
     of_the_loss = optimizer in ("no-smoothing", "frozen-norms")
     checks = CHECKS if of_the_loss else (STEP,)
     traces = {side: take(side, spec, training, checks, 16) for side in (framework, "reference")}
@@ -159,12 +168,12 @@ def test_every_optimizer_means_the_same(optimizer: str, framework: str) -> None:
 def test_an_eps_of_zero_trains_alike(running_var: str, framework: str) -> None:
     """PyTorch's own function refuses to."""
     changes = {"norm.eps": 0.0, "norm.running_var": running_var}
-    spec = STRUCTURES["cifar/resnet20"].replace(**changes)
+    spec = shallow(STRUCTURES["cifar/resnet20"]).replace(**changes)
     require_equal({side: take(side, spec, size=16) for side in (framework, "reference")})
 
 
 @pytest.mark.parametrize("changes", [{"num_classes": 0}, {"num_classes": 0, "head.pool": "none"}])
 def test_networks_without_a_classifier_train_alike(changes: dict) -> None:
-    spec = STRUCTURES["cifar/resnet20"].replace(**changes)
+    spec = shallow(STRUCTURES["cifar/resnet20"]).replace(**changes)
     checks = (GRADIENTS,)
     require_equal({side: take(side, spec, checks=checks, size=16) for side in SIDES}, checks)
