@@ -31,6 +31,10 @@ def function_of(spec: ResNetSpec) -> ResNetSpec:
     return spec.replace(name="any", image_size=224, init=InitSpec())
 
 
+# One preset of every function that a miniature computes.
+DISTINCT = [*{function_of(miniature(get_spec(name))): name for name in reversed(PRESETS)}.values()]
+
+
 def small(name: str, depths: tuple[int, ...] = (1, 1), **changes: Any) -> ResNetSpec:
     """A miniature with these depths, by default two stages of a block each."""
     return miniature(get_spec(name)).replace(depths=depths, **changes)

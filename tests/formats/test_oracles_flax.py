@@ -22,6 +22,7 @@ from shared.formats.convert import convert
 from shared.weights.canonical import save_weights
 from tests.parity.rendering import package
 from tests.probes import images_for, relative_error
+from tests.zoo import in_zoo
 
 pytest.importorskip("flax")
 jax = pytest.importorskip("jax")
@@ -121,7 +122,7 @@ SPECS = [miniature(get_spec(name)) for name in ("flax/resnet18", "flax/resnet50"
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.block.kind)
-@pytest.mark.parametrize("framework", ["torch", "keras", "flax"])
+@pytest.mark.parametrize("framework", ["torch", *map(in_zoo, ("keras", "flax"))])
 def test_a_linen_checkpoint_is_read(tmp_path: Path, spec: ResNetSpec, framework: str) -> None:
     images = images_for(spec, SIZE)
     net = linen(spec)

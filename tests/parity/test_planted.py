@@ -21,13 +21,8 @@ from tests.zoo import rest_in_zoo
 
 IDS = [mistake.name.replace(" ", "-") for mistake in MISTAKES]
 CASES = [(mistake, framework) for mistake in MISTAKES for framework in FRAMEWORKS]
-# Each mistake in two frameworks, by turns.
-SHORT = [
-    (mistake, framework)
-    for i, mistake in enumerate(MISTAKES)
-    for k, framework in enumerate(FRAMEWORKS)
-    if k != i % len(FRAMEWORKS)
-]
+# Each mistake in one framework, by turns.
+SHORT = [(mistake, FRAMEWORKS[i % len(FRAMEWORKS)]) for i, mistake in enumerate(MISTAKES)]
 
 
 def test_there_are_as_many_mistakes_as_is_said():

@@ -288,7 +288,7 @@ def test_jit_is_eager(preset: str, graph: bool) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "graph"),
-    [("float64", False), ("bfloat16", True)],
+    [("float64", False), in_zoo(("bfloat16", True))],
     ids=["float64-tree", "bfloat16-graph"],
 )
 def test_a_training_step_changes_every_parameter_and_statistic(dtype: str, graph: bool) -> None:

@@ -24,7 +24,7 @@ from shared import (
 )
 from shared.architecture.presets import miniature
 from tests.parity.structures import COVERING, STRUCTURES
-from tests.probes import PRESETS, SIZE, images_for, reference_trace, same_weights, worst_layer
+from tests.probes import DISTINCT, SIZE, images_for, reference_trace, same_weights, worst_layer
 from tests.zoo import rest_in_zoo
 
 # Float64 against the float64 reference, worst layer of any preset. Measured by this file: 9.7e-15.
@@ -61,7 +61,7 @@ def assert_is_the_reference(spec: ResNetSpec, size: tuple[int, int] = SIZE) -> N
     assert error <= LAYER_LIMIT, layer
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", DISTINCT)
 def test_every_layer_is_the_references(preset: str) -> None:
     assert_is_the_reference(miniature(get_spec(preset)))
 
