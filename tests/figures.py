@@ -159,7 +159,8 @@ PACKAGES: dict[str, int] = {
     "wrn/wrn40_8": 35748314,
 }
 
-# Zagoruyko & Komodakis 2016, table 4: millions of parameters.
+# Zagoruyko & Komodakis 2016 (arXiv:1605.07146), table 4, and table 8 for ImageNet
+# (WRN-50-2-bottleneck): millions of parameters.
 WRN_PARAMS_M: dict[str, str] = {
     "wrn/wrn40_1": "0.6",
     "wrn/wrn40_2": "2.2",
@@ -171,6 +172,7 @@ WRN_PARAMS_M: dict[str, str] = {
     "wrn/wrn22_10": "26.8",
     "wrn/wrn16_8": "11.0",
     "wrn/wrn16_10": "17.1",
+    "torchvision/wide_resnet50_2": "68.9",
 }
 
 # He et al. 2015, table 1: 1e9 multiply-adds; the basic nets have parameter-free shortcuts.

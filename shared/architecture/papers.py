@@ -11,6 +11,7 @@ from shared.architecture.presets import list_presets
 PAPERS = (
     ("arXiv:1512.03385", ("he/*", "cifar/resnet*")),
     ("arXiv:1603.05027", ("fb/preresnet*", "cifar/preresnet*", "ablation/*")),
+    ("arXiv:1605.07146", ("wrn/*",)),
     ("arXiv:1611.05431", ("torchvision/resnext*",)),
     ("arXiv:1812.01187", ("timm/resnet[1-9]*d",)),
     ("arXiv:1912.11370", ("bit/*",)),
