@@ -38,6 +38,15 @@ PAIRS = (
     ("pytorchcv/resnet101", "tf2cv/resnet101"),
     ("pytorchcv/resnet101b", "tf2cv/resnet101b"),
     ("pytorchcv/resnet10", "tf2cv/resnet10"),
+    ("pytorchcv/preresnet10", "tf2cv/preresnet10"),
+    ("pytorchcv/resnet20", "tf2cv/resnet20"),
+    ("keras.applications/ResNet50", "keras-applications/ResNet50"),
+    ("keras.applications/ResNet50", "keras-applications/resnet50"),
+    ("keras.applications/ResNet50V2", "keras-applications/ResNet50V2"),
+    ("keras.applications/ResNet50V2", "tf-slim/resnet_v2_50"),
+    ("timm/resnet50d", "jax-resnet/ResNetD50"),
+    ("torchvision/wide_resnet50_2", "jax-resnet/WideResNet50"),
+    ("torchvision/resnext50_32x4d", "jax-resnet/ResNeXt50"),
 )
 
 

@@ -137,6 +137,22 @@ PAIRS = (
         seen="their packages, same weights: 4.9e-2; the control resnet18: 5e-7",
     ),
     Pair(
+        "deepvision-toolkit, ResNet50V2",
+        "0.1.6",
+        "PyTorch",
+        "TensorFlow",
+        "deepvision/resnet50v2_torch",
+        {
+            "stem.padding": SAME,
+            "stem.pool_padding": SAME,
+            "block.padding": SAME,
+            "norm.eps": 1.001e-5,
+            "norm.momentum": 0.99,
+        },
+        seen="their package, same weights: probabilities 1.7e-3 apart; on both sides the identity "
+        "shortcuts see the activated tensor, which is not V2",
+    ),
+    Pair(
         "matthias-wright/flaxmodels, after torchvision",
         "09bc772",
         "torchvision",

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -101,7 +101,10 @@ def _changes_of(node: Node) -> Iterator[tuple[str, Callable[..., Array]]]:
         other = "same" if op.padding == "symmetric" else "symmetric"
         if op.stride > 1:
             yield f"its padding is {other}", _with(padding=other)
-        yield "it is padded with the pixels at its border", _replicated
+        yield "it is padded with the pixels at its border", _padded_as("edge")
+        yield "it is padded with the image mirrored (reflect)", _padded_as("reflect")
+        if op.stride == 1 and op.padding == "symmetric" and op.dilation == 1:
+            yield "it is dilated by 2", _with(dilation=2)
         if node.name.startswith("stem."):
             yield "it is not padded", _with(padding="valid")
     elif isinstance(op, MaxPool):
@@ -133,10 +136,14 @@ def _branch_twice(op: Op, weights: Mapping[str, Array], shortcut: Array, branch:
     return OPERATORS[type(op)](op, weights, branch, branch, *gate)
 
 
-def _replicated(op: Conv, weights: Mapping[str, Array], x: Array) -> Array:
-    """As `padding_mode='replicate'`."""
-    edged = np.pad(x, ((0, 0), *pads_of(op, x), (0, 0)), mode="edge")
-    return _with(padding="valid")(op, weights, edged)
+def _padded_as(mode: Literal["edge", "reflect"]) -> Callable[..., Array]:
+    """As `padding_mode='replicate'` and `'reflect'` of PyTorch."""
+
+    def apply(op: Conv, weights: Mapping[str, Array], x: Array) -> Array:
+        padded_image = np.pad(x, ((0, 0), *pads_of(op, x), (0, 0)), mode=mode)
+        return _with(padding="valid")(op, weights, padded_image)
+
+    return apply
 
 
 def _averaged(op: MaxPool, weights: Mapping[str, Array], x: Array) -> Array:

@@ -152,6 +152,21 @@ BUGS = (
         instead("layer3.0.conv1", Same),
     ),
     Bug(
+        "one convolution dilated",
+        ("stages.3.blocks.1.conv1: it is dilated by 2",),
+        at("layer4.1.conv1", dilation=(2, 2), padding=(2, 2)),
+    ),
+    Bug(
+        "one convolution padded by reflection",
+        ("stages.1.blocks.1.conv1: it is padded with the image mirrored",),
+        at("layer2.1.conv1", padding_mode="reflect", _reversed_padding_repeated_twice=[1, 1, 1, 1]),
+    ),
+    Bug(
+        "a maximum at the end",
+        ("the global pool is max",),
+        instead("avgpool", lambda _: nn.AdaptiveMaxPool2d(1)),
+    ),
+    Bug(
         "a block without ReLU",
         (
             "the activation behind stages.2.blocks.1.norm1: left out",
