@@ -95,12 +95,24 @@ def _without_zero_biases(model: Any) -> None:
 
 
 def _openvino(program: ExportedProgram, path: Path) -> None:
+    """The parameters as they are, under their own names: `openvino.convert_model` would fold norms,
+    unasked. A runtime does so when it compiles the file.
+    """
     import openvino
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
     with _quiet():
-        model = openvino.convert_model(program)
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        decoder = TorchFXPythonDecoder.from_exported_program(program)
+        model = frontend.convert(frontend.load(decoder))
     model.inputs[0].set_names({IMAGES})
     model.outputs[0].set_names({OUTPUT})
+    own = {name.replace(".", "_"): name for name in program.state_dict}
+    for node in model.get_ops():
+        found = {name.partition(":")[0] for name in node.output(0).get_names()} & set(own)
+        if node.get_type_name() == "Constant" and found:
+            node.set_friendly_name(own[found.pop()])
     openvino.save_model(model, path, compress_to_fp16=False)  # by default it halves the precision
 
 

@@ -68,6 +68,7 @@ def _load(module: str, extra: str) -> Any:
 
 FILES: dict[str, str] = {
     ".onnx": "shared.graphs.files.onnx_file",
+    ".xml": "shared.graphs.files.openvino_file",
     ".keras": "shared.graphs.files.keras_archive",
     ".pb": "shared.graphs.files.saved_model",
 }

@@ -13,7 +13,7 @@ from shared.graphs.constants import decimal
 from shared.graphs.meaning import sliding
 from shared.graphs.net import Node
 from shared.graphs.primitives import Array, Raw
-from shared.graphs.state import Act, Foreign, LayoutError, State
+from shared.graphs.state import NEUTRAL, Act, Foreign, LayoutError, State
 
 ACTIVATIONS = {
     "logistic": "Sigmoid",
@@ -179,9 +179,18 @@ def batch_norm(state: State, raw: Raw) -> Act:
 def _fill(state: State, node: Node, raw: Raw, leaves: tuple[str, ...]) -> None:
     given = iter(raw.ins[1:])
     for leaf, there in zip(leaves, raw.attrs["slots"], strict=True):
-        if there:
-            state.put(node, leaf, next(given))
+        if there and not _stands_for_none(state, i := next(given), NEUTRAL.get(leaf)):
+            state.put(node, leaf, i)
     state.fill_norm(node)
+
+
+def _stands_for_none(state: State, i: int, neutral: float | None) -> bool:
+    """Whether ones or zeros are made of one number, where an operator wants a vector."""
+    constants = state.constants
+    if neutral is None or constants.size(i) == 1:
+        return False
+    single = all(constants.size(k) == 1 for k in constants.leaves([i]))
+    return single and bool((constants.value(i) == neutral).all())
 
 
 def group_norm(state: State, raw: Raw) -> Act:

@@ -50,7 +50,7 @@ def _interpreted(graph: RawGraph, layout: str) -> tuple[Net, int]:
             state.values[raw.id] = state.opaque(raw, f"{raw.prim} over another layout")
         except Foreign as error:
             state.values[raw.id] = state.opaque(raw, str(error))
-        except (NoMeaning, ValueError, IndexError, KeyError, TypeError) as error:
+        except (NoMeaning, ValueError, IndexError, KeyError, TypeError, ArithmeticError) as error:
             # What a rule has not thought of is not known; the rest of the network still is.
             state.values[raw.id] = state.opaque(raw, f"{raw.prim} ({error})")
         regions.recognise(state, raw)

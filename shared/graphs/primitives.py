@@ -115,6 +115,14 @@ class RawGraph:
                 waiting.extend(self.nodes[i].ins)
         return found
 
+    def reached(self) -> set[int]:
+        """The nodes that depend on the images."""
+        found = set(self.inputs[:1])
+        for node in self.nodes:  # what it reads stands before it
+            if not found.isdisjoint(node.ins):
+                found.add(node.id)
+        return found
+
 
 def is_float(array: Array) -> bool:
     """Of any width; NumPy sees bfloat16 (ml_dtypes) as a kind of its own."""

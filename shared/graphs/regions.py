@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from shared.graphs.affine import MAX_EPS, Expr, Map
-from shared.graphs.axes import axes_in, layout_of, letters, whole
+from shared.graphs.axes import axes_in, layout_of, letters, reshaped, whole
 from shared.graphs.constants import Env, decimal
 from shared.graphs.meaning import NoMeaning, evaluate, sliding
 from shared.graphs.moves import RULES as MOVING
@@ -286,11 +286,12 @@ def _made_norm(
 
 
 def _channel_vector(state: State, i: int, channels: int) -> Expr:
-    """A constant of one value a channel, wherever its channels are."""
+    """A constant of one value a channel, wherever its channels are, in groups or not."""
     shape = np.shape(state.constants.value(i))
-    return Expr.constant(
-        i, tuple(whole("C", n) if n == channels else () for n in shape), len(shape)
-    )
+    dims = reshaped((whole("C", channels),), shape)
+    if dims is None:
+        raise Foreign(f"{channels} channels as {list(shape)}")
+    return Expr.constant(i, dims, len(shape))
 
 
 # Borders.
@@ -362,10 +363,14 @@ def _blur(state: State, start: Raw, raws: Sequence[Raw]) -> Act | None:
     slices = [raw.attrs["index"] for raw in raws if raw.prim == "slice"]
     if not layout or given is None or len(given) != 4 or not act.is_plain:
         return None
+    perms = {tuple(raw.attrs["perm"]) for raw in raws if raw.prim == "transpose"}
+    if len(perms) > 1:
+        return None
+    turned = "".join(layout[d] for perm in perms for d in perm) or layout  # what comes out
     places = [layout.index(axis) for axis in "HW"]
     kernel = (max(i[places[0]][0] for i in slices) + 1, max(i[places[1]][0] for i in slices) + 1)
     stride = (max(i[places[0]][2] for i in slices), max(i[places[1]][2] for i in slices))
-    out = (given[places[0]], given[places[1]])
+    out = (given[turned.index("H")], given[turned.index("W")])
     if min(kernel) < 2:
         return None
 
@@ -377,7 +382,7 @@ def _blur(state: State, start: Raw, raws: Sequence[Raw]) -> Act | None:
         return seen.reshape(-1, math.prod(seen.shape[2:4]), math.prod(kernel))
 
     def made(x: Array) -> Array:
-        y = np.transpose(_run(state, start, raws, x), [layout.index(axis) for axis in "NCHW"])
+        y = np.transpose(_run(state, start, raws, x), [turned.index(axis) for axis in "NCHW"])
         return y.reshape(-1, math.prod(out))
 
     x = state.rng.normal(0, 2, shape)
@@ -394,4 +399,4 @@ def _blur(state: State, start: Raw, raws: Sequence[Raw]) -> Act | None:
     size = {**state.nodes[source].size, "H": out[0], "W": out[1]}
     exact = tuple(round(float(tap), 12) for tap in taps)
     node = state.new("BlurPool", [source], raws[-1], size, found | {"filter": exact})
-    return Act(node.id, in_layout(by_axis(given, layout), layout))
+    return Act(node.id, in_layout(by_axis(given, turned), turned))

@@ -16,6 +16,7 @@ from shared.graphs.primitives import Array, Raw, RawGraph
 from shared.graphs.shapes import Maybe, shapes_of
 
 IDENTITY = Map()
+NEUTRAL = {"weight": 1.0, "bias": 0.0}  # what a norm without one has
 
 
 class Foreign(Exception):
@@ -235,7 +236,7 @@ class State:
 
     def fill_norm(self, node: Node) -> None:
         """What is absent is 1 or 0; a norm's place is that of its parameters."""
-        defaults = {"weight": 1.0, "bias": 0.0}
+        defaults = dict(NEUTRAL)
         if node.op == "BatchNorm":
             defaults |= {"running_mean": 0.0, "running_var": 1.0}
         for leaf, value in defaults.items():

@@ -172,10 +172,14 @@ def file_in(folder: Path, name: Any, *, others: Sequence[Path] = ()) -> Path:
         raise CheckpointError(
             f"{folder}: names the file {found}; plain names of files beside it are read"
         )
-    path = folder / name
+    return own_file(folder / name, *others)
+
+
+def own_file(path: Path, *others: Path) -> Path:
+    """A regular file; no link may lead out of its folder, unless into one of the `others`."""
     try:
         resolved = path.resolve(strict=True)
-        allowed = {root.resolve() for root in (folder, *others)}
+        allowed = {root.resolve() for root in (path.parent, *others)}
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         reason = getattr(error, "strerror", None) or "a loop of links"
         raise CheckpointError(f"{path}: cannot be read ({reason})") from None

@@ -83,8 +83,7 @@ KINDS = {
             ("openvino",),
             "openvino",
             companion=".bin",
-            readable=False,
-            folds=dict.fromkeys(("torch", "keras:tensorflow"), "OpenVINO's converter"),
+            folds={"keras:tensorflow": "OpenVINO's converter"},
         ),
         Kind(
             "litert",

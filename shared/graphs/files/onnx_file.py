@@ -12,15 +12,12 @@ from pathlib import Path
 from shared.errors import CheckpointError, shown
 from shared.formats.containers import spans
 from shared.formats.containers.protobuf import Source
-from shared.graphs.files import in_numpy
+from shared.graphs.files.announced import Announced, read_announced
 from shared.graphs.files.messages import Record, parse
 from shared.graphs.files.onnx_messages import MODEL, array
-from shared.graphs.primitives import BATCH, RawGraph
-from shared.graphs.shapes import shapes_of
+from shared.graphs.primitives import RawGraph
 from shared.graphs.translate import choices
 from shared.graphs.translate.onnx import OnnxReader
-
-_CHANNELS = (1, 3, 4)
 
 
 def read_graph(path: Path | str, image_size: int | None = None) -> RawGraph:
@@ -51,38 +48,15 @@ def _read(model: Record, folder: Path, image_size: int | None) -> RawGraph:
     images = next((value for value in model.graph.input if value.name not in stored), None)
     if images is None:
         raise CheckpointError("it has no input for images")
-    layout, sizes = _announced(images)
-    size = image_size or sizes["H"] or choices.LARGE
-    channels = sizes["C"] or 3
+    tensor = images.type.tensor_type if images.type else None
+    dims = [dim.dim_value for dim in tensor.shape.dim] if tensor and tensor.shape else []
+    announced = Announced.of(images.name, dims)
 
     def read(size: int, batch: int) -> RawGraph:
-        shape = [{"N": batch, "C": channels}.get(axis, size) for axis in layout]
-        return _graph(model, folder, images.name, shape, layout, size)
+        shape = announced.shape(size, batch)
+        return _graph(model, folder, images.name, shape, announced.layout, size)
 
-    graph = read(size, BATCH)
-    if image_size is None and not sizes["H"] and choices.is_for_small_images(graph):
-        size = choices.SMALL
-        graph = read(size, BATCH)
-    batch = BATCH
-    if sizes["N"] not in (0, BATCH) and _misfits(graph, BATCH):
-        # An exporter may have written the number of images into shapes.
-        own = read(size, sizes["N"])
-        if _misfits(own, sizes["N"]) < _misfits(graph, BATCH):
-            graph, batch = own, sizes["N"]
-    return in_numpy.computed(graph, lambda size: read(size, batch), batch)
-
-
-def _announced(value: Record) -> tuple[str, dict[str, int]]:
-    """Layout and sizes (0: any) of the images."""
-    tensor = value.type.tensor_type if value.type else None
-    dims = [dim.dim_value for dim in tensor.shape.dim] if tensor and tensor.shape else []
-    if not dims:
-        return "NCHW", dict.fromkeys("NCHW", 0)
-    if len(dims) != 4:
-        raise CheckpointError(f"its input {shown(value.name)} has the shape {dims}; images have 4")
-    last = dims[3] in _CHANNELS and dims[1] not in _CHANNELS
-    layout = "NHWC" if last else "NCHW"
-    return layout, {axis: max(dims[k], 0) for k, axis in enumerate(layout)}
+    return read_announced(read, announced, image_size)
 
 
 def _graph(
@@ -100,17 +74,11 @@ def _graph(
     missing = [name for name in names if name not in values]
     if missing or not names:
         raise CheckpointError(f"its output {shown(', '.join(missing))} is computed nowhere")
+    if not graph.reached().intersection(values[name] for name in names):
+        raise CheckpointError("it has no output that depends on the images")
     k = choices.choose_output(names, [reader.shape(values[name]) for name in names], graph)
     graph.outputs = [values[names[k]], *(values[n] for j, n in enumerate(names) if j != k)]
     return graph
-
-
-def _misfits(graph: RawGraph, batch: int) -> int:
-    """How many operators do not fit each other; and the result, if it is not of so many images."""
-    live = graph.live()
-    shape = shapes_of(graph)[graph.outputs[0]]
-    unknown = sum(node.prim == "opaque" and node.id in live for node in graph.nodes)
-    return unknown + (shape is not None and shape[:1] != (batch,))
 
 
 def _external(folder: Path, said: dict[str, str], nbytes: int) -> bytes:

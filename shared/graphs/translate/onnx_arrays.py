@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from shared.graphs.translate import common
 from shared.graphs.translate.emit import Unknown
 from shared.graphs.translate.onnx_node import Node, NodeEmitter, Rule, given
 
@@ -77,21 +78,13 @@ def _flatten(emit: NodeEmitter, node: Node, ins: Ins) -> list[int]:
 
 
 def _squeeze(emit: NodeEmitter, node: Node, ins: Ins) -> list[int]:
-    x = given(ins)[0]
-    own, axes = emit.sized(x), _values(emit, node, ins, 1, "axes")
-    gone = (
-        [d for d, n in enumerate(own) if n == 1] if axes is None else [d % len(own) for d in axes]
-    )
-    return [emit.reshape(x, [n for d, n in enumerate(own) if d not in gone], **node.place)]
+    axes = _values(emit, node, ins, 1, "axes")
+    return [common.squeeze(emit, given(ins)[0], axes, **node.place)]
 
 
 def _unsqueeze(emit: NodeEmitter, node: Node, ins: Ins) -> list[int]:
-    x = given(ins)[0]
-    own, axes = list(emit.sized(x)), _values(emit, node, ins, 1, "axes") or []
-    rank = len(own) + len(axes)
-    for d in sorted(d % rank for d in axes):
-        own.insert(d, 1)
-    return [emit.reshape(x, own, **node.place)]
+    axes = _values(emit, node, ins, 1, "axes") or []
+    return [common.unsqueeze(emit, given(ins)[0], axes, **node.place)]
 
 
 def _transpose(emit: NodeEmitter, node: Node, ins: Ins) -> list[int]:
@@ -116,22 +109,11 @@ def _pad(emit: NodeEmitter, node: Node, ins: Ins) -> list[int]:
 
 
 def _slice(emit: NodeEmitter, node: Node, ins: Ins) -> list[int]:
-    x = given(ins)[0]
-    own = emit.sized(x)
     starts = _values(emit, node, ins, 1, "starts") or []
     ends = _values(emit, node, ins, 2, "ends") or []
     axes = _values(emit, node, ins, 3, "axes")
-    steps = _values(emit, node, ins, 4, "steps") or [1] * len(starts)
-    index = [(0, n, 1) for n in own]
-    for k, d in enumerate(range(len(starts)) if axes is None else axes):
-        d %= len(own)
-        start, stop, step = starts[k], ends[k], steps[k]
-        if step < 0 and stop < -own[d]:  # before the first one, which Python calls None
-            found = slice(start, None, step).indices(own[d])
-        else:
-            found = slice(start, stop, step).indices(own[d])
-        index[d] = found
-    return [emit.strided(x, index, where=node.where, line=node.line)]
+    steps = _values(emit, node, ins, 4, "steps")
+    return [common.plain_slice(emit, given(ins)[0], starts, ends, steps, axes, **node.place)]
 
 
 def _split(emit: NodeEmitter, node: Node, ins: Ins) -> list[int]:
@@ -143,13 +125,7 @@ def _split(emit: NodeEmitter, node: Node, ins: Ins) -> list[int]:
         count = node.number("num_outputs")
         each = -(-own[axis] // count)
         sizes = [min(each, own[axis] - k * each) for k in range(count)]
-    found, at = [], 0
-    for n in sizes:
-        index = [(0, m, 1) for m in own]
-        index[axis] = (at, at + n, 1)
-        found.append(emit.strided(x, index, where=node.where, line=node.line))
-        at += n
-    return found
+    return common.split(emit, x, axis, sizes, **node.place)
 
 
 def _concat(emit: NodeEmitter, node: Node, ins: Ins) -> list[int]:

@@ -65,8 +65,3 @@ def given(ins: Sequence[int | None]) -> list[int]:
     if not found:
         raise Unknown("an operator without an input")
     return found
-
-
-def plain(value: float) -> float:
-    """A number that was written in decimal, from the float32 that it became."""
-    return float(str(np.float32(value)))

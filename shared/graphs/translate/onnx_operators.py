@@ -6,13 +6,13 @@ Source: https://github.com/onnx/onnx/blob/main/docs/Operators.md, opsets 7 to 24
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from shared.graphs.translate import onnx_arrays
+from shared.graphs.translate.common import gelu, hard_sigmoid, matmul, plain, up_to_whole
 from shared.graphs.translate.emit import Unknown, same_pads
-from shared.graphs.translate.onnx_node import Node, NodeEmitter, Rule, given, plain
+from shared.graphs.translate.onnx_node import Node, NodeEmitter, Rule, given
 
 
 def _unary(op: str) -> Rule:
@@ -65,28 +65,13 @@ def _hard_sigmoid(emit: NodeEmitter, node: Node, ins: list[int | None]) -> list[
     swish = node.op == "HardSwish"
     alpha = 1 / 6 if swish else plain(node.real("alpha", 0.2))
     beta = 0.5 if swish else plain(node.real("beta", 0.5))
-    number = emit.graph.const
-    y = emit.add("ew", x, number(alpha), op="mul", **node.place)
-    y = emit.add("ew", y, number(beta), op="add", **node.place)
-    y = emit.add("ew", y, number(0.0), number(1.0), op="clip", **node.place)
+    y = hard_sigmoid(emit, x, alpha, beta, **node.place)
     return [emit.add("ew", x, y, op="mul", **node.place) if swish else y]
 
 
 def _gelu(emit: NodeEmitter, node: Node, ins: list[int | None]) -> list[int]:
-    """x/2 (1 + erf(x / sqrt 2)), or the approximation by tanh."""
     (x,) = given(ins)
-
-    def two(op: str, a: int, b: int | float) -> int:
-        other = b if isinstance(b, int) else emit.graph.const(b)
-        return emit.add("ew", a, other, op=op, **node.place)
-
-    if node.text("approximate") == "tanh":
-        cube = two("mul", two("pow", x, 3.0), 0.044715)
-        inner = two("mul", two("add", x, cube), math.sqrt(2 / math.pi))
-        y = emit.add("ew", inner, op="tanh", **node.place)
-    else:
-        y = emit.add("ew", two("mul", x, math.sqrt(0.5)), op="erf", **node.place)
-    return [two("mul", two("mul", x, 0.5), two("add", y, 1.0))]
+    return [gelu(emit, x, by_tanh=node.text("approximate") == "tanh", **node.place)]
 
 
 def _cast_like(emit: NodeEmitter, node: Node, ins: list[int | None]) -> list[int]:
@@ -147,7 +132,7 @@ def _pool(emit: NodeEmitter, node: Node, ins: list[int | None]) -> list[int]:
     how = _window(emit, node, x, kernel)
     counted = how["pads"]
     if node.number("ceil_mode"):
-        how["pads"] = _up(emit.sized(x)[2:], kernel, how)
+        how["pads"] = up_to_whole(emit.sized(x)[2:], kernel, **how)
     common = {"layout": "NCHW", "window": kernel, **how, **node.place}
     if node.op == "MaxPool":
         return [emit.add("maxpool", x, **common)]
@@ -155,21 +140,6 @@ def _pool(emit: NodeEmitter, node: Node, ins: list[int | None]) -> list[int]:
         raise Unknown("a dilated average pool")
     count = bool(node.number("count_include_pad"))
     return [emit.add("avgpool", x, count_pad=count, counted=counted, divisor=None, **common)]
-
-
-def _up(sizes: Sequence[int], kernel: Sequence[int], how: dict[str, Any]) -> Any:
-    """The padding with which the last window is whole that ceil_mode keeps: one that starts inside
-    the image or its first padding.
-    """
-    found = []
-    each = zip(sizes, kernel, how["strides"], how["dilation"], how["pads"], strict=True)
-    for n, k, stride, dilation, (low, high) in each:
-        reach = dilation * (k - 1) + 1
-        count = math.ceil((n + low + high - reach) / stride) + 1
-        if (count - 1) * stride >= n + low:
-            count -= 1
-        found.append((low, max((count - 1) * stride + reach - n - low, high)))
-    return tuple(found)
 
 
 def _global_pool(emit: NodeEmitter, node: Node, ins: list[int | None]) -> list[int]:
@@ -244,15 +214,7 @@ def _times(emit: NodeEmitter, node: Node, id: int, name: str) -> int:
 
 def _matmul(emit: NodeEmitter, node: Node, ins: list[int | None]) -> list[int]:
     a, b = given(ins)
-    left, right = emit.sized(a), emit.sized(b)
-    batch: dict[str, Any] = {}
-    if len(right) > 2:
-        if left[:-2] != right[:-2]:
-            raise Unknown("a matrix product that broadcasts")
-        along = tuple(range(len(right) - 2))
-        batch = {"lhs_batch": along, "rhs_batch": along}
-    contracted: dict[str, Any] = {"lhs": (len(left) - 1,), "rhs": (max(len(right) - 2, 0),)}
-    return [emit.add("dot", a, b, **contracted, **batch, **node.place)]
+    return [matmul(emit, a, b, (False, False), **node.place)]
 
 
 def _softmax(emit: NodeEmitter, node: Node, ins: list[int | None]) -> list[int]:

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from shared.graphs.translate.common import masked_slice
 from shared.graphs.translate.emit import Unknown
 from shared.graphs.translate.tensorflow_node import Node, NodeEmitter, Rule
 
@@ -73,7 +74,6 @@ def _pad(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
 
 def _strided_slice(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
     """x[begin:end:step, …], with bit masks for what Python leaves out."""
-    shape = list(emit.sized(ins[0]))
     begin, end, step = (emit.integers(id) for id in ins[1:4])
     masks = {
         name: node.number(f"{name}_mask")
@@ -83,35 +83,7 @@ def _strided_slice(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
     def marked(name: str, k: int) -> bool:
         return bool(masks[name] >> k & 1)
 
-    index: list[tuple[int, int, int]] = []
-    gone, fresh, written = [], [], 0  # fresh: places of new axes in the result
-    there = sum(not marked("new_axis", k) and not marked("ellipsis", k) for k in range(len(begin)))
-    for k in range(len(begin)):
-        d = len(index)
-        if marked("ellipsis", k):
-            for n in shape[d : d + len(shape) - there]:
-                index.append((0, n, 1))
-                written += 1
-        elif marked("new_axis", k):
-            fresh.append(written)
-            written += 1
-        elif marked("shrink_axis", k):
-            at = begin[k] % shape[d] if begin[k] < 0 else begin[k]
-            index.append((at, at + 1, 1))
-            gone.append(d)
-        else:
-            start = None if marked("begin", k) else begin[k]
-            stop = None if marked("end", k) else end[k]
-            index.append(slice(start, stop, step[k]).indices(shape[d]))
-            written += 1
-    index += [(0, n, 1) for n in shape[len(index) :]]
-    id = emit.strided(ins[0], index, gone, where=node.where)
-    if fresh:
-        wanted = list(emit.sized(id))
-        for place in fresh:
-            wanted.insert(place, 1)
-        id = emit.reshape(id, wanted, where=node.where)
-    return [id]
+    return [masked_slice(emit, ins[0], begin, end, step, marked, where=node.where)]
 
 
 def _slice(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:

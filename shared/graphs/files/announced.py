@@ -1,0 +1,73 @@
+"""What a file says of the images that its network takes, and the graph for images of a size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from shared.errors import CheckpointError, shown
+from shared.graphs.files import in_numpy
+from shared.graphs.primitives import BATCH, RawGraph
+from shared.graphs.shapes import shapes_of
+from shared.graphs.translate import choices
+
+_CHANNELS = (1, 3, 4)
+
+
+@dataclass(frozen=True)
+class Announced:
+    """Layout of the images, NCHW or NHWC, and their sizes by its letters (0: any)."""
+
+    layout: str
+    sizes: dict[str, int]
+
+    @classmethod
+    def of(cls, name: str, dims: Sequence[int]) -> Announced:
+        """From the dimensions of the input of a name, of which those that are free are no positive
+        numbers; without any, nothing is known of it.
+
+        Raises `CheckpointError` for an input that no images have.
+        """
+        if not dims:
+            return cls("NCHW", dict.fromkeys("NCHW", 0))
+        if len(dims) != 4:
+            raise CheckpointError(f"its input {shown(name)} has the shape {dims}; images have 4")
+        last = dims[3] in _CHANNELS and dims[1] not in _CHANNELS
+        layout = "NHWC" if last else "NCHW"
+        return cls(layout, {axis: max(dims[k], 0) for k, axis in enumerate(layout)})
+
+    def shape(self, size: int, batch: int) -> list[int]:
+        """Of a batch of square images; three channels where the file does not say."""
+        known = {"N": batch, "C": self.sizes["C"] or 3}
+        return [known.get(axis, size) for axis in self.layout]
+
+
+def read_announced(
+    read: Callable[[int, int], RawGraph], announced: Announced, image_size: int | None
+) -> RawGraph:
+    """The graph that `read` makes for a size of images and a batch, with its numbers.
+
+    By default the size is the file's own, 224 where it has none, or 32 where the first convolution
+    has stride 1. Raises what `read` does.
+    """
+    sizes = announced.sizes
+    size = image_size or sizes["H"] or choices.LARGE
+    graph = read(size, BATCH)
+    if image_size is None and not sizes["H"] and choices.is_for_small_images(graph):
+        size = choices.SMALL
+        graph = read(size, BATCH)
+    batch = BATCH
+    if sizes["N"] not in (0, BATCH) and _misfits(graph, BATCH):
+        # An exporter may have written the number of images into shapes.
+        own = read(size, sizes["N"])
+        if _misfits(own, sizes["N"]) < _misfits(graph, BATCH):
+            graph, batch = own, sizes["N"]
+    return in_numpy.computed(graph, lambda size: read(size, batch), batch)
+
+
+def _misfits(graph: RawGraph, batch: int) -> int:
+    """How many operators do not fit each other; and the result, if it is not of so many images."""
+    live = graph.live()
+    shape = shapes_of(graph)[graph.outputs[0]]
+    unknown = sum(node.prim == "opaque" and node.id in live for node in graph.nodes)
+    return unknown + (shape is not None and shape[:1] != (batch,))

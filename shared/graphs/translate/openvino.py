@@ -1,0 +1,77 @@
+"""An OpenVINO network as primitives.
+
+The layers are those that `shared.graphs.files` has parsed; the package `openvino` is not needed.
+Shapes follow from one concrete image, whatever the file says of them. What each operator computes
+stands in `openvino_operators`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+from shared.errors import CheckpointError
+from shared.formats.containers.archive import MAX_ELEMENTS
+from shared.graphs.files.openvino_xml import Layer, Port
+from shared.graphs.translate.emit import Unknown
+from shared.graphs.translate.openvino_node import Node, NodeEmitter
+from shared.graphs.translate.openvino_operators import RULES
+
+_OPSET = re.compile(r"opset[0-9]{1,3}")
+_TORCHSCRIPT = "self."  # in front of a parameter's path
+_NUMBER = re.compile(r"[0-9]+")
+
+
+class OpenVinoReader(NodeEmitter):
+    """Appends a network's layers to a graph."""
+
+    def run(self, layers: Iterable[Layer], values: dict[Port, int]) -> None:
+        """Add what layers compute, which stand in their order, to `values`."""
+        for layer in layers:
+            if not layer.outputs or (layer.id, layer.outputs[0]) in values:
+                continue
+            ins = [values[port] for port in layer.reads]
+            outs = self._const(layer) if layer.type == "Const" else self._node(layer, ins)
+            for k, port in enumerate(layer.outputs):
+                if k >= len(outs):
+                    outs.append(self.graph.opaque(layer.type, ins, None, where=layer.name))
+                values[layer.id, port] = outs[k]
+
+    def _const(self, layer: Layer) -> list[int]:
+        name = tensor_name(layer)
+        value = self.constant(layer)
+        if value is None:
+            return [self.graph.opaque("constant", [], None, where=name)]
+        where = name.rpartition(".")[0] or name.rpartition("/")[0]
+        return [self.graph.const(value, name, where)]
+
+    def _node(self, layer: Layer, ins: list[int]) -> list[int]:
+        before = len(self.graph.nodes)
+        try:
+            if not _OPSET.fullmatch(layer.version):
+                raise Unknown(f"an operator of {layer.version}")
+            outs = RULES[layer.type](self, Node(layer), ins)
+            for id in range(before, len(self.graph.nodes)):
+                self._bounded(id)
+            return outs
+        except (KeyError, Unknown, ValueError, IndexError, TypeError, OverflowError) as error:
+            if isinstance(error, CheckpointError):  # a ValueError, too
+                raise
+            return [self.graph.opaque(layer.type, ins, None, where=layer.name)]
+
+    def _bounded(self, id: int) -> None:
+        """Raises `Unknown` for a result of a size that none has: a file may say anything."""
+        shape = self.shape(id) or ()
+        if any(n < 0 for n in shape) or math.prod(shape) > MAX_ELEMENTS:
+            raise Unknown(f"a result of {list(shape)}")
+
+
+def tensor_name(layer: Layer) -> str:
+    """What the framework called a constant: the layer where that is a parameter's path; or its
+    tensor, unless that is a number; or else the layer again.
+    """
+    if "." in layer.name and "/" not in layer.name:
+        return layer.name.removeprefix(_TORCHSCRIPT)
+    names = (name.rpartition(":")[0] or name for name in reversed(layer.names[0].split(",")))
+    return next((name for name in names if not _NUMBER.fullmatch(name) and name), layer.name)

@@ -1,0 +1,307 @@
+"""OpenVINO's networks, read without the package `openvino`: what the graph means is what OpenVINO
+computes, and which ResNet a file has is said with its weights bit by bit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+openvino = pytest.importorskip("openvino")
+from openvino import opset13 as ops
+from openvino import opset14
+
+from shared import get_spec, probe_weights
+from shared.architecture.presets import miniature
+from shared.frameworks.exported.kinds import KINDS, Wanted
+from shared.frameworks.exported.read_back import expected_spec, judged
+from shared.frameworks.readers import file_reader
+from shared.frameworks.registry import get_framework, load_package
+from shared.graphs.files.openvino_file import read_graph
+from shared.graphs.verdict import DEPARTS, SAME_FUNCTION, SAME_MODEL, Identified, identify_graph
+from tests.graphs import reading
+from tests.graphs.presets import side
+from tests.parity.structures import COVERING
+from tests.zoo import in_zoo
+
+LIMIT = 1e-5  # measured 1e-6, against OpenVINO in float32
+RNG = np.random.default_rng(0)
+
+
+def saved(build: Callable[[Any], Any], path: Path, shape: Any = (2, 4, 9, 9), **how: Any) -> Path:
+    """A file of what `build` makes of an input x."""
+    x = ops.parameter(shape, np.float32, "x")
+    built = build(x)
+    outputs = built if isinstance(built, list) else [built]
+    openvino.save_model(openvino.Model(outputs, [x]), path, **({"compress_to_fp16": False} | how))
+    return path
+
+
+def computed(path: Path, images: np.ndarray) -> np.ndarray:
+    """By OpenVINO, of images as the file wants them."""
+    hint = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    return openvino.Core().compile_model(path, "CPU", hint)(images.astype(np.float32))[0]
+
+
+def numbers(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def whole(*values: int) -> np.ndarray:
+    return np.asarray(values, np.int64)
+
+
+def pool(op: Callable[..., Any], **how: Any) -> Callable[[Any], Any]:
+    given = {"strides": [2, 2], "pads_begin": [1, 1], "pads_end": [1, 1], "kernel_shape": [3, 3]}
+    return lambda x: op(x, **(given | how))
+
+
+def conv(**how: Any) -> Callable[[Any], Any]:
+    given = {"strides": [2, 2], "pads_begin": [1, 0], "pads_end": [2, 1], "dilations": [1, 1]}
+    return lambda x: ops.convolution(x, numbers(5, 4, 3, 3), **(given | how))
+
+
+def grouped(x: Any) -> Any:
+    kernel = numbers(2, 3, 2, 3, 3)
+    return ops.group_convolution(x, kernel, [1, 1], [1, 1], [1, 1], [1, 1])
+
+
+def maximum(x: Any, rounding: str) -> Any:
+    found = opset14.max_pool(x, [2, 2], [1, 1], [0, 0], [0, 0], [2, 2], rounding)
+    return found.output(0)
+
+
+VECTORS = [np.abs(numbers(4)) + 0.5 for _ in range(4)]
+MASKED = {"begin_mask": [0, 1, 0], "end_mask": [0, 1, 0], "shrink_axis_mask": [1, 0, 0]}
+ONE: dict[str, Callable[[Any], Any]] = {
+    "Convolution": conv(),
+    "Convolution, same_upper": conv(auto_pad="same_upper"),
+    "Convolution, same_lower": conv(auto_pad="same_lower"),
+    "Convolution, valid, dilated": conv(auto_pad="valid", dilations=[2, 2]),
+    "GroupConvolution": grouped,
+    "MaxPool, ceil": lambda x: maximum(x, "ceil"),
+    "MaxPool, ceil_torch": lambda x: maximum(x, "ceil_torch"),
+    "AvgPool": pool(ops.avg_pool, exclude_pad=False),
+    "AvgPool, without the padding": pool(ops.avg_pool, exclude_pad=True),
+    "AvgPool, ceil": pool(ops.avg_pool, exclude_pad=True, rounding_type="ceil"),
+    "AdaptiveAvgPool": lambda x: ops.adaptive_avg_pool(x, whole(3, 3)),
+    "AdaptiveAvgPool, to one": lambda x: ops.adaptive_avg_pool(x, whole(1, 1)),
+    "BatchNormInference": lambda x: ops.batch_norm_inference(x, *VECTORS, 1e-3),
+    "GroupNormalization": lambda x: ops.group_normalization(x, VECTORS[0], VECTORS[1], 2, 1e-3),
+    "MVN": lambda x: ops.mvn(x, whole(2, 3), True, 1e-3, "inside_sqrt"),
+    "MVN, outside": lambda x: ops.mvn(x, whole(1, -1), True, 1e-3, "outside_sqrt"),
+    "MVN, the mean alone": lambda x: ops.mvn(x, whole(2, 3), False, 1e-3, "inside_sqrt"),
+    "MatMul": lambda x: ops.matmul(x, numbers(9, 3), False, False),
+    "MatMul, transposed": lambda x: ops.matmul(x, numbers(3, 9), True, True),
+    "MatMul, of many": lambda x: ops.matmul(x, numbers(2, 4, 9, 3), False, False),
+    "ReduceMean": lambda x: ops.reduce_mean(x, whole(-1, 2), True),
+    "ReduceMax": lambda x: ops.reduce_max(x, whole(1), False),
+    "Clamp": lambda x: ops.clamp(x, -0.5, 0.7),
+    "Select": lambda x: ops.select(ops.greater(x, np.float32(0)), x, np.float32(-1)),
+    "Divide": lambda x: ops.divide(x, numbers(4, 1, 1) + 5),
+    "SquaredDifference": lambda x: ops.squared_difference(x, numbers(1, 4, 1, 1)),
+    "Power": lambda x: ops.power(ops.abs(x), np.float32(1.5)),
+    "Swish": ops.swish,
+    "HSwish": ops.hswish,
+    "HSigmoid": ops.hsigmoid,
+    "HardSigmoid": lambda x: ops.hard_sigmoid(x, np.float32(0.3), np.float32(0.4)),
+    "Gelu": lambda x: ops.gelu(x, "erf"),
+    "Gelu, by tanh": lambda x: ops.gelu(x, "tanh"),
+    "SoftPlus": ops.softplus,
+    "Softmax": lambda x: ops.softmax(x, 1),
+    "LogSoftmax": lambda x: ops.log_softmax(x, 1),
+    "Pad": lambda x: ops.pad(x, whole(0, 0, 1, 2), whole(0, 0, 2, 0), "constant", np.float32(3)),
+    "Pad, reflected": lambda x: ops.pad(x, whole(0, 0, 1, 2), whole(0, 0, 2, 0), "reflect"),
+    "Pad, cropped": lambda x: ops.pad(x, whole(0, 0, -1, 0), whole(0, 0, 1, -2), "constant"),
+    "Transpose": lambda x: ops.transpose(x, whole(0, 2, 3, 1)),
+    "Reshape": lambda x: ops.reshape(x, whole(0, -1, 9), True),
+    "Squeeze": lambda x: ops.squeeze(ops.unsqueeze(x, whole(0, 3)), whole(3)),
+    "StridedSlice": lambda x: ops.strided_slice(
+        x, whole(1, 0, 1), whole(2, 0, 3), whole(1, 2, 1), **MASKED
+    ),
+    "Slice, backwards": lambda x: ops.slice(x, whole(-1), whole(-99), whole(-2), whole(2)),
+    "Split": lambda x: ops.split(x, np.int64(1), 2).output(1),
+    "VariadicSplit": lambda x: ops.variadic_split(x, np.int64(2), whole(2, -1, 3)).output(1),
+    "Concat": lambda x: ops.concat([x, ops.negative(x)], -3),
+    "Gather": lambda x: ops.gather(x, whole(2, 0, -1), np.int64(1)),
+    "Broadcast": lambda x: ops.broadcast(
+        ops.reduce_mean(x, whole(2, 3), True), ops.shape_of(x), broadcast_spec="BIDIRECTIONAL"
+    ),
+    "Tile": lambda x: ops.tile(ops.reduce_mean(x, whole(2), True), whole(1, 1, 3, 1)),
+    "a shape that is computed": lambda x: ops.reshape(
+        x, ops.concat([ops.gather(ops.shape_of(x), whole(0), np.int64(0)), whole(-1)], 0), False
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_operators_mean_what_openvino_computes(name: str, tmp_path: Path) -> None:
+    path = saved(ONE[name], tmp_path / "net.xml")
+    images = reading.images(9, 4).transpose(0, 3, 1, 2)
+    graph = read_graph(path)
+    assert reading.unknown(graph) == []
+    assert graph.run is not None
+    found, expected = graph.run(images.transpose(0, 2, 3, 1)), computed(path, images)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=LIMIT, atol=LIMIT * np.abs(expected).max())
+
+
+def test_a_graph_that_means_something_else_is_seen(tmp_path: Path) -> None:
+    path = saved(ONE["AvgPool"], tmp_path / "net.xml")
+    path.write_text(path.read_text().replace('exclude-pad="false"', 'exclude-pad="true"'))
+    images = reading.images(9, 4)
+    found = read_graph(path).run(images)  # type: ignore[misc]
+    path = saved(ONE["AvgPool"], tmp_path / "other.xml")
+    assert np.abs(found - computed(path, images.transpose(0, 3, 1, 2))).max() > 100 * LIMIT
+
+
+def test_halves_are_widened(tmp_path: Path) -> None:
+    """What OpenVINO writes unless it is told otherwise."""
+    path = saved(ONE["Convolution"], tmp_path / "net.xml", compress_to_fp16=True)
+    graph = read_graph(path)
+    kinds = {n.value.dtype.name for n in graph.nodes if n.prim == "const" and n.value.size > 1}
+    assert kinds == {"float16"}
+    images = reading.images(9, 4)
+    expected = computed(path, images.transpose(0, 3, 1, 2))
+    found = graph.run(images)  # type: ignore[misc]
+    np.testing.assert_allclose(found, expected, rtol=LIMIT, atol=LIMIT * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("build", "what"),
+    [
+        (lambda x: ops.lrn(x, whole(1), 1e-4, 0.75, 1.0, 5), "LRN"),
+        (lambda x: ops.normalize_l2(x, whole(1), 1e-6, "add"), "NormalizeL2"),
+        (lambda x: ops.prelu(x, np.float32(0.125)), "PReLU 0.125"),
+        (lambda x: ops.adaptive_avg_pool(x, whole(2, 2)), "AdaptiveAvgPool"),
+        (lambda x: ops.tile(x, whole(1, 1, 2, 1)), "Tile"),
+    ],
+)
+def test_what_nobody_knows_is_opaque(build: Any, what: str, tmp_path: Path) -> None:
+    assert reading.unknown(read_graph(saved(build, tmp_path / "net.xml"))) == [what]
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "size"),
+    [
+        ([1, 3, 8, 8], "NCHW", 8),
+        ([-1, 8, 8, 3], "NHWC", 8),
+        ([-1, 3, -1, -1], "NCHW", 224),
+        ([-1, 3, openvino.Dimension(8, 64), -1], "NCHW", 224),
+    ],
+)
+def test_layout_and_size_are_the_file_s(shape: Any, layout: str, size: int, tmp_path: Path) -> None:
+    own = openvino.PartialShape(shape)
+    graph = read_graph(saved(ops.relu, tmp_path / "net.xml", own))
+    assert (graph.layout, graph.image_size) == (layout, size)
+
+
+def test_of_several_results_the_logits_are_taken(tmp_path: Path) -> None:
+    def build(x: Any) -> Any:
+        named = ops.result(ops.negative(x))
+        named.set_friendly_name("logits")
+        return [ops.result(ops.relu(x)), named, ops.result(ops.shape_of(x))]
+
+    graph = read_graph(saved(build, tmp_path / "net.xml"))
+    assert graph.nodes[graph.outputs[0]].attrs["op"] == "neg"
+    assert graph.remarks[0].startswith("of its 2 outputs")  # a shape is none
+
+
+# Networks of ours, as they are exported.
+
+
+@pytest.fixture(scope="module")
+def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("torch")
+    return exported("torchvision/resnet18", "torch", False, tmp_path_factory.mktemp("net"))
+
+
+def exported(name: str, writer: str, fold: bool, folder: Path) -> Path:
+    """The miniature of a preset, with probe weights."""
+    spec, path = miniature(get_spec(name)), folder / "net.xml"
+    package = load_package(get_framework(writer))
+    model = package.build(spec, dtype="float32")
+    package.load_weights(model, probe_weights(spec, 1, "float32"))
+    exporter = importlib.import_module(f"{package.__name__}.export")
+    size = side(spec)
+    exporter.export(package.fold(model) if fold else model, path, "openvino", (size, size))
+    return path
+
+
+def identified(path: Path, name: str, size: int = 64) -> Identified:
+    return identify_graph(file_reader(path), size, miniature(get_spec(name)))
+
+
+def test_norms_are_kept_and_weights_are_the_same_bit_by_bit(resnet18: Path) -> None:
+    spec = miniature(get_spec("torchvision/resnet18"))
+    found = identified(resnet18, "torchvision/resnet18")
+    assert (found.verdict, found.departures, found.recognised) == (SAME_MODEL, [], True)
+    own = probe_weights(spec, 1, "float32")
+    assert set(found.weights) == set(own)
+    assert all(np.array_equal(found.weights[name], own[name]) for name in own)
+    graph = read_graph(resnet18)
+    assert {"stem.conv1.weight", "stages.0.blocks.0.norm1.running_var"} <= reading.names(graph)
+
+
+def test_a_folded_file_is_the_same_function(resnet18: Path, tmp_path: Path) -> None:
+    """By OpenVINO's own passes, as `openvino.convert_model` runs them."""
+    from openvino._offline_transformations import apply_moc_transformations
+
+    model = openvino.Core().read_model(resnet18)
+    apply_moc_transformations(model, cf=False, smart_reshape=True)
+    path = tmp_path / "folded.xml"
+    openvino.save_model(model, path, compress_to_fp16=False)
+    assert "BatchNormInference" not in re.findall(r'type="(\w+)"', path.read_text())
+    found = identified(path, "torchvision/resnet18")
+    assert (found.verdict, found.departures) == (SAME_FUNCTION, [])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "by", "what"),
+    [
+        (r'epsilon="[^"]*"', 'epsilon="0.001"', "eps"),
+        (r'type="ReLU"', 'type="Sigmoid"', "operator"),
+        (r'(type="MaxPool".*\n.*)pads_begin="1, 1"', r'\1pads_begin="0, 0"', "padding"),
+        (r'(type="ReduceM)ean"', r'\1ax"', "pool"),
+        (r'strides="1, 1"', 'strides="2, 2"', "stride"),
+    ],
+)
+def test_a_planted_change_is_named(
+    pattern: str, by: str, what: str, resnet18: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.xml"
+    text, count = re.subn(pattern, by, resnet18.read_text(), count=1)
+    assert count == 1
+    path.write_text(text)
+    path.with_suffix(".bin").write_bytes(resnet18.with_suffix(".bin").read_bytes())
+    found = identified(path, "torchvision/resnet18")
+    assert found.verdict == DEPARTS
+    assert what in [departure.what for departure in found.departures]
+
+
+# Of a folded network, a bias and a scale next to each other have many readings.
+UNREAD = ("ablation/resnet110_scale_0.5_1", "he/plain18", "ablation/resnet110_scale_0.5_0.5")
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("writer", ["torch", "keras:tensorflow"])
+@pytest.mark.parametrize("name", [in_zoo(name) for name in COVERING])
+def test_every_kind_of_structure(name: str, writer: str, fold: bool, tmp_path: Path) -> None:
+    if get_framework(writer).missing:
+        pytest.skip(f"{writer} not installed")
+    spec = miniature(get_spec(name))
+    wanted = Wanted(KINDS["openvino"], writer, "float32", side(spec), fold)
+    path = exported(name, writer, fold, tmp_path)
+    assert reading.unknown(file_reader(path)(side(spec))) == []
+    found = identify_graph(file_reader(path), side(spec), expected_spec(spec, wanted))
+    own = probe_weights(spec, 1, "float32")
+    back = judged(found.to_dict(), found.weights, spec, own, wanted)
+    assert back.passed, back
+    unread = fold and back.same_spec is None and name in UNREAD
+    assert back.equal == back.tensors > 0 or wanted.folds or unread, back
