@@ -28,7 +28,7 @@ from shared.naming.names import foreign_names
 from shared.naming.schemes import FORMATS
 from shared.weights.canonical import FORMAT
 from shared.weights.files import write_tensors
-from tests.formats import onnx_files, tensorflow_files
+from tests.formats import onnx_files, openvino_files, tensorflow_files
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -328,6 +328,10 @@ def npy(folder: Path) -> Path:
     return folder / "net.npy"
 
 
+def openvino(folder: Path) -> Path:
+    return openvino_files.small().write(folder / "net.xml")
+
+
 def tensorflow(folder: Path) -> Path:
     """A TensorFlow checkpoint in a folder of its own."""
     path = folder / "ckpt"
@@ -369,6 +373,7 @@ SEEDS: dict[str, Callable[[Path], Path]] = {
     "tensorflow-old": _file("model.ckpt", lambda: tensorflow_files.old(weights())),
     "saved-model": saved_model,
     "onnx": _file("net.onnx", lambda: onnx_files.network(weights())),
+    "openvino": openvino,
 }
 
 SANDBOXED = ("weights-h5", "orbax")  # one of each reader that works in a process of its own

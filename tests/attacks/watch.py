@@ -142,12 +142,19 @@ class Guard:
 
 
 def attempt(path: Path) -> tuple[str, str]:
-    """Open a checkpoint and read all of it."""
+    """Open a checkpoint and read all of it; of what is a network alone, its graph."""
     from shared.errors import RosettaError
     from shared.formats.checkpoint import open_checkpoint
+    from shared.graphs.files.openvino_file import read_graph
+    from shared.graphs.normal import normalise
 
     try:
         leaked = False
+        if path.suffix == ".xml":
+            graph = read_graph(path)
+            normalise(graph)
+            values = [node.value.tobytes() for node in graph.nodes if node.value is not None]
+            return ("leaked" if any(SECRET in value for value in values) else "read"), ""
         for _, array in open_checkpoint(path).arrays():
             leaked = leaked or SECRET in array.tobytes()
     except RosettaError as error:
@@ -196,8 +203,6 @@ def _watched(path: Path, guard: Guard) -> Outcome:
 
 def serve(warm: list[Path]) -> None:
     """Import what any reader needs, then open what comes in."""
-    import shared.formats.containers.keras_file
-    import shared.formats.containers.orbax_folder  # noqa: F401 - both read in processes of their own
 
     tempfile.gettempdir()  # which tries it out, once
     for path in warm:

@@ -67,9 +67,9 @@ class Network:
 WINDOW = {"strides": "1, 1", "dilations": "1, 1", "pads_begin": "1, 1", "pads_end": "1, 1"}
 
 
-def small(shape: str = "?,3,16,16", **lies: str) -> Network:
+def small(images: str = "?,3,16,16", **lies: str) -> Network:
     """A convolution, a norm and a ReLU; `lies` are about the kernel."""
-    rng, net = np.random.default_rng(0), Network(shape)
+    rng, net = np.random.default_rng(0), Network(images)
     kernel = net.const(rng.normal(size=(4, 3, 3, 3)).astype(np.float32), "stem.weight", **lies)
     x = net.add("Convolution", net.image, kernel, name="stem", auto_pad="explicit", **WINDOW)
     vectors = [

@@ -5,6 +5,7 @@ computes, and which ResNet a file has is said with its weights bit by bit.
 from __future__ import annotations
 
 import importlib
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +20,13 @@ from openvino import opset14
 
 from shared import get_spec, probe_weights
 from shared.architecture.presets import miniature
+from shared.errors import CheckpointError
 from shared.frameworks.exported.kinds import KINDS, Wanted
 from shared.frameworks.exported.read_back import expected_spec, judged
 from shared.frameworks.readers import file_reader
 from shared.frameworks.registry import get_framework, load_package
 from shared.graphs.files.openvino_file import read_graph
+from shared.graphs.normal import normalise
 from shared.graphs.verdict import DEPARTS, SAME_FUNCTION, SAME_MODEL, Identified, identify_graph
 from tests.graphs import reading
 from tests.graphs.presets import side
@@ -211,6 +214,41 @@ def test_of_several_results_the_logits_are_taken(tmp_path: Path) -> None:
     graph = read_graph(saved(build, tmp_path / "net.xml"))
     assert graph.nodes[graph.outputs[0]].attrs["op"] == "neg"
     assert graph.remarks[0].startswith("of its 2 outputs")  # a shape is none
+
+
+# Files that say anything.
+
+ODD = ("", "0", "-1", "1", "2", "7", "65536", "9" * 18, "9" * 400, "1e308", "nan", "inf", "x", "é")
+ODD_LISTS = ("0, 0", "-1, -1", "1", "99999999, 99999999", "1, 1, 1", "0, 1, 2, 3", "2,x", "?,?,?,?")
+
+
+def mutant(text: str, rng: random.Random) -> str:
+    """With one to three attributes changed, of operators, ports and edges alike."""
+    for _ in range(rng.randint(1, 3)):
+        found = rng.choice(list(re.finditer(r'="([^"]*)"', text)))
+        others = rng.choice([ODD, ODD_LISTS, (found[1] + "0", found[1][:-1])])
+        text = f'{text[: found.start()]}="{rng.choice(others)}"{text[found.end() :]}'
+    return text
+
+
+@pytest.mark.parametrize("rounds", [2, in_zoo(60)])
+def test_attributes_may_be_anything(rounds: int, tmp_path: Path) -> None:
+    """A file is refused in one line, or read as a graph that can be normalised."""
+    refusals = []
+    for k, build in enumerate(ONE.values()):
+        path = saved(build, tmp_path / "net.xml")
+        text = path.read_text()
+        for number in range(rounds):
+            path.write_text(mutant(text, random.Random(f"{k} {number}")))  # noqa: S311
+            try:
+                normalise(read_graph(path, 9))
+            except CheckpointError as error:
+                refusals.append(str(error))
+    for said in refusals:
+        assert said.startswith(str(path.with_suffix("")))
+        assert said.isprintable()
+        assert len(said) < 1000
+    assert 0.2 < len(refusals) / (rounds * len(ONE)) < 0.8
 
 
 # Networks of ours, as they are exported.

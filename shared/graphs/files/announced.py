@@ -31,7 +31,9 @@ class Announced:
         if not dims:
             return cls("NCHW", dict.fromkeys("NCHW", 0))
         if len(dims) != 4:
-            raise CheckpointError(f"its input {shown(name)} has the shape {dims}; images have 4")
+            raise CheckpointError(
+                f"its input {shown(name)} has {len(dims)} dimensions; images have 4"
+            )
         last = dims[3] in _CHANNELS and dims[1] not in _CHANNELS
         layout = "NHWC" if last else "NCHW"
         return cls(layout, {axis: max(dims[k], 0) for k, axis in enumerate(layout)})

@@ -38,7 +38,7 @@ class Emitter:
         id = self.graph.add(prim, *ins, where=where, line=line, **attrs)
         try:
             self.shape(id)
-        except (ValueError, IndexError, KeyError, TypeError) as error:
+        except (ValueError, IndexError, KeyError, TypeError, ArithmeticError) as error:
             del self.graph.nodes[id:]
             raise Unknown(f"{prim}: {error}") from None
         return id
@@ -93,7 +93,7 @@ class Emitter:
             return None
         try:
             return np.asarray(evaluate(node, given))
-        except (NoMeaning, ValueError, IndexError, TypeError):
+        except (NoMeaning, ValueError, IndexError, TypeError, ArithmeticError):
             return None
 
     def reshape(self, id: int, shape: Sequence[int], **place: str) -> int:

@@ -55,7 +55,7 @@ class OpenVinoReader(NodeEmitter):
             for id in range(before, len(self.graph.nodes)):
                 self._bounded(id)
             return outs
-        except (KeyError, Unknown, ValueError, IndexError, TypeError, OverflowError) as error:
+        except (KeyError, Unknown, ValueError, IndexError, TypeError, ArithmeticError) as error:
             if isinstance(error, CheckpointError):  # a ValueError, too
                 raise
             return [self.graph.opaque(layer.type, ins, None, where=layer.name)]

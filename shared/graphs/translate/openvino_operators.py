@@ -122,6 +122,8 @@ def _window(
         raise Unknown(f"{len(kernel)} dimensions")
     sizes = emit.sized(id)[2:]
     strides = tuple(node.integers("strides")) or (1, 1)
+    if min(*kernel, *strides, *dilation) < 1 or len(strides) != 2:
+        raise Unknown("a window without a size")
     auto = node.text("auto_pad", "explicit").lower()
     pads: Pads
     if auto in ("same_upper", "same_lower"):
