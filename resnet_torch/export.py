@@ -106,6 +106,10 @@ def _openvino(program: ExportedProgram, path: Path) -> None:
         frontend = FrontEndManager().load_by_framework("pytorch")
         decoder = TorchFXPythonDecoder.from_exported_program(program)
         model = frontend.convert(frontend.load(decoder))
+    (images,) = (n for n in program.graph.nodes if n.name in program.graph_signature.user_inputs)
+    shape = [n if isinstance(n, int) else -1 for n in images.meta["val"].shape]
+    model.inputs[0].get_node().set_partial_shape(openvino.PartialShape(shape))
+    model.validate_nodes_and_infer_types()
     model.inputs[0].set_names({IMAGES})
     model.outputs[0].set_names({OUTPUT})
     own = {name.replace(".", "_"): name for name in program.state_dict}

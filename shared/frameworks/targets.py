@@ -43,7 +43,7 @@ def checked(target: str, folder: Path) -> str:
                 f"{target}: no such file or folder; a model is python:FILE.py:NAME, "
                 "python:package.module:NAME, or a file such as model.onnx"
             )
-        return str(path.resolve())
+        return str(path.absolute())  # a link keeps its name, which says what the file is
     place, separator, name = target.removeprefix(PREFIX).rpartition(":")
     if not separator or not place or not name.isidentifier():
         raise FrameworkError(

@@ -21,10 +21,12 @@ from openvino import opset14
 from shared import get_spec, probe_weights
 from shared.architecture.presets import miniature
 from shared.errors import CheckpointError
+from shared.formats.checkpoint import open_checkpoint
 from shared.frameworks.exported.kinds import KINDS, Wanted
 from shared.frameworks.exported.read_back import expected_spec, judged
 from shared.frameworks.readers import file_reader
 from shared.frameworks.registry import get_framework, load_package
+from shared.frameworks.targets import checked
 from shared.graphs.files.openvino_file import read_graph
 from shared.graphs.normal import normalise
 from shared.graphs.verdict import DEPARTS, SAME_FUNCTION, SAME_MODEL, Identified, identify_graph
@@ -184,6 +186,11 @@ def test_halves_are_widened(tmp_path: Path) -> None:
         (lambda x: ops.prelu(x, np.float32(0.125)), "PReLU 0.125"),
         (lambda x: ops.adaptive_avg_pool(x, whole(2, 2)), "AdaptiveAvgPool"),
         (lambda x: ops.tile(x, whole(1, 1, 2, 1)), "Tile"),
+        # OpenVINO divides by the window; PyTorch, of which this is converted, by what is padded.
+        (
+            lambda x: opset14.avg_pool(x, [2, 2], [1, 1], [0, 0], [3, 3], False, "ceil_torch"),
+            "AvgPool that counts pixels beyond its padding",
+        ),
     ],
 )
 def test_what_nobody_knows_is_opaque(build: Any, what: str, tmp_path: Path) -> None:
@@ -196,13 +203,44 @@ def test_what_nobody_knows_is_opaque(build: Any, what: str, tmp_path: Path) -> N
         ([1, 3, 8, 8], "NCHW", 8),
         ([-1, 8, 8, 3], "NHWC", 8),
         ([-1, 3, -1, -1], "NCHW", 224),
+        ([-1, -1, -1, -1], "NCHW", 224),
+        (None, "NCHW", 224),
         ([-1, 3, openvino.Dimension(8, 64), -1], "NCHW", 224),
     ],
 )
 def test_layout_and_size_are_the_file_s(shape: Any, layout: str, size: int, tmp_path: Path) -> None:
-    own = openvino.PartialShape(shape)
+    own = openvino.PartialShape.dynamic() if shape is None else openvino.PartialShape(shape)
     graph = read_graph(saved(ops.relu, tmp_path / "net.xml", own))
     assert (graph.layout, graph.image_size) == (layout, size)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_that_the_file_leaves_open_are_the_kernel_s(channels: int, tmp_path: Path) -> None:
+    def build(x: Any) -> Any:
+        return ops.convolution(x, numbers(5, channels, 3, 3), [1, 1], [1, 1], [1, 1], [1, 1])
+
+    graph = read_graph(saved(build, tmp_path / "net.xml", openvino.PartialShape([-1] * 4)))
+    assert graph.nodes[0].attrs["shape"] == (2, channels, 32, 32)
+    assert reading.unknown(graph) == []
+
+
+def test_files_of_a_hub_are_links_to_others(tmp_path: Path) -> None:
+    """The network and its weights, each under its own digest, in a folder of blobs."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    path = saved(ONE["Convolution"], tmp_path / "net.xml")
+    for k, part in enumerate((path, path.with_suffix(".bin"))):
+        part.rename(blobs / str(k))
+        (snapshot / part.name).symlink_to(f"../../blobs/{k}")
+    target = checked("net.xml", snapshot)
+    assert reading.unknown(file_reader(Path(target))(9)) == []
+
+
+def test_where_a_checkpoint_is_wanted_the_way_is_named(tmp_path: Path) -> None:
+    path = saved(ONE["Convolution"], tmp_path / "net.xml")
+    with pytest.raises(CheckpointError, match="identify TARGET -o WEIGHTS"):
+        open_checkpoint(path)
 
 
 def test_of_several_results_the_logits_are_taken(tmp_path: Path) -> None:

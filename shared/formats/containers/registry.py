@@ -57,6 +57,7 @@ def _read_only(
     return Container(name, title, module, suffixes, writer="", dtypes=(), **options)
 
 
+EXPORTED = (".xml", ".stablehlo")  # which are read as graphs
 NUMPY_ONLY = ("float64", "float32", "float16")
 
 CONTAINERS: dict[str, Container] = {
@@ -167,6 +168,11 @@ def _detect(path: Path) -> Container:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     named, found = by_suffix(path), _by_content(path, start)
+    if found is None and path.suffix in EXPORTED:
+        raise CheckpointError(
+            f"{path}: an exported network is no checkpoint; `rosetta identify TARGET -o WEIGHTS` "
+            "says which ResNet it is, and writes its weights"
+        )
     if found is None:
         known = ", ".join(suffix for c in CONTAINERS.values() for suffix in c.suffixes)
         raise CheckpointError(

@@ -45,26 +45,42 @@ class Announced:
 
 
 def read_announced(
-    read: Callable[[int, int], RawGraph], announced: Announced, image_size: int | None
+    read: Callable[[list[int], int], RawGraph], announced: Announced, image_size: int | None
 ) -> RawGraph:
-    """The graph that `read` makes for a size of images and a batch, with its numbers.
+    """The graph that `read` makes for a shape of a batch of images and their size, with its
+    numbers.
 
     By default the size is the file's own, 224 where it has none, or 32 where the first convolution
     has stride 1. Raises what `read` does.
     """
     sizes = announced.sizes
     size = image_size or sizes["H"] or choices.LARGE
-    graph = read(size, BATCH)
+    graph = read(announced.shape(size, BATCH), size)
+    if not sizes["C"]:
+        graph, announced = _with_channels(read, announced, size, graph)
     if image_size is None and not sizes["H"] and choices.is_for_small_images(graph):
         size = choices.SMALL
-        graph = read(size, BATCH)
+        graph = read(announced.shape(size, BATCH), size)
     batch = BATCH
     if sizes["N"] not in (0, BATCH) and _misfits(graph, BATCH):
         # An exporter may have written the number of images into shapes.
-        own = read(size, sizes["N"])
+        own = read(announced.shape(size, sizes["N"]), size)
         if _misfits(own, sizes["N"]) < _misfits(graph, BATCH):
             graph, batch = own, sizes["N"]
-    return in_numpy.computed(graph, lambda size: read(size, batch), batch)
+    return in_numpy.computed(graph, lambda n: read(announced.shape(n, batch), n), batch)
+
+
+def _with_channels(
+    read: Callable[[list[int], int], RawGraph], announced: Announced, size: int, graph: RawGraph
+) -> tuple[RawGraph, Announced]:
+    """With so many channels that the operators fit each other; three where they do."""
+    best = _misfits(graph, BATCH)
+    for channels in _CHANNELS if best else ():
+        other = Announced(announced.layout, announced.sizes | {"C": channels})
+        found = read(other.shape(size, BATCH), size)
+        if _misfits(found, BATCH) < best:
+            graph, announced, best = found, other, _misfits(found, BATCH)
+    return graph, announced
 
 
 def _misfits(graph: RawGraph, batch: int) -> int:

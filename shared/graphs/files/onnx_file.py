@@ -52,8 +52,7 @@ def _read(model: Record, folder: Path, image_size: int | None) -> RawGraph:
     dims = [dim.dim_value for dim in tensor.shape.dim] if tensor and tensor.shape else []
     announced = Announced.of(images.name, dims)
 
-    def read(size: int, batch: int) -> RawGraph:
-        shape = announced.shape(size, batch)
+    def read(shape: list[int], size: int) -> RawGraph:
         return _graph(model, folder, images.name, shape, announced.layout, size)
 
     return read_announced(read, announced, image_size)

@@ -49,10 +49,10 @@ def _read(layers: list[Layer], weights: Weights, image_size: int | None) -> RawG
     images = (shaped or given)[0]
     announced = Announced.of(images.name, _free_dims(images))
 
-    def read(size: int, batch: int) -> RawGraph:
+    def read(shape: list[int], size: int) -> RawGraph:
         graph = RawGraph("openvino", size, announced.layout, "float64")
         reader = OpenVinoReader(graph, weights.array)
-        image = graph.input(announced.shape(size, batch), images.name)
+        image = graph.input(shape, images.name)
         values: dict[Port, int] = {(images.id, port): image for port in images.outputs}
         reader.run(layers, values)
         graph.outputs = _outputs(reader, layers, values)

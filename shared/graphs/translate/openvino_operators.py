@@ -172,7 +172,12 @@ def _pool(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
     if common.pop("dilation") != (1, 1):
         raise Unknown("a dilated average pool")
     count = not node.flag("exclude-pad")
-    return [emit.add("avgpool", x, count_pad=count, counted=counted, divisor=None, **common)]
+    y = emit.add("avgpool", x, count_pad=count, counted=counted, divisor=None, **common)
+    if count and how["pads"] != counted:
+        # OpenVINO counts what lies beyond the padding, too; PyTorch, which it converts, does not.
+        what = "AvgPool that counts pixels beyond its padding"
+        return [emit.graph.opaque(what, ins, emit.shape(y), **node.place)]
+    return [y]
 
 
 def _whole(sizes: Sequence[int], kernel: Sequence[int], how: dict[str, Any], pads: Pads) -> Pads:
