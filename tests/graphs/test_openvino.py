@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 openvino = pytest.importorskip("openvino")
+from openvino import opset1, opset14
 from openvino import opset13 as ops
-from openvino import opset14
 
 from shared import get_spec, probe_weights
 from shared.architecture.presets import miniature
@@ -98,6 +98,9 @@ ONE: dict[str, Callable[[Any], Any]] = {
     "AdaptiveAvgPool": lambda x: ops.adaptive_avg_pool(x, whole(3, 3)),
     "AdaptiveAvgPool, to one": lambda x: ops.adaptive_avg_pool(x, whole(1, 1)),
     "BatchNormInference": lambda x: ops.batch_norm_inference(x, *VECTORS, 1e-3),
+    "BatchNormInference, opset 1": lambda x: opset1.batch_norm_inference(x, *VECTORS, 1e-3),
+    "AvgPool, opset 1": pool(opset1.avg_pool, exclude_pad=True, rounding_type="ceil"),
+    "MaxPool, opset 1": pool(opset1.max_pool),
     "GroupNormalization": lambda x: ops.group_normalization(x, VECTORS[0], VECTORS[1], 2, 1e-3),
     "MVN": lambda x: ops.mvn(x, whole(2, 3), True, 1e-3, "inside_sqrt"),
     "MVN, outside": lambda x: ops.mvn(x, whole(1, -1), True, 1e-3, "outside_sqrt"),
@@ -336,6 +339,23 @@ def test_a_folded_file_is_the_same_function(resnet18: Path, tmp_path: Path) -> N
     assert "BatchNormInference" not in re.findall(r'type="(\w+)"', path.read_text())
     found = identified(path, "torchvision/resnet18")
     assert (found.verdict, found.departures) == (SAME_FUNCTION, [])
+
+
+def test_preprocessing_in_the_file_is_named(resnet18: Path, tmp_path: Path) -> None:
+    """Pixels in bytes, NHWC, as OpenVINO's own preprocessing puts it in front; and halves."""
+    from openvino.preprocess import PrePostProcessor
+
+    steps = PrePostProcessor(openvino.Core().read_model(resnet18))
+    steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    steps.input().model().set_layout(openvino.Layout("NCHW"))
+    made = steps.input().preprocess().convert_element_type(openvino.Type.f32)
+    made.mean([123.675, 116.28, 103.53]).scale([58.395, 57.12, 57.375])
+    path = tmp_path / "prepared.xml"
+    openvino.save_model(steps.build(), path)
+    found = identified(path, "torchvision/resnet18")
+    assert (found.verdict, found.departures, found.recognised) == (SAME_MODEL, [], True)
+    assert len(found.surroundings) == 1
+    assert found.surroundings[0].startswith("before the stem: x * [0.0171")
 
 
 @pytest.mark.parametrize(
