@@ -87,10 +87,11 @@ class Map(NamedTuple):
     def without_factor(self, constants: Constants) -> tuple[Map, float] | None:
         """What comes before a last multiplication by a number, and that number."""
         scale, shift = self
-        if scale is None or shift is None or not scale.op == shift.op == "mul":
+        if scale is None or shift is None or shift.op != "mul":
             return None
-        (before, factor), (shift_before, same) = scale.args, shift.args
-        if factor is not same or any(constants.is_parameter(i) for i in factor.constants()):
+        shift_before, factor = shift.args
+        before, last = scale.args if scale.op == "mul" else (None, scale)
+        if factor is not last or any(constants.is_parameter(i) for i in factor.constants()):
             return None
         numbers = np.unique(factor.value(constants))
         return (Map(before, shift_before), float(numbers[0])) if numbers.size == 1 else None

@@ -162,20 +162,24 @@ class State:
         norm = found.batch_norm(can_have_bias and node.op == "Conv")
         if norm is not None:
             return self._batch_norm(act, node, norm)
-        return self._norm_times(act, node) or self._numbers(act, node, found, can_have_bias)
+        return self._times(act, node) or self._numbers(act, node, found, can_have_bias)
 
-    def _norm_times(self, act: Act, node: Node) -> int | None:
-        """A batch norm whose result is multiplied by a number."""
+    def _times(self, act: Act, node: Node) -> int | None:
+        """A batch norm, or a convolution with a bias, whose result is multiplied by a number."""
         parts = act.how.without_factor(self.constants)
         if parts is None:
             return None
         how, factor = parts
         found = Recogniser(self.constants, self.rng, node.channels, how)
         can_have_bias = node.op == "Conv" and "bias" not in node.tensors
-        norm = found.batch_norm(can_have_bias)
-        if norm is None:
-            return None
-        i = self._batch_norm(act, node, norm)
+        if can_have_bias and found.is_bias():
+            self.put(node, "bias", found.vectors[0])
+            i = node.id
+        else:
+            norm = found.batch_norm(can_have_bias)
+            if norm is None:
+                return None
+            i = self._batch_norm(act, node, norm)
         return self.new("Scale", [i], act.raw, node.size, {"scale": factor, "shift": 0.0}).id
 
     def _scaled(self, act: Act, node: Node) -> int:

@@ -240,6 +240,20 @@ def test_files_of_a_hub_are_links_to_others(tmp_path: Path) -> None:
     assert reading.unknown(file_reader(Path(target))(9)) == []
 
 
+@pytest.mark.parametrize("factor", [0.5, 1.0])
+def test_a_bias_before_a_factor_is_the_convolution_s(factor: float, tmp_path: Path) -> None:
+    """As a folded norm in front of a scaled addition is."""
+    bias = numbers(1, 5, 1, 1)
+
+    def build(x: Any) -> Any:
+        return ops.multiply(ops.add(ONE["Convolution"](x), bias), np.float32(factor))
+
+    net = normalise(read_graph(saved(build, tmp_path / "net.xml")))
+    scale = [] if factor == 1 else ["Scale"]
+    assert [node.op for node in net.nodes] == ["Input", "Conv", *scale]
+    np.testing.assert_array_equal(net.nodes[1].tensors["bias"], bias.reshape(-1))
+
+
 def test_where_a_checkpoint_is_wanted_the_way_is_named(tmp_path: Path) -> None:
     path = saved(ONE["Convolution"], tmp_path / "net.xml")
     with pytest.raises(CheckpointError, match="identify TARGET -o WEIGHTS"):
@@ -381,10 +395,6 @@ def test_a_planted_change_is_named(
     assert what in [departure.what for departure in found.departures]
 
 
-# Of a folded network, a bias and a scale next to each other have many readings.
-UNREAD = ("ablation/resnet110_scale_0.5_1", "he/plain18", "ablation/resnet110_scale_0.5_0.5")
-
-
 @pytest.mark.parametrize("fold", [False, True])
 @pytest.mark.parametrize("writer", ["torch", "keras:tensorflow"])
 @pytest.mark.parametrize("name", [in_zoo(name) for name in COVERING])
@@ -399,5 +409,4 @@ def test_every_kind_of_structure(name: str, writer: str, fold: bool, tmp_path: P
     own = probe_weights(spec, 1, "float32")
     back = judged(found.to_dict(), found.weights, spec, own, wanted)
     assert back.passed, back
-    unread = fold and back.same_spec is None and name in UNREAD
-    assert back.equal == back.tensors > 0 or wanted.folds or unread, back
+    assert back.equal == back.tensors > 0 or wanted.folds, back

@@ -39,12 +39,12 @@ class OpenVinoReader(NodeEmitter):
                 values[layer.id, port] = outs[k]
 
     def _const(self, layer: Layer) -> list[int]:
-        name = tensor_name(layer)
-        value = self.constant(layer)
+        name, value = tensor_name(layer), self.constant(layer)
         if value is None:
             return [self.graph.opaque("constant", [], None, where=name)]
         where = name.rpartition(".")[0] or name.rpartition("/")[0]
-        return [self.graph.const(value, name, where)]
+        literal = value.size == 1 and name == layer.name and "." not in name
+        return [self.graph.const(value, None if literal else name, where)]
 
     def _node(self, layer: Layer, ins: list[int]) -> list[int]:
         before = len(self.graph.nodes)
