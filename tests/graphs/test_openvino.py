@@ -30,6 +30,7 @@ from shared.frameworks.targets import checked
 from shared.graphs.files.openvino_file import read_graph
 from shared.graphs.normal import normalise
 from shared.graphs.verdict import DEPARTS, SAME_FUNCTION, SAME_MODEL, Identified, identify_graph
+from tests.formats.openvino_files import small
 from tests.graphs import reading
 from tests.graphs.presets import side
 from tests.parity.structures import COVERING
@@ -238,6 +239,14 @@ def test_files_of_a_hub_are_links_to_others(tmp_path: Path) -> None:
         (snapshot / part.name).symlink_to(f"../../blobs/{k}")
     target = checked("net.xml", snapshot)
     assert reading.unknown(file_reader(Path(target))(9)) == []
+
+
+def test_results_of_one_name_are_two(tmp_path: Path) -> None:
+    net = small()
+    net.add("Result", net.image, name="output")
+    graph = read_graph(net.write(tmp_path / "net.xml"))
+    assert len(graph.outputs) == 2
+    assert graph.remarks[0].startswith("of its 2 outputs (output, output)")
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0])

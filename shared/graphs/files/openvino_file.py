@@ -66,14 +66,14 @@ def _outputs(reader: OpenVinoReader, layers: list[Layer], values: dict[Port, int
     shapes.
     """
     reached = reader.graph.reached()
-    results = {
-        layer.name: values[layer.reads[0]]
+    results = [
+        layer
         for layer in layers
         if layer.type == "Result" and layer.reads and values[layer.reads[0]] in reached
-    }
+    ]
     if not results:
         raise CheckpointError("it has no result that depends on the images")
-    names, ends = list(results), list(results.values())
+    names, ends = [layer.name for layer in results], [values[layer.reads[0]] for layer in results]
     k = choices.choose_output(names, [reader.shape(end) for end in ends], reader.graph)
     return [ends[k], *(end for j, end in enumerate(ends) if j != k)]
 
