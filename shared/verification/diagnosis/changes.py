@@ -48,8 +48,9 @@ def _other(a: Run, b: Run, name: str) -> bool:
     one, other = a.nodes[name], b.nodes[name]
     if a.port.altered.get(name) is not b.port.altered.get(name):
         return True
-    if one.op != other.op and effective(one.op, a.size(one)) != effective(other.op, a.size(one)):
+    op = b.op_in(a, other)
+    if one.op != op and effective(one.op, a.size(one)) != effective(op, a.size(one)):
         return True
-    if one.op.tensors().keys() != other.op.tensors().keys():
+    if one.op.tensors().keys() != op.tensors().keys():
         return True
     return not b.same_tensors(a, other)

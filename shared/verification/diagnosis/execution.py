@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -99,7 +99,7 @@ class Run:
                 and self.same_tensors(base, node)
                 and a.altered.get(name) is b.altered.get(name)
                 and not isinstance(node.op, other_mode)
-                and _same_op(node.op, other.op, base.known(node))
+                and _same_op(self.op_in(base, node), other.op, base.known(node))
             ):
                 clean.add(name)
                 if name in base.values:
@@ -122,10 +122,18 @@ class Run:
         return np.empty((0, *self._shapes[source]))
 
     def same_tensors(self, base: Run, node: Node) -> bool:
+        """A tensor that the base's network lacks is another one, but for a bias of zeros."""
         return all(
-            self.port.weights[f"{node.name}.{leaf}"] is base.port.weights[f"{node.name}.{leaf}"]
-            for leaf in node.op.tensors()
+            self.port.weights[f"{node.name}.{leaf}"] is base.port.weights.get(f"{node.name}.{leaf}")
+            for leaf in self.op_in(base, node).tensors()
         )
+
+    def op_in(self, base: Run, node: Node) -> Op:
+        """A node's operator, without a bias of zeros that the base's network does not have."""
+        name = f"{node.name}.bias"
+        if not isinstance(node.op, Conv) or not node.op.bias or name in base.port.weights:
+            return node.op
+        return node.op if self.port.weights[name].any() else replace(node.op, bias=False)
 
     def node_of(self, layer: str) -> str:
         return self._last if layer == OUTPUT else layer

@@ -70,7 +70,11 @@ TELLING = {
         "stages.1.blocks.1.relu_1: left out",
         "stages.2.blocks.1.join: the shortcut left out",
     ),
-    "torchvision/resnet50": ("block.stride_conv=1", "stages.1.blocks.0: strides in conv1"),
+    "torchvision/resnet50": (
+        "block.stride_conv=1",
+        "stages.1.blocks.0: strides in conv1",
+        "norm.folded=true",  # its convolutions have biases that those of the right one lack
+    ),
     "keras/resnet50v2": ("stem.pool_padding=symmetric", "block.stride_block=first"),
     "bit/r50x1": ("weight_std_eps=null", "norm.groups=2"),
     "cifar/resnet20": ("shortcut.zero_pad=tail",),
