@@ -4,6 +4,7 @@ state.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -221,24 +222,17 @@ def test_the_right_images_of_a_step_are_counted(side: Side) -> None:
     assert trainer.correct < len(images)
 
 
-RESUMED = [
-    ("adamw-kernels", "float32"),
-    ("nesterov", "float64"),
-    ("adam-decay", "bfloat16"),
-    in_zoo(("sgd", "float64")),
-    in_zoo(("sgd", "float32")),
-    in_zoo(("sgd", "bfloat16")),
-    in_zoo(("nesterov", "float32")),
-    in_zoo(("nesterov", "bfloat16")),
-    in_zoo(("adam-decay", "float64")),
-    in_zoo(("adam-decay", "float32")),
-    in_zoo(("adamw-kernels", "float64")),
-    in_zoo(("adamw-kernels", "bfloat16")),
-]
+RESUMED_BY = ("sgd", "nesterov", "adam-decay", "adamw-kernels")
+RESUMED = [*itertools.product(RESUMED_BY, ("float64", "float32", "bfloat16"), ("state", "files"))]
+# Each dtype, each slot and both ways.
+RESUMED_SHORT = (
+    ("adamw-kernels", "float32", "files"),
+    ("nesterov", "float64", "state"),
+    ("adam-decay", "bfloat16", "files"),
+)
 
 
-@pytest.mark.parametrize("way", ["state", "files"])
-@pytest.mark.parametrize(("name", "dtype"), RESUMED)
+@pytest.mark.parametrize(("name", "dtype", "way"), rest_in_zoo(RESUMED, RESUMED_SHORT))
 def test_training_goes_on_bit_for_bit(
     side: Side, name: str, dtype: str, way: str, tmp_path: Path
 ) -> None:

@@ -28,6 +28,9 @@ TALL = (
     "flax/resnet152",
     "cifar/resnet110",
 )
+from tests.probes import DISTINCT
+from tests.zoo import rest_in_zoo
+
 PRESETS = [name for name in list_presets() if sum(get_spec(name).depths) <= DEEP or name in TALL]
 
 
@@ -52,7 +55,7 @@ def archive_of(spec: ResNetSpec, form: str) -> Archive:
     return Archive(archive.container, archive.entries, metadata)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", rest_in_zoo(PRESETS, DISTINCT))
 def test_every_format_that_can_express_a_preset_names_it(preset: str) -> None:
     """Formats of other projects know the very function; our own names, which any network can have,
     the tensors.
