@@ -203,6 +203,8 @@ def _watched(path: Path, guard: Guard) -> Outcome:
 
 def serve(warm: list[Path]) -> None:
     """Import what any reader needs, then open what comes in."""
+    import shared.formats.containers.keras_file
+    import shared.formats.containers.orbax_folder  # noqa: F401 - both read in processes of their own
 
     tempfile.gettempdir()  # which tries it out, once
     for path in warm:
