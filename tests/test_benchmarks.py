@@ -21,6 +21,7 @@ from shared.architecture.plan import make_plan
 from shared.datasets import Batch
 from shared.frameworks.registry import FRAMEWORKS
 from shared.training.config import OptimizerConfig
+from tests.zoo import rest_in_zoo
 
 SGD = OptimizerConfig(momentum=0.9, weight_decay=1e-4)
 
@@ -60,7 +61,7 @@ def test_peers_have_as_many_parameters(framework: str, place: int) -> None:
     assert _trainable(framework, model) == make_plan(net.spec).params
 
 
-@pytest.mark.parametrize("framework", PEERS)
+@pytest.mark.parametrize("framework", rest_in_zoo(PEERS, ("torch",)))
 def test_peers_learn(framework: str) -> None:
     net = nets(framework, quick=True)[1]
     peer = _peer(framework)
@@ -139,6 +140,7 @@ def test_result_of_a_loop() -> None:
     assert result.added == pytest.approx(4.1 / 3.8 - 1)
 
 
+@pytest.mark.zoo
 def test_the_real_loop_is_measured() -> None:
     pytest.importorskip("torch")
     from rich.console import Console
