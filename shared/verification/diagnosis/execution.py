@@ -190,7 +190,7 @@ class Run:
         try:
             with np.errstate(all="ignore"):  # what is not finite is no explanation, and no news
                 value = function(node.op, tensors, *inputs)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             if not port.altered:
                 raise
             # Of another shape, or made for another operator: a changed network has others there.

@@ -129,6 +129,14 @@ def test_a_planted_mistake_is_named(preset: str, name: str) -> None:
         assert cause.set == " ".join(hypothesis.settings)
 
 
+def test_an_operator_of_a_layer_that_is_folded_away_is_impossible() -> None:
+    """And no error: the search puts any two changes together."""
+    base = right(small("torchvision/resnet50"))
+    names = ["stem.norm1: batch statistics", "norm.folded=true"]
+    with pytest.raises(SpecError, match="does not fit altered operators"):
+        Passes(with_mistakes(base, names)).get(f"{EVAL}/output")
+
+
 @pytest.mark.parametrize(("preset", "name"), SHORT)
 def test_the_short_run_names_the_very_mistake(preset: str, name: str) -> None:
     """With every layer there: also where it starts."""
