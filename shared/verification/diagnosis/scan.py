@@ -317,6 +317,23 @@ class Scan:
         wanted = (p for p in pairs if not p[0].set.keys() & p[1].set.keys())
         yield from self._explaining(itertools.islice(wanted, min(self._time_for, MANY_PAIRS)))
 
+    def pairs_of_images(self) -> Iterator[tuple[Hypothesis, Hypothesis]]:
+        """The same of one that arranges the pixels otherwise and one that changes their values, in
+        both orders: a preparation after the channels have changed places is another one.
+        """
+        images = np.sort(self.port.images, axis=None)
+        arranged, valued = [], []
+        for hypothesis in self.chosen:
+            if hypothesis.kind != "surroundings" or hypothesis.rank > 0:
+                continue
+            changed = hypothesis(self.port)
+            if changed is not None and changed.images is not self.port.images:
+                same = np.array_equal(np.sort(changed.images, axis=None), images)
+                (arranged if same else valued).append(hypothesis)
+        pairs = itertools.product(arranged, valued)
+        ordered = (p for pair in pairs for p in (pair, pair[::-1]))
+        yield from self._explaining(itertools.islice(ordered, self._time_for))
+
     def _explaining(
         self, pairs: Iterator[tuple[Hypothesis, Hypothesis]]
     ) -> Iterator[tuple[Hypothesis, Hypothesis]]:

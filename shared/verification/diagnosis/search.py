@@ -7,6 +7,7 @@ whose effects add up to the difference, and what comes behind those that explain
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 from shared.verification.diagnosis.measured import Measured
@@ -131,7 +132,7 @@ class Search(Measured):
             self.take_for(of_float32())
             return []
         if several:
-            for pair in scan.pairs_of_fields():
+            for pair in itertools.chain(scan.pairs_of_images(), scan.pairs_of_fields()):
                 return self._best_values(scan, pair)
             for stage in range(len(STAGES)):
                 most_likely = scan.worth(BEAM if stage < 2 else BEAM // 2)

@@ -176,6 +176,16 @@ def test_two_mistakes_are_both_named_from_outputs_alone(names: str) -> None:
     assert found.error_after <= found.limit
 
 
+@pytest.mark.zoo
+def test_a_preparation_before_the_channels_change_places_is_found() -> None:
+    """Neither is near to the images alone, and the two do not add up."""
+    preset, pair = "torchvision/resnet50", ("fashion-mnist for imagenet", "BGR")
+    found = diagnosed(pair, preset)
+    base = right(small(preset))
+    assert [c.what for c in found.causes] == [named(name, base.spec).what for name in pair]
+    assert found.error_after <= found.limit
+
+
 def test_three_mistakes_with_layers() -> None:
     names = [
         "BGR",
