@@ -322,7 +322,8 @@ class Scan:
         both orders: a preparation after the channels have changed places is another one.
         """
         images = np.sort(self.port.images, axis=None)
-        arranged, valued = [], []
+        arranged: list[Hypothesis] = []
+        valued: list[Hypothesis] = []
         for hypothesis in self.chosen:
             if hypothesis.kind != "surroundings" or hypothesis.rank > 0:
                 continue
