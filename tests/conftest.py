@@ -57,7 +57,6 @@ def pytest_collection_finish() -> None:
     """Leave alone what the imports made: looking through it for garbage took a tenth of a run."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
 
 
 def pytest_configure(config: pytest.Config) -> None:
