@@ -47,7 +47,7 @@ def inference(
     Args:
         compiler: "inductor" is `torch.compile` with `freezing`, on every device and in every dtype;
             it takes tens of seconds and a C++ compiler. "onednn" is a TorchScript program whose
-            operators oneDNN fuses, for float32 on a CPU: it takes a second, and is the faster one
+            operators oneDNN fuses, for float32 on a CPU: it needs no C++ compiler and is the faster
             there (docs/speed.md), but PyTorch calls TorchScript deprecated.
 
     Raises `FrameworkError` for "onednn" in another dtype or on another device, and for a compiler

@@ -57,11 +57,11 @@ def from_channels_last(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def transposed(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """A copy of `array.transpose(axes)`, two axes or more, in row-major order: two to four times as
-    fast as a plain one of a large kernel.
+    """A copy of `array.transpose(axes)`, two axes or more, in row-major order.
 
-    It is made tile by tile. Row by row, what a processor's cache line holds beside a value is gone
-    when it is needed, because values that follow each other lie so far apart.
+    It is made tile by tile, which is faster for a large kernel: row by row, what a processor's
+    cache line holds beside a value is gone when it is needed, because values that follow each
+    other lie so far apart.
     """
     turned = array.transpose(axes)
     rows, columns = sorted(range(turned.ndim), key=turned.shape.__getitem__)[-2:]

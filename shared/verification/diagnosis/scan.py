@@ -4,7 +4,6 @@ the likeliest and cheapest first. What is found is proved in float64 on all imag
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -18,6 +17,7 @@ from shared.errors import SpecError
 from shared.verification.diagnosis.effects import Effects
 from shared.verification.diagnosis.execution import cast
 from shared.verification.diagnosis.measured import Measured
+from shared.verification.diagnosis.pairs import Pair, of_fields, of_images, together
 from shared.verification.diagnosis.passes import Passes, check_of, one_image
 from shared.verification.diagnosis.ranking import MOST_OUTPUTS, in_order
 from shared.verification.hypotheses.hypothesis import Array, Hypothesis, Port
@@ -38,23 +38,6 @@ MACS_FOR_THE_REST = 2e11  # multiply-adds: some 15 seconds of one processor
 VALUES_OF_A_FIELD = 2  # that a second mistake is looked for behind
 PAIRS = 24  # that are run each time
 MANY_PAIRS = 800  # of fields
-# The fields whose changes do not add up.
-STRUCTURE = (
-    "strides",
-    "block.stride_block",
-    "block.padding",
-    "stem.pool_padding",
-    "dilate",
-    "block.stride_conv",
-    "depths",
-    "stem.padding",
-    "stem.convs",
-    "block.order",
-    "shortcut.projection",
-    "shortcut.pool",
-    "anti_alias",
-    "shortcut.preact",
-)
 # What the gradient knows least of, because all of a block changes.
 BLOCKS = re.compile(r"stages\.\d+\.blocks\.\d+ and stages\.\d+\.blocks\.\d+ exchanged")
 # A float32 search is enough where a mistake is so many times float32's own rounding.
@@ -299,49 +282,25 @@ class Scan:
         whole = self.single and len(change) > 1
         self._effects.add(hypothesis, change[self.index : self.index + 1] if whole else change)
 
-    def pairs(self) -> Iterator[tuple[Hypothesis, Hypothesis]]:
+    def pairs(self) -> Iterator[Pair]:
         """Those of what has been tried that together explain the key, the likeliest first."""
         if self._effects is not None:
             yield from self._explaining(self._effects.pairs(PAIRS))
 
-    def pairs_of_fields(self) -> Iterator[tuple[Hypothesis, Hypothesis]]:
-        """The same of two fields that say where a network strides and what its blocks are, as far
-        as there is time for it: two such changes do not add up.
+    def pairs_that_do_not_add_up(self) -> Iterator[Pair]:
+        """The same of preparations of the images and of fields of the network, as far as there is
+        time for them.
         """
-        different: dict[float, Hypothesis] = {}
-        for tried in self.tried:
-            if tried.hypothesis.set.keys() & set(STRUCTURE):
-                different.setdefault(round(tried.distance, 9), tried.hypothesis)
-        ordered = sorted(different.values(), key=lambda h: STRUCTURE.index(next(iter(h.set))))
-        pairs = itertools.combinations(ordered, 2)
-        wanted = (p for p in pairs if not p[0].set.keys() & p[1].set.keys())
-        yield from self._explaining(itertools.islice(wanted, min(self._time_for, MANY_PAIRS)))
+        tried = ((t.distance, t.hypothesis) for t in self.tried)
+        most = self._time_for
+        yield from self._explaining(itertools.islice(of_images(self.port, self.chosen), most))
+        yield from self._explaining(itertools.islice(of_fields(tried), min(most, MANY_PAIRS)))
 
-    def pairs_of_images(self) -> Iterator[tuple[Hypothesis, Hypothesis]]:
-        """The same of one that arranges the pixels otherwise and one that changes their values, in
-        both orders: a preparation after the channels have changed places is another one.
-        """
-        images = np.sort(self.port.images, axis=None)
-        arranged: list[Hypothesis] = []
-        valued: list[Hypothesis] = []
-        for hypothesis in self.chosen:
-            if hypothesis.kind != "surroundings" or hypothesis.rank > 0:
-                continue
-            changed = hypothesis(self.port)
-            if changed is not None and changed.images is not self.port.images:
-                same = np.array_equal(np.sort(changed.images, axis=None), images)
-                (arranged if same else valued).append(hypothesis)
-        pairs = itertools.product(arranged, valued)
-        ordered = (p for pair in pairs for p in (pair, pair[::-1]))
-        yield from self._explaining(itertools.islice(ordered, self._time_for))
-
-    def _explaining(
-        self, pairs: Iterator[tuple[Hypothesis, Hypothesis]]
-    ) -> Iterator[tuple[Hypothesis, Hypothesis]]:
+    def _explaining(self, pairs: Iterator[Pair]) -> Iterator[Pair]:
         effects, self._effects = self._effects, None  # no pair is a part of a pair
         try:
             for first, second in pairs:
-                both = _together(first, second)
+                both = together(first, second)
                 tried = self._try(both)
                 if (
                     tried is not None
@@ -445,18 +404,3 @@ class Scan:
                 kept.append(tried)
                 fields.append(field)
         return kept[:most]
-
-
-def _together(first: Hypothesis, second: Hypothesis) -> Hypothesis:
-    def change(port: Port) -> Port | None:
-        changed = first(port)
-        return None if changed is None else second(changed)
-
-    return dataclasses.replace(
-        first,
-        name=f"{first.name} + {second.name}",
-        what=f"{first.what} and {second.what}",
-        change=change,
-        set={**first.set, **second.set} if first.set and second.set else {},
-        whole_batch=first.whole_batch or second.whole_batch,
-    )

@@ -7,7 +7,6 @@ whose effects add up to the difference, and what comes behind those that explain
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 from shared.verification.diagnosis.measured import Measured
@@ -132,7 +131,7 @@ class Search(Measured):
             self.take_for(of_float32())
             return []
         if several:
-            for pair in itertools.chain(scan.pairs_of_images(), scan.pairs_of_fields()):
+            for pair in scan.pairs_that_do_not_add_up():
                 return self._best_values(scan, pair)
             for stage in range(len(STAGES)):
                 most_likely = scan.worth(BEAM if stage < 2 else BEAM // 2)
