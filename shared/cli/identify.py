@@ -34,8 +34,8 @@ def identify(
         str,
         typer.Argument(
             help="python:FILE.py:NAME or python:package.module:NAME, a model or a function "
-            "without arguments that makes one; a .onnx, .xml (OpenVINO), .pt2, TorchScript or "
-            ".keras file, or a SavedModel folder.",
+            "without arguments that makes one; a .onnx, .xml (OpenVINO), .tflite, .pt2, "
+            "TorchScript or .keras file, or a SavedModel folder.",
             metavar="TARGET",
         ),
     ],

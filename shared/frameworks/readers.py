@@ -69,6 +69,7 @@ def _load(module: str, extra: str) -> Any:
 FILES: dict[str, str] = {
     ".onnx": "shared.graphs.files.onnx_file",
     ".xml": "shared.graphs.files.openvino_file",
+    ".tflite": "shared.graphs.files.litert_file",
     ".keras": "shared.graphs.files.keras_archive",
     ".pb": "shared.graphs.files.saved_model",
 }

@@ -27,7 +27,7 @@ SHARE = 0.8  # of the free memory, that the user's code may take
 
 def is_target(text: str) -> bool:
     """Whether a command line's word names a model rather than a checkpoint or a preset."""
-    suffixes = (".pt2", ".onnx", ".xml", ".keras", ".stablehlo", ".pb", ".ts")
+    suffixes = (".pt2", ".onnx", ".xml", ".tflite", ".keras", ".stablehlo", ".pb", ".ts")
     return text.startswith(PREFIX) or text.endswith(suffixes)
 
 

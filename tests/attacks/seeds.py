@@ -28,7 +28,7 @@ from shared.naming.names import foreign_names
 from shared.naming.schemes import FORMATS
 from shared.weights.canonical import FORMAT
 from shared.weights.files import write_tensors
-from tests.formats import onnx_files, openvino_files, tensorflow_files
+from tests.formats import litert_files, onnx_files, openvino_files, tensorflow_files
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -374,6 +374,7 @@ SEEDS: dict[str, Callable[[Path], Path]] = {
     "saved-model": saved_model,
     "onnx": _file("net.onnx", lambda: onnx_files.network(weights())),
     "openvino": openvino,
+    "litert": _file("net.tflite", lambda: litert_files.small().bytes()),
 }
 
 SANDBOXED = ("weights-h5", "orbax")  # one of each reader that works in a process of its own

@@ -28,8 +28,8 @@ CHILDREN = (
     "cut-weights",
     "cut-keras",
 )  # read in a process of their own
-NETWORKS = "openvino"  # of which `convert` reads none
-CHEAP = [name for name in ATTACKS if not name.startswith((*CHILDREN, NETWORKS))]
+NETWORKS = ("openvino", "litert")  # of which `convert` reads none
+CHEAP = [name for name in ATTACKS if not name.startswith((*CHILDREN, *NETWORKS))]
 THIRD = CHEAP[::2] + [name for name in ATTACKS if name.startswith(CHILDREN)][::6]
 PROGRAMS = THIRD[::24]  # each starts an interpreter
 UNSPEAKABLE = "path-null-in-the-path"  # on a command line

@@ -145,13 +145,13 @@ def attempt(path: Path) -> tuple[str, str]:
     """Open a checkpoint and read all of it; of what is a network alone, its graph."""
     from shared.errors import RosettaError
     from shared.formats.checkpoint import open_checkpoint
-    from shared.graphs.files.openvino_file import read_graph
+    from shared.frameworks.readers import file_reader
     from shared.graphs.normal import normalise
 
     try:
         leaked = False
-        if path.suffix == ".xml":
-            graph = read_graph(path)
+        if path.suffix in (".xml", ".tflite"):
+            graph = file_reader(path)(None)
             normalise(graph)
             values = [node.value.tobytes() for node in graph.nodes if node.value is not None]
             return ("leaked" if any(SECRET in value for value in values) else "read"), ""

@@ -57,7 +57,7 @@ def _read_only(
     return Container(name, title, module, suffixes, writer="", dtypes=(), **options)
 
 
-EXPORTED = (".xml", ".stablehlo")  # which are read as graphs
+EXPORTED = (".xml", ".tflite", ".stablehlo")  # which are read as graphs
 NUMPY_ONLY = ("float64", "float32", "float16")
 
 CONTAINERS: dict[str, Container] = {

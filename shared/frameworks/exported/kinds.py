@@ -24,7 +24,6 @@ class Kind:
     requires: tuple[str, ...] = ()  # packages beside the framework's, to write and to run it
     extra: str = ""  # of `pip install resnet-rosetta[...]`, which has them
     companion: str = ""  # suffix of a second file, which the first one needs
-    readable: bool = True  # as a graph
     multiple: int = 1  # of the sides, where they are free
     needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # packages, by writer
     folds: Mapping[str, str] = field(default_factory=dict)  # who folds norms unasked, by writer
@@ -93,7 +92,6 @@ KINDS = {
             {"float32": ("LiteRT", "ai_edge_litert")},
             ("ai_edge_litert",),
             "litert",
-            readable=False,
             folds={"keras:tensorflow": "TensorFlow's converter"},
         ),
     )

@@ -7,7 +7,6 @@ runs.
 
 from __future__ import annotations
 
-import bisect
 import math
 import re
 from pathlib import Path
@@ -18,6 +17,7 @@ from shared.errors import CheckpointError, shown
 from shared.formats.containers import spans
 from shared.graphs.files.announced import Announced, read_announced
 from shared.graphs.files.openvino_xml import DTYPES, Layer, Port, parse
+from shared.graphs.files.pieces import Pieces
 from shared.graphs.primitives import Array, RawGraph
 from shared.graphs.translate import choices
 from shared.graphs.translate.openvino import OpenVinoReader
@@ -87,14 +87,10 @@ def _free_dims(layer: Layer) -> list[int]:
 
 
 class Weights:
-    """The `.bin` of a network: every constant lies in one piece of it, and equal ones may share
-    theirs; pieces that overlap otherwise are refused.
-    """
+    """The constants in the `.bin` of a network."""
 
     def __init__(self, path: Path):
-        self._path = path
-        self._starts: list[int] = []  # of the pieces, in their order
-        self._pieces: dict[int, Array] = {}  # by their starts, as bytes
+        self._pieces = Pieces(path.with_suffix(".bin"), path)
 
     def array(self, layer: Layer) -> Array | None:
         """The values of a Const; None: of a type that no weight has. Raises `CheckpointError`."""
@@ -113,28 +109,8 @@ class Weights:
             )
         if not nbytes:
             return np.zeros(shape, own)
-        raw = self._piece(layer.name, offset, nbytes)
+        raw = self._pieces.piece(layer.name, offset, nbytes)
         return (raw != 0 if own == np.bool_ else raw.view(own)).reshape(shape)
-
-    def _piece(self, name: str, offset: int, nbytes: int) -> Array:
-        at = bisect.bisect_right(self._starts, offset)
-        if at and self._starts[at - 1] == offset and len(self._pieces[offset]) == nbytes:
-            return self._pieces[offset]
-        before = self._starts[at - 1] if at else 0
-        end = before + len(self._pieces[before]) if at else 0
-        if offset < end or (at < len(self._starts) and self._starts[at] < offset + nbytes):
-            raise CheckpointError(f"the bytes of {shown(name)} are others' in part")
-        path = spans.own_file(self._path.with_suffix(".bin"), self._path.resolve().parent)
-        if offset + nbytes > (size := spans.file_size(path)):
-            raise CheckpointError(
-                f"{shown(name)} lies in bytes {offset} to {offset + nbytes} of {path.name}, which "
-                f"has {size}"
-            )
-        found = spans.empty((nbytes,), np.dtype(np.uint8), path)
-        spans.read_into(found, [spans.Span(path, offset, nbytes)])
-        self._starts.insert(at, offset)
-        self._pieces[offset] = found
-        return found
 
 
 def _size(layer: Layer, key: str, text: str) -> int:

@@ -172,3 +172,14 @@ def unsqueeze(emit: Emitter, x: int, axes: Sequence[int], **place: str) -> int:
     for d in sorted(d % rank for d in axes):
         own.insert(d, 1)
     return emit.reshape(x, own, **place)
+
+
+def tile(emit: Emitter, x: int, repeats: Sequence[int], **place: str) -> int:
+    """Of what has length 1 along the repeated axes; elsewhere one would be behind the other."""
+    own = emit.sized(x)
+    if len(repeats) != len(own):
+        raise Unknown("another number of axes")
+    if any(count > 1 and n > 1 for n, count in zip(own, repeats, strict=True)):
+        raise Unknown("an image side by side with itself")
+    shape = tuple(n * count for n, count in zip(own, repeats, strict=True))
+    return emit.add("broadcast", x, shape=shape, dims=None, **place)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from shared.formats.containers.archive import MAX_ELEMENTS
 from shared.graphs.meaning import NoMeaning, evaluate
 from shared.graphs.primitives import Array, RawGraph
 from shared.graphs.shapes import shape_of
@@ -63,6 +64,12 @@ class Emitter:
         if shape is None:
             raise Unknown("what stands before it has no known shape")
         return shape
+
+    def check_size(self, id: int) -> None:
+        """Raises `Unknown` for a result of a size that none has: a file may say anything."""
+        shape = self.shape(id) or ()
+        if any(n < 0 for n in shape) or math.prod(shape) > MAX_ELEMENTS:
+            raise Unknown(f"a result of {list(shape)}")
 
     def known(self, id: int) -> Array | None:
         """The value of a node that depends on small constants only; else None."""

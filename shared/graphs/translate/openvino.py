@@ -7,12 +7,10 @@ stands in `openvino_operators`.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 
 from shared.errors import CheckpointError
-from shared.formats.containers.archive import MAX_ELEMENTS
 from shared.graphs.files.openvino_xml import Layer, Port
 from shared.graphs.translate.emit import Unknown
 from shared.graphs.translate.openvino_node import Node, NodeEmitter
@@ -53,18 +51,12 @@ class OpenVinoReader(NodeEmitter):
                 raise Unknown(f"an operator of {layer.version}")
             outs = RULES[layer.type](self, Node(layer), ins)
             for id in range(before, len(self.graph.nodes)):
-                self._bounded(id)
+                self.check_size(id)
             return outs
         except (KeyError, Unknown, ValueError, IndexError, TypeError, ArithmeticError) as error:
             if isinstance(error, CheckpointError):  # a ValueError, too
                 raise
             return [self.graph.opaque(layer.type, ins, None, where=layer.name)]
-
-    def _bounded(self, id: int) -> None:
-        """Raises `Unknown` for a result of a size that none has: a file may say anything."""
-        shape = self.shape(id) or ()
-        if any(n < 0 for n in shape) or math.prod(shape) > MAX_ELEMENTS:
-            raise Unknown(f"a result of {list(shape)}")
 
 
 def tensor_name(layer: Layer) -> str:

@@ -121,15 +121,7 @@ def _broadcast(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
 
 
 def _tile(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
-    """Of what has length 1 along the repeated axes; elsewhere one behind the other."""
-    x, repeats = ins[0], emit.integers(ins[1])
-    if len(repeats) != len(emit.sized(x)):
-        raise Unknown("another number of axes")
-    for d, count in enumerate(repeats):
-        if count > 1 and emit.sized(x)[d] > 1:
-            raise Unknown("an image side by side with itself")
-    shape = tuple(n * count for n, count in zip(emit.sized(x), repeats, strict=True))
-    return [emit.add("broadcast", x, shape=shape, dims=None, **node.place)]
+    return [common.tile(emit, ins[0], emit.integers(ins[1]), **node.place)]
 
 
 def _range(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from shared.graphs.translate.common import masked_slice
+from shared.graphs.translate.common import masked_slice, tile
 from shared.graphs.translate.emit import Unknown
 from shared.graphs.translate.tensorflow_node import Node, NodeEmitter, Rule
 
@@ -140,6 +140,10 @@ def _fill(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
     return [emit.add("broadcast", value, shape=shape, dims=None, where=node.where)]
 
 
+def _tile(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
+    return [tile(emit, ins[0], emit.integers(ins[1]), where=node.where)]
+
+
 def _zeros_like(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
     fill = np.float32(node.op == "OnesLike")
     return [emit.graph.const(np.broadcast_to(fill, emit.sized(ins[0])))]
@@ -167,6 +171,7 @@ RULES: dict[str, Rule] = {
     "Slice": _slice,
     "Squeeze": _squeeze,
     "StridedSlice": _strided_slice,
+    "Tile": _tile,
     "Transpose": _transpose,
     "Unpack": _unpack,
 }

@@ -70,7 +70,8 @@ def _pads(emit: NodeEmitter, node: Node, id: int, window: Any, strides: Any, dil
 
 
 def _conv(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
-    x, kernel = ins
+    """LiteRT's convolutions, which come here, too, may have a bias."""
+    x, kernel, *bias = ins
     own, shape = emit.sized(x), emit.sized(kernel)
     channels = own[node.layout.index("C")]
     strides = node.sides(node.integers("strides"))
@@ -90,6 +91,7 @@ def _conv(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
         "conv",
         x,
         kernel,
+        *bias,
         strides=strides,
         pads=pads,
         dilation=dilation,

@@ -1,0 +1,99 @@
+"""A LiteRT network as primitives.
+
+The operators are those that `shared.graphs.files` has parsed. Shapes follow from one concrete
+image, whatever the file says of them. What each operator computes stands in `litert_operators`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from shared.errors import CheckpointError
+from shared.graphs.files.litert_model import DTYPES, Model, Operator, Tensor
+from shared.graphs.files.messages import Record
+from shared.graphs.primitives import Array, RawGraph, is_float
+from shared.graphs.translate.emit import Unknown
+from shared.graphs.translate.litert_operators import RULES, TENSORFLOW
+from shared.graphs.translate.tensorflow import SEE_TILES
+from shared.graphs.translate.tensorflow_node import Node, NodeEmitter
+
+
+class LiteRtReader(NodeEmitter):
+    """Appends a network's operators to a graph; `constant` reads the values of a tensor."""
+
+    def __init__(self, graph: RawGraph, model: Model, constant: Callable[[Tensor], Array | None]):
+        super().__init__(graph)
+        self._model, self._constant = model, constant
+
+    def run(self, values: dict[int, int]) -> None:
+        """Add what the operators compute to `values`, the nodes of tensors by their numbers."""
+        for operator in self._model.operators:
+            for k in operator.inputs:
+                if k >= 0 and k not in values:
+                    values[k] = self._stored(self._model.tensors[k])
+            outs = self._node(operator, values)
+            for j, k in enumerate(operator.outputs):
+                if j >= len(outs):
+                    outs.append(self._opaque(operator, values))
+                values[k] = outs[j]
+        for k in self._model.outputs:
+            if k not in values:
+                values[k] = self._stored(self._model.tensors[k])
+
+    def _stored(self, tensor: Tensor) -> int:
+        """A constant: floats have names, and single numbers and shapes have none."""
+        value = None if tensor.variable and not tensor.nbytes else self._constant(tensor)
+        if value is None:
+            what = "a variable" if tensor.variable else f"a constant of {tensor.type}"
+            return self.graph.opaque(what, [], None, where=tensor.name)
+        weight = value.size > 1 and is_float(value)
+        return self.graph.const(value, tensor.name if weight else None, tensor.name)
+
+    def _node(self, operator: Operator, values: dict[int, int]) -> list[int]:
+        before = len(self.graph.nodes)
+        given = list(operator.inputs)
+        while given and given[-1] < 0:  # left out
+            given.pop()
+        try:
+            if min(given, default=0) < 0:
+                raise Unknown("an input that is left out")
+            ins = [values[k] for k in given]
+            kind = TENSORFLOW.get(operator.type, operator.type)
+            if self.tiled.keys() & set(ins) and kind not in SEE_TILES:
+                raise Unknown("tiles where an image should be")
+            outs = RULES[kind](self, self._described(operator, kind), ins)
+            for id in range(before, len(self.graph.nodes)):
+                self.check_size(id)
+            return outs
+        except (KeyError, Unknown, ValueError, IndexError, TypeError, ArithmeticError) as error:
+            if isinstance(error, CheckpointError):  # a ValueError, too
+                raise
+            return [self._opaque(operator, values)]
+
+    def _described(self, operator: Operator, kind: str) -> Node:
+        """An operator in TensorFlow's terms."""
+        name, dtype = self._where(operator), ""
+        if operator.outputs:
+            found = DTYPES.get(self._model.tensors[operator.outputs[0]].type)
+            dtype = "" if found is None else np.dtype(found).name
+        options = operator.options | {"to": dtype}
+        attributes = {key: _attribute(value) for key, value in options.items()}
+        return Node(Record({"name": name, "op": kind, "attr": attributes}), name)
+
+    def _where(self, operator: Operator) -> str:
+        """Operators have no names; their results have, of all operators that were joined."""
+        names = [self._model.tensors[k].name for k in operator.outputs[:1]]
+        return names[0].partition(";")[0] if names else ""
+
+    def _opaque(self, operator: Operator, values: dict[int, int]) -> int:
+        ins = [values[k] for k in operator.inputs if k >= 0]
+        return self.graph.opaque(operator.type, ins, None, where=self._where(operator))
+
+
+def _attribute(value: object) -> Record:
+    """A value as an attribute of a GraphDef's node."""
+    if isinstance(value, list):
+        return Record({"list": Record({"i": value})})
+    return Record({"i": value, "f": value, "b": value, "s": str(value).encode()})
