@@ -285,8 +285,20 @@ def test_layout_and_size_are_the_file_s(
     assert graph.nodes[0].attrs["shape"][0] == batch
 
 
-def test_a_batch_that_is_written_into_a_shape_is_kept(tmp_path: Path) -> None:
-    build = then(one("MEAN", whole(1, 2), keep_dims=0), one("RESHAPE", whole(1, 4)))
+@pytest.mark.parametrize(
+    "build",
+    [
+        then(one("MEAN", whole(1, 2), keep_dims=0), one("RESHAPE", whole(1, 4))),
+        # What is cut off would be made up for by the addition.
+        then(
+            of_two("ADD", one("SLICE", whole(0, 0, 0, 0), whole(1, 9, 9, 4)), activation=0),
+            one("MEAN", whole(1, 2), keep_dims=0),
+            one("MUL", 0.5, activation=0),
+        ),
+    ],
+    ids=["a shape", "a slice"],
+)
+def test_a_batch_that_is_written_into_an_operator_is_kept(build: Build, tmp_path: Path) -> None:
     graph = read_graph(saved(build, tmp_path / "net.tflite", (1, 9, 9, 4)))
     images = reading.images(9, 4)
     assert graph.run is not None

@@ -84,8 +84,16 @@ def _with_channels(
 
 
 def _misfits(graph: RawGraph, batch: int) -> int:
-    """How many operators do not fit each other; and the result, if it is not of so many images."""
-    live = graph.live()
-    shape = shapes_of(graph)[graph.outputs[0]]
+    """How many operators do not fit each other, or cut images off; and the result, if it is not of
+    so many images.
+    """
+    live, shapes = graph.live(), shapes_of(graph)
+    shape = shapes[graph.outputs[0]]
     unknown = sum(node.prim == "opaque" and node.id in live for node in graph.nodes)
-    return unknown + (shape is not None and shape[:1] != (batch,))
+    cut = 0
+    for id in live & graph.reached():
+        node = graph.nodes[id]
+        if node.prim == "slice":
+            before, after = (shapes[i] or (batch,) for i in (node.ins[0], id))
+            cut += before[:1] == (batch,) != after[:1]
+    return unknown + cut + (shape is not None and shape[:1] != (batch,))
