@@ -25,7 +25,10 @@ from shared.graphs.structure import BACK, FRONT
 
 CUSTOM = ResNetSpec().name  # of what is no preset
 ALIGNED = 4  # candidates that are paired node by node where none lies flat
-MODES = ("", "relu", "all")
+# Where folded norms are unfolded: behind convolutions that a ReLU alone follows; behind all; or
+# behind those at these places in the order of comparison.
+Mode = str | tuple[int, ...]
+MODES: tuple[Mode, ...] = ("relu", "all")
 # Fields that are what they are in every graph: a preset that differs here does not lie flat.
 VISIBLE = (
     *("block.kind", "block.groups", "block.base_width", "stem.convs", "norm.kind"),
@@ -42,7 +45,7 @@ class Trimmed:
     target: Target
     front: list[Node]
     back: list[Node]
-    mode: str = ""  # in which norms are unfolded
+    mode: Mode = ""  # in which norms are unfolded; empty: none are
     unfolded: int = 0  # how many are
 
     @property
@@ -88,18 +91,22 @@ def _preparation(node: Node) -> Node | None:
 def match(net: Net, against: ResNetSpec | None = None) -> Match:
     """What the network is, or what tells it from `against`."""
     unanimous(net)
-    found: Match | None = None
+    found = _matched(trimmed(net), against)
     for mode in MODES:
-        own = _in_mode(net, mode)
-        if own is None:
-            continue
-        other = _matched(own, against)
-        if found is None or other.exact or _departures(other) < _departures(found):
-            found = other
-        if found.exact:
-            break
-    assert found is not None  # noqa: S101 - the first mode is always there
+        if not found.exact:
+            found = _better(found, _in_mode(net, mode), against)
+    likely = against or (found.nearest.spec if found.nearest else None)
+    if not found.exact and likely is not None:
+        found = _better(found, _in_mode(net, _as_planned(net, likely)), against)
     return found
+
+
+def _better(found: Match, own: Trimmed | None, against: ResNetSpec | None) -> Match:
+    """What the network is in another mode, where that has fewer departures."""
+    if own is None:
+        return found
+    other = _matched(own, against)
+    return other if other.exact or _departures(other) < _departures(found) else found
 
 
 def trimmed_as(net: Net, like: Trimmed) -> Trimmed:
@@ -108,10 +115,35 @@ def trimmed_as(net: Net, like: Trimmed) -> Trimmed:
     return _in_mode(net, like.mode) or trimmed(net)
 
 
-def _in_mode(net: Net, mode: str) -> Trimmed | None:
-    if not mode:
-        return trimmed(net)
-    other = unfolded(net, mode)
+def _as_planned(net: Net, against: ResNetSpec) -> tuple[int, ...]:
+    """The convolutions without a norm behind which the plan has one, if it has as many of them."""
+    own = trimmed(net).target
+    try:
+        plan = planned(against, own.net.nodes[own.first].image)
+    except SpecError:
+        return ()
+    mine, theirs = _convs([plan.net.nodes[i] for i in plan.order]), _convs(own.order)
+    if len(mine) != len(theirs):
+        return ()
+    ours, own_readers = plan.net.readers(), own.net.readers()
+    return tuple(
+        k
+        for k, (a, b) in enumerate(zip(mine, theirs, strict=True))
+        if _is_normed(ours[a.id]) and not _is_normed(own_readers[b.id])
+    )
+
+
+def _convs(nodes: Iterable[Node]) -> list[Node]:
+    return [node for node in nodes if node.op == "Conv"]
+
+
+def _is_normed(readers: Iterable[Node]) -> bool:
+    return any(reader.op in ("BatchNorm", "GroupNorm", "Affine") for reader in readers)
+
+
+def _in_mode(net: Net, mode: Mode) -> Trimmed | None:
+    """None where nothing is unfolded."""
+    other = unfolded(net, mode) if mode else None
     if other is None:
         return None
     own = trimmed(other[0])
@@ -139,11 +171,15 @@ def unanimous(net: Net) -> None:
             node.notes.append("its kernel is computed by weight standardisation")
 
 
-def unfolded(net: Net, mode: str) -> tuple[Net, int] | None:
-    """With an identity norm behind every convolution that has a bias and no norm (`relu`: that a
-    ReLU alone follows): gamma 1, mean 0, beta the bias. The function is the same.
+def unfolded(net: Net, mode: Mode) -> tuple[Net, int] | None:
+    """With an identity norm behind convolutions that have a bias and no norm: gamma 1, mean 0, beta
+    the bias. The function is the same.
     """
     readers = net.readers()
+    chosen: set[int] | None = None
+    if isinstance(mode, tuple):
+        convs = _convs(trimmed(net).target.order)
+        chosen = {convs[k].id for k in mode if k < len(convs)}
     nodes: list[Node] = []
     number: dict[int, int] = {}
     count = 0
@@ -157,9 +193,13 @@ def unfolded(net: Net, mode: str) -> tuple[Net, int] | None:
         )
         nodes.append(copy)
         number[node.id] = copy.id
-        behind = [reader.op for reader in readers[node.id]]
-        normed = any(op in ("BatchNorm", "GroupNorm", "Affine") for op in behind)
-        fits = behind == ["ReLU"] if mode == "relu" else bool(behind) and not normed
+        behind = readers[node.id]
+        if chosen is not None:
+            fits = node.id in chosen
+        elif mode == "relu":
+            fits = [reader.op for reader in behind] == ["ReLU"]
+        else:
+            fits = bool(behind) and not _is_normed(behind)
         if node.op == "Conv" and "bias" in node.tensors and fits:
             size = node.channels
             norm = Node(len(nodes), "BatchNorm", [copy.id], {"eps": None}, dict(node.size))

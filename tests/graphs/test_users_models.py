@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from shared import get_spec, identify
+from shared.architecture.presets import miniature
 from shared.errors import FrameworkError
 from shared.graphs.planned import planned
-from shared.graphs.verdict import SAME_FUNCTION, SAME_MODEL
+from shared.graphs.verdict import SAME_FUNCTION, SAME_MODEL, identify_graph
 
 torch = pytest.importorskip("torch")
 
@@ -70,6 +71,25 @@ def test_folded_norms_are_the_same_function() -> None:
     assert found.recognised, found.notes
     assert found.verdict == SAME_FUNCTION
     assert "norms are folded" in " ".join(found.notes)
+
+
+def test_norms_are_unfolded_where_the_other_network_has_them() -> None:
+    """Of its projections, which have biases of their own, none has a norm."""
+    import resnet_torch
+    from resnet_torch.read import read_graph
+
+    spec = miniature(get_spec("d2l/resnet18")).replace(depths=(1, 1, 1, 1), image_size=32)
+    model = resnet_torch.build(spec)
+    randomise(model)
+    folded = resnet_torch.fold(model.eval())
+    found = identify_graph(lambda size: read_graph(folded, size), 32, spec)
+    assert (found.departures, found.verdict) == ([], SAME_FUNCTION)
+    assert "9 norms are folded" in " ".join(found.notes)
+    assert {name for name in found.weights if "shortcut" in name} == {
+        f"stages.{k}.blocks.0.shortcut.conv.{leaf}"
+        for k in (1, 2, 3)
+        for leaf in ("weight", "bias")
+    }
 
 
 def test_what_is_written_in_place_is_read_where_it_is_read() -> None:
