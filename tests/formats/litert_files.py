@@ -128,12 +128,18 @@ class Network:
         return self.tensor(name, array.shape, NAMES[array.dtype.name], len(self.buffers) - 1)
 
     def add(
-        self, kind: str, *ins: int, name: str = "", result: str = "FLOAT32", **options: Any
+        self,
+        kind: str,
+        *ins: int,
+        name: str = "",
+        result: str = "FLOAT32",
+        shape: Sequence[int] = (),
+        **options: Any,
     ) -> int:
-        """An operator of one result of a type, whose shape the file does not say."""
+        """An operator of one result of a type; its shape is left out where none is given."""
         if kind not in self.codes:
             self.codes.append(kind)
-        out = self.tensor(name or kind.lower(), (), result)
+        out = self.tensor(name or kind.lower(), np.abs(shape).astype(int), result, free=shape)
         table: dict[int, Any] = {
             0: number(self.codes.index(kind), "<I"),
             1: np.asarray(ins, "<i4"),

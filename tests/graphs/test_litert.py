@@ -17,6 +17,7 @@ from shared.frameworks.readers import file_reader
 from shared.frameworks.targets import is_target
 from shared.graphs.files.litert_file import read_graph
 from shared.graphs.normal import normalise
+from shared.graphs.shapes import shapes_of
 from tests.formats.litert_files import Network, number, small
 from tests.graphs import reading
 from tests.zoo import in_zoo
@@ -111,6 +112,12 @@ def broadcast(net: Network, x: int) -> int:
     mean = net.add("MEAN", x, net.const(whole(1, 2)), keep_dims=1)
     shapes = [net.add("SHAPE", k, result="INT32", out_type=INT32) for k in (mean, x)]
     return net.add("BROADCAST_TO", mean, net.add("BROADCAST_ARGS", *shapes, result="INT32"))
+
+
+def long_row(net: Network, x: int) -> int:
+    """Two GiB of numbers, which the file need not have."""
+    limits = [net.const(np.asarray(n, np.int32)) for n in (0, (1 << 31) - 1, 4)]
+    return net.add("ADD", x, net.add("RANGE", *limits, result="INT32"), activation=0)
 
 
 def pieces(kind: str, *ins: np.ndarray, count: int, **options: Any) -> Build:
@@ -252,6 +259,7 @@ def test_a_graph_that_means_something_else_is_seen(tmp_path: Path) -> None:
         (one("CONV_2D", numbers(5, 3, 3, 4), numbers(5)), "CONV_2D"),  # no stride is said
         (of_two("ADD", one("RELU"), activation=TANH), "ADD"),  # which LiteRT ignores
         (of_two("CONCATENATION", one("NEG"), axis=-1, activation=RELU), "CONCATENATION"),
+        (long_row, "RANGE"),
         (one("WHILE"), "WHILE"),
     ],
 )
@@ -261,12 +269,19 @@ def test_what_nobody_knows_is_opaque(build: Build, what: str, tmp_path: Path) ->
     normalise(graph)
 
 
-def test_custom_operators_have_their_own_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "shape"), [(9, (2, 5, 9, 4)), (None, (2, 5, 9, 4)), (8, None)])
+def test_custom_operators_have_their_own_names_and_shapes(
+    size: int | None, shape: tuple[int, ...] | None, tmp_path: Path
+) -> None:
+    """At the file's own size what follows them is known, too."""
     net = Network(SHAPE)
-    net.add("CUSTOM", net.image)
+    x = net.add("CUSTOM", net.image, shape=(-1, 5, 9, 4))
+    net.add("NEG", x)
     path = tmp_path / "net.tflite"
     path.write_bytes(net.bytes(lambda model: model[1][0].update({1: "FlexErf"})))
-    assert reading.unknown(read_graph(path)) == ["FlexErf"]
+    graph = read_graph(path, size)
+    assert reading.unknown(graph) == ["FlexErf"]
+    assert shapes_of(graph)[graph.outputs[0]] == shape
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def _read(model: Model, pieces: Pieces, image_size: int | None) -> RawGraph:
 
     def read(shape: list[int], size: int) -> RawGraph:
         graph = RawGraph("litert", size, announced.layout, "float64")
-        reader = LiteRtReader(graph, model, lambda tensor: _constant(tensor, pieces))
+        reader = LiteRtReader(graph, model, tensor, lambda found: _constant(found, pieces))
         values = {images: graph.input(shape, tensor.name)}
         reader.run(values)
         ends = [values[k] for k in model.outputs]

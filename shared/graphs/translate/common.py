@@ -10,6 +10,8 @@ import numpy as np
 
 from shared.graphs.translate.emit import Emitter, Pads, Unknown
 
+_MAX_ROW = 1 << 16  # numbers, as axes and places are
+
 
 def plain(value: float) -> float:
     """A number that was written in decimal, from the float32 that it became."""
@@ -172,6 +174,14 @@ def unsqueeze(emit: Emitter, x: int, axes: Sequence[int], **place: str) -> int:
     for d in sorted(d % rank for d in axes):
         own.insert(d, 1)
     return emit.reshape(x, own, **place)
+
+
+def row(emit: Emitter, start: int, stop: int, step: int) -> int:
+    """Numbers from a start to a stop, which are nodes; a file may ask for any number of them."""
+    first, end, width = (emit.value(id).item() for id in (start, stop, step))
+    if not width or not 0 <= (end - first) / width <= _MAX_ROW:
+        raise Unknown("a long row of numbers")
+    return emit.graph.const(np.arange(first, end, width))
 
 
 def tile(emit: Emitter, x: int, repeats: Sequence[int], **place: str) -> int:

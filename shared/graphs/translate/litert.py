@@ -21,11 +21,19 @@ from shared.graphs.translate.tensorflow_node import Node, NodeEmitter
 
 
 class LiteRtReader(NodeEmitter):
-    """Appends a network's operators to a graph; `constant` reads the values of a tensor."""
+    """Appends a network's operators to a graph; `images` is the tensor of its input, and `constant`
+    reads the values of one.
+    """
 
-    def __init__(self, graph: RawGraph, model: Model, constant: Callable[[Tensor], Array | None]):
+    def __init__(
+        self,
+        graph: RawGraph,
+        model: Model,
+        images: Tensor,
+        constant: Callable[[Tensor], Array | None],
+    ):
         super().__init__(graph)
-        self._model, self._constant = model, constant
+        self._model, self._images, self._constant = model, images, constant
 
     def run(self, values: dict[int, int]) -> None:
         """Add what the operators compute to `values`, the nodes of tensors by their numbers."""
@@ -36,7 +44,7 @@ class LiteRtReader(NodeEmitter):
             outs = self._node(operator, values)
             for j, k in enumerate(operator.outputs):
                 if j >= len(outs):
-                    outs.append(self._opaque(operator, values))
+                    outs.append(self._opaque(operator, values, j))
                 values[k] = outs[j]
         for k in self._model.outputs:
             if k not in values:
@@ -87,9 +95,18 @@ class LiteRtReader(NodeEmitter):
         names = [self._model.tensors[k].name for k in operator.outputs[:1]]
         return names[0].partition(";")[0] if names else ""
 
-    def _opaque(self, operator: Operator, values: dict[int, int]) -> int:
+    def _opaque(self, operator: Operator, values: dict[int, int], result: int = 0) -> int:
         ins = [values[k] for k in operator.inputs if k >= 0]
-        return self.graph.opaque(operator.type, ins, None, where=self._where(operator))
+        shape = self._said(operator.outputs[result]) if operator.outputs else None
+        return self.graph.opaque(operator.type, ins, shape, where=self._where(operator))
+
+    def _said(self, k: int) -> tuple[int, ...] | None:
+        """The shape of a tensor as the file has it, where the images have the file's own size."""
+        given, own = self.sized(self.graph.inputs[0]), self._images.free
+        first, *rest = self._model.tensors[k].free or (0,)
+        if own[1:] != given[1:] or min(rest, default=0) < 1:
+            return None
+        return (given[0] if first in (-1, own[0]) else first, *rest)
 
 
 def _attribute(value: object) -> Record:

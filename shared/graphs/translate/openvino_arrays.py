@@ -13,7 +13,6 @@ from shared.graphs.translate.emit import Unknown
 from shared.graphs.translate.openvino_node import Node, NodeEmitter, Rule
 
 _MASKS = ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
-_MAX_RANGE = 1 << 16  # numbers in a row, as axes and places are
 
 
 def _shape_of(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
@@ -125,10 +124,7 @@ def _tile(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
 
 
 def _range(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
-    start, stop, step = (emit.value(id).item() for id in ins)
-    if not step or not 0 <= (stop - start) / step <= _MAX_RANGE:
-        raise Unknown("a long row of numbers")
-    return [emit.graph.const(np.arange(start, stop, step))]
+    return [common.row(emit, *ins)]
 
 
 def _reverse(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:

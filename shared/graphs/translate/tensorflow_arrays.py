@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from shared.graphs.translate.common import masked_slice, tile
+from shared.graphs.translate.common import masked_slice, row, tile
 from shared.graphs.translate.emit import Unknown
 from shared.graphs.translate.tensorflow_node import Node, NodeEmitter, Rule
 
@@ -150,7 +150,7 @@ def _zeros_like(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
 
 
 def _range(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
-    return [emit.graph.const(np.arange(*(int(emit.value(id)) for id in ins)))]
+    return [row(emit, *ins)]
 
 
 RULES: dict[str, Rule] = {
