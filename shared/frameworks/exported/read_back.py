@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from shared.architecture.ops import BatchNorm, Conv
 from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.frameworks.exported.kinds import Wanted
@@ -17,6 +19,11 @@ from shared.frameworks.identify import identify_target
 from shared.graphs.verdict import THIS_SIZE
 from shared.weights.canonical import Weights
 from shared.weights.folding import fold_norms, folded_spec
+
+APART = (
+    1e-5  # of roundings in float32, measured: at most 3e-7 (tests/graphs/test_litert_networks.py)
+)
+_TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class ReadBack:
     equal: int = 0  # tensors that are the same bit by bit
     tensors: int = 0
     why: str = ""
+    apart: float | None = None  # of norms that are folded, by the largest element of each tensor
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -66,12 +74,17 @@ def judged(
             why = f"{wanted.folds} has folded constants, and the graph has no reading ({what})"
             return ReadBack(True, None, why=why)
         return ReadBack(False, False, why=what)
+    own = expected_spec(spec, wanted)
     expected = fold_norms(spec, weights)[1] if wanted.fold else weights
     unequal = [name for name, array in expected.items() if not _same(tensors.get(name), array)]
     equal = len(expected) - len(unequal)
-    if unequal and wanted.folds:
-        why = f"{wanted.folds} has folded norms, so that {len(unequal)} tensors are others"
-        return ReadBack(bool(found["recognised"]), True, equal, len(expected), why)
+    if unequal and wanted.folds and found["recognised"]:
+        apart = _apart(own, tensors, expected)
+        why = (
+            f"{wanted.folds} has folded norms; folded here as well, {len(unequal)} tensors are "
+            f"{'' if apart <= APART else 'not '}the same: {apart:.1e} apart"
+        )
+        return ReadBack(apart <= APART, True, equal, len(expected), why, apart)
     why = f"{len(unequal)} tensors are not the same: {', '.join(unequal[:3])}" if unequal else ""
     return ReadBack(not unequal, True, equal, len(expected), why)
 
@@ -79,3 +92,38 @@ def judged(
 def _same(a: np.ndarray | None, b: np.ndarray) -> bool:
     """Of the same values; what the file has in float32 may have been widened to be read."""
     return a is not None and a.shape == b.shape and np.array_equal(a, b.astype(a.dtype))
+
+
+def _apart(spec: ResNetSpec, found: Weights, expected: Weights) -> float:
+    """How far what the norms and convolutions of a network do is from what they do with other
+    weights.
+    """
+    theirs, ours = _effects(spec, found), _effects(spec, expected)
+    return max(
+        float(np.abs(theirs[name] - array).max() / max(np.abs(array).max(), _TINY))
+        for name, array in ours.items()
+    )
+
+
+def _effects(spec: ResNetSpec, weights: Weights) -> dict[str, np.ndarray]:
+    """Norms folded into the convolutions that they alone read, and elsewhere as a scale and a
+    shift, in float64.
+    """
+    exact = {name: array.astype(np.float64) for name, array in weights.items()}
+    folded, found = fold_norms(spec, exact)
+    nodes = {node.name: node for node in make_plan(folded).nodes()}
+    readers = Counter(name for node in nodes.values() for name in node.inputs)
+    for node in nodes.values():
+        if not isinstance(node.op, BatchNorm):
+            continue
+        leaves = {leaf: found.pop(f"{node.name}.{leaf}") for leaf in node.op.tensors()}
+        scale = leaves.get("weight", 1.0) / np.sqrt(leaves["running_var"] + node.op.eps)
+        shift = leaves["bias"] - leaves["running_mean"] * scale
+        (source,) = node.inputs
+        if source in nodes and isinstance(nodes[source].op, Conv) and readers[source] == 1:
+            found[f"{source}.weight"] = found[f"{source}.weight"] * scale[:, None, None, None]
+            shift = shift + scale * found.pop(f"{source}.bias", 0.0)
+        else:
+            found[f"{node.name}.scale"] = scale
+        found[f"{node.name}.shift"] = shift
+    return found
