@@ -260,6 +260,7 @@ def test_a_graph_that_means_something_else_is_seen(tmp_path: Path) -> None:
         (of_two("ADD", one("RELU"), activation=TANH), "ADD"),  # which LiteRT ignores
         (of_two("CONCATENATION", one("NEG"), axis=-1, activation=RELU), "CONCATENATION"),
         (long_row, "RANGE"),
+        (pieces("SPLIT", np.asarray(3, np.int32), count=1, num_split=(1 << 31) - 1), "SPLIT"),
         (one("WHILE"), "WHILE"),
     ],
 )

@@ -26,7 +26,7 @@ from shared.frameworks.exported.read_back import expected_spec, judged
 from shared.frameworks.exported.runtimes import opened
 from shared.frameworks.readers import file_reader
 from shared.frameworks.registry import get_framework, load_package
-from shared.graphs.verdict import DEPARTS, SAME_FUNCTION, identify_graph
+from shared.graphs.verdict import DEPARTS, SAME_FUNCTION, THIS_SIZE, identify_graph
 from tests.graphs import keras_models, reading
 from tests.graphs.presets import side
 from tests.graphs.tensorflow_models import tensorflow_module
@@ -155,6 +155,25 @@ def test_keras_applications(name: str, halved: bool, tmp_path: Path) -> None:
     )
     kinds = {array.dtype.name for array in found.weights.values() if array.ndim == 4}
     assert kinds == {"float16" if halved else "float32"}
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(
+    ("name", "verdict"), [("torchvision/resnet18", SAME_FUNCTION), ("keras/resnet50v2", THIS_SIZE)]
+)
+def test_networks_of_litert_torch(name: str, verdict: str, tmp_path: Path) -> None:
+    """Of one image, with the channels in front; slices have its sizes written in."""
+    litert_torch = pytest.importorskip("litert_torch")
+    import torch
+
+    import resnet_torch
+
+    spec, path = miniature(get_spec(name)), tmp_path / "net.tflite"
+    model = resnet_torch.build(spec, dtype="float32")
+    resnet_torch.load_weights(model, probe_weights(spec, 1, "float32"))
+    litert_torch.convert(model.eval(), (torch.zeros(1, 3, 64, 64),)).export(str(path))
+    found = identify_graph(file_reader(path), None, spec)
+    assert (found.verdict, found.recognised) == (verdict, True)
 
 
 # As we export.

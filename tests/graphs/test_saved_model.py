@@ -18,7 +18,10 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("TensorFlow's own", allow_module_level=True)
 
 from shared.errors import CheckpointError
+from shared.graphs.files.messages import Record
 from shared.graphs.files.saved_model import read_graph
+from shared.graphs.primitives import RawGraph
+from shared.graphs.translate.tensorflow import GraphReader
 from tests.graphs import keras_models, reading
 from tests.graphs.tensorflow_models import tensorflow_module
 
@@ -141,6 +144,16 @@ def test_what_nobody_knows_is_opaque(tmp_path: Path) -> None:
     )
     tf.saved_model.save(net, tmp_path / "model")
     assert "TopKV2" in reading.unknown(read_graph(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("count", [0, 2, (1 << 31) - 1])
+def test_pieces_that_cannot_be_are_not_known(count: int) -> None:
+    graph = RawGraph("tensorflow", 4, "NHWC")
+    values = {"x": [graph.input((2, 4, 4, 3))], "axis": [graph.const(np.int32(3))]}
+    said = {"num_split": Record({"i": count})}
+    node = Record({"name": "split", "op": "Split", "input": ["axis", "x"], "attr": said})
+    graph.outputs = GraphReader(graph, {}).run([node], values, ["split"])
+    assert reading.unknown(graph) == ["Split"]
 
 
 def test_nothing_of_the_file_runs(tmp_path: Path) -> None:

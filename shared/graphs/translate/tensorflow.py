@@ -103,7 +103,7 @@ class GraphReader(NodeEmitter):
             if self.tiled.keys() & set(ins) and node.op not in SEE_TILES:
                 raise Unknown("tiles where an image should be")
             return RULES[node.op](self, Node(node, where), ins)
-        except (KeyError, Unknown, CheckpointError, ValueError, IndexError, TypeError):
+        except (KeyError, Unknown, ValueError, IndexError, TypeError, ArithmeticError):
             return [self.graph.opaque(node.op, ins, None, where=where)]
 
     def _called(self, node: Record) -> str:

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from shared.graphs.translate.common import masked_slice, row, tile
+from shared.graphs.translate.common import masked_slice, row, split, tile
 from shared.graphs.translate.emit import Unknown
 from shared.graphs.translate.tensorflow_node import Node, NodeEmitter, Rule
 
@@ -111,6 +111,8 @@ def _split(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
         shape = emit.sized(x)
         axis = int(emit.value(axis_id)) % len(shape)
         count = node.number("num_split")
+        if shape[axis] % count:
+            raise Unknown(f"{shape[axis]} in {count} equal pieces")
         sizes = [shape[axis] // count] * count
     else:
         x, sizes_id, axis_id = ins
@@ -119,13 +121,7 @@ def _split(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
         sizes = emit.integers(sizes_id)
         rest = shape[axis] - sum(n for n in sizes if n >= 0)
         sizes = [rest if n == -1 else n for n in sizes]
-    found, at = [], 0
-    for n in sizes:
-        index = [(0, m, 1) for m in shape]
-        index[axis] = (at, at + n, 1)
-        found.append(emit.strided(x, index, where=node.where))
-        at += n
-    return found
+    return split(emit, x, axis, sizes, where=node.where)
 
 
 def _concat(emit: NodeEmitter, node: Node, ins: list[int]) -> list[int]:
