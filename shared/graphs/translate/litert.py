@@ -6,6 +6,7 @@ image, whatever the file says of them. What each operator computes stands in `li
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -34,6 +35,7 @@ class LiteRtReader(NodeEmitter):
     ):
         super().__init__(graph)
         self._model, self._images, self._constant = model, images, constant
+        self._stored_as = Counter(_first(tensor.name) for tensor in model.tensors if tensor.nbytes)
 
     def run(self, values: dict[int, int]) -> None:
         """Add what the operators compute to `values`, the nodes of tensors by their numbers."""
@@ -57,7 +59,9 @@ class LiteRtReader(NodeEmitter):
             what = "a variable" if tensor.variable else f"a constant of {tensor.type}"
             return self.graph.opaque(what, [], None, where=tensor.name)
         weight = value.size > 1 and is_float(value)
-        return self.graph.const(value, tensor.name if weight else None, tensor.name)
+        short = _first(tensor.name)
+        name = short if self._stored_as[short] == 1 else tensor.name
+        return self.graph.const(value, name if weight else None, short)
 
     def _node(self, operator: Operator, values: dict[int, int]) -> list[int]:
         before = len(self.graph.nodes)
@@ -91,9 +95,9 @@ class LiteRtReader(NodeEmitter):
         return Node(Record({"name": name, "op": kind, "attr": attributes}), name)
 
     def _where(self, operator: Operator) -> str:
-        """Operators have no names; their results have, of all operators that were joined."""
+        """Operators have no names; their results have."""
         names = [self._model.tensors[k].name for k in operator.outputs[:1]]
-        return names[0].partition(";")[0] if names else ""
+        return _first(names[0]) if names else ""
 
     def _opaque(self, operator: Operator, values: dict[int, int], result: int = 0) -> int:
         ins = [values[k] for k in operator.inputs if k >= 0]
@@ -107,6 +111,11 @@ class LiteRtReader(NodeEmitter):
         if own[1:] != given[1:] or min(rest, default=0) < 1:
             return None
         return (given[0] if first in (-1, own[0]) else first, *rest)
+
+
+def _first(name: str) -> str:
+    """Of the names of several operators that a converter has joined."""
+    return name.partition(";")[0]
 
 
 def _attribute(value: object) -> Record:
