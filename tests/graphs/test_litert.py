@@ -331,19 +331,21 @@ def test_weights_have_their_names_and_halves_stay_halves(tmp_path: Path) -> None
     np.testing.assert_array_equal(kernel, HALVES.transpose(0, 3, 1, 2))
 
 
-def test_of_names_that_are_joined_the_first_is_taken_where_it_is_one_s_own(tmp_path: Path) -> None:
+MODULE = "net.Net/torch.nn.modules.container.Sequential_layers/net.Block_0/torch.nn.Conv2d_conv_1"
+
+
+def test_of_names_that_are_joined_the_first_is_taken(tmp_path: Path) -> None:
+    """With a number, where several have it; modules of PyTorch by their paths."""
     net, path = Network(SHAPE), tmp_path / "net.tflite"
-    first, second, third = (
-        net.const(numbers(5, 1, 1, n), name)
-        for n, name in ((4, "a/conv"), (5, "a/conv;a/norm;a/relu"), (5, "b/conv;b/norm"))
-    )
+    names = ("a/conv", "a/conv;a/norm;a/relu", "b/conv;b/norm", f"{MODULE};;{MODULE}")
     x = net.image
-    for kernel in (first, second, third):
-        x = net.add("CONV_2D", x, kernel, name="c/conv;c/norm", activation=0, **SAME)
+    for n, name in zip((4, 5, 5, 5), names, strict=True):
+        kernel = net.const(numbers(5, 1, 1, n), name)
+        x = net.add("CONV_2D", x, kernel, name=f"{MODULE};c", activation=0, **SAME)
     path.write_bytes(net.bytes())
     graph = read_graph(path)
-    assert reading.names(graph) == {"a/conv", "a/conv;a/norm;a/relu", "b/conv"}
-    assert set(reading.places(graph)) == {"c/conv"}
+    assert reading.names(graph) == {"a/conv;1", "a/conv;3", "b/conv", "layers.0.conv_1"}
+    assert set(reading.places(graph)) == {"layers.0.conv_1"}
 
 
 def test_a_bias_of_zeros_is_none(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ image, whatever the file says of them. What each operator computes stands in `li
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 
@@ -19,6 +20,10 @@ from shared.graphs.translate.emit import Unknown
 from shared.graphs.translate.litert_operators import RULES, TENSORFLOW
 from shared.graphs.translate.tensorflow import SEE_TILES
 from shared.graphs.translate.tensorflow_node import Node, NodeEmitter
+
+# As litert-torch names a module: by its class, and by what it is called in the one around it.
+_CLASS = re.compile(r"(?:\w+\.)+[A-Za-z0-9]+")
+_SCOPE = re.compile(rf"{_CLASS.pattern}_(\w+)")
 
 
 class LiteRtReader(NodeEmitter):
@@ -42,7 +47,7 @@ class LiteRtReader(NodeEmitter):
         for operator in self._model.operators:
             for k in operator.inputs:
                 if k >= 0 and k not in values:
-                    values[k] = self._stored(self._model.tensors[k])
+                    values[k] = self._stored(k)
             outs = self._node(operator, values)
             for j, k in enumerate(operator.outputs):
                 if j >= len(outs):
@@ -50,17 +55,20 @@ class LiteRtReader(NodeEmitter):
                 values[k] = outs[j]
         for k in self._model.outputs:
             if k not in values:
-                values[k] = self._stored(self._model.tensors[k])
+                values[k] = self._stored(k)
 
-    def _stored(self, tensor: Tensor) -> int:
-        """A constant: floats have names, and single numbers and shapes have none."""
+    def _stored(self, k: int) -> int:
+        """A constant: floats have names, with the tensor's number where several would have the
+        same; single numbers and shapes have none.
+        """
+        tensor = self._model.tensors[k]
         value = None if tensor.variable and not tensor.nbytes else self._constant(tensor)
         if value is None:
             what = "a variable" if tensor.variable else f"a constant of {tensor.type}"
             return self.graph.opaque(what, [], None, where=tensor.name)
         weight = value.size > 1 and is_float(value)
         short = _first(tensor.name)
-        name = short if self._stored_as[short] == 1 else tensor.name
+        name = short if self._stored_as[short] == 1 else f"{short};{k}"
         return self.graph.const(value, name if weight else None, short)
 
     def _node(self, operator: Operator, values: dict[int, int]) -> list[int]:
@@ -114,8 +122,14 @@ class LiteRtReader(NodeEmitter):
 
 
 def _first(name: str) -> str:
-    """Of the names of several operators that a converter has joined."""
-    return name.partition(";")[0]
+    """Of the names of several operators that a converter has joined; a module of PyTorch by its
+    path, without the classes.
+    """
+    first = name.partition(";")[0]
+    head, *parts = first.split("/")
+    found = [_SCOPE.fullmatch(part) for part in parts]
+    path = [match[1] for match in found if match]
+    return ".".join(path) if path and len(path) == len(parts) and _CLASS.fullmatch(head) else first
 
 
 def _attribute(value: object) -> Record:
