@@ -45,6 +45,11 @@ def shown(name: str) -> str:
     return text if len(text) <= 120 else f"{text[:80]}…{text[-30:]}"
 
 
+def printable(text: str) -> str:
+    """An untrusted text for a terminal: spaces stand for what would move or colour it."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """A hint `` (nearest: a, b)`` of the known names most like `name`; empty when none is."""
     close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)

@@ -37,6 +37,8 @@ from typing import Any
 
 import numpy as np
 
+from shared.errors import printable
+
 Array = np.ndarray
 Shape = tuple[int, ...]
 
@@ -59,7 +61,8 @@ class Raw:
 
 @dataclass
 class RawGraph:
-    """A model as its reader found it, for one image size.
+    """A model as its reader found it, for one image size; its names may be anybody's texts, of
+    which only what a terminal prints is kept.
 
     `run` is the model itself: images [N, H, W, C], of the sizes that were traced or of others that
     it takes, to `outputs[0]` as the model returns it; `dtype` is what it computes in.
@@ -77,12 +80,14 @@ class RawGraph:
 
     def add(self, prim: str, *ins: int, where: str = "", line: str = "", **attrs: Any) -> int:
         """Append a primitive and return its id. `ins` stand before it."""
-        self.nodes.append(Raw(len(self.nodes), prim, tuple(ins), attrs, where, line))
+        place = printable(where), printable(line)
+        self.nodes.append(Raw(len(self.nodes), prim, tuple(ins), attrs, *place))
         return len(self.nodes) - 1
 
     def const(self, value: Any, name: str | None = None, where: str = "") -> int:
         """Append a constant: a parameter by its name, or a literal."""
-        node = Raw(len(self.nodes), "const", (), {}, where, "", np.asarray(value), name)
+        place, said = printable(where), None if name is None else printable(name)
+        node = Raw(len(self.nodes), "const", (), {}, place, "", np.asarray(value), said)
         self.nodes.append(node)
         return node.id
 
@@ -102,7 +107,7 @@ class RawGraph:
     ) -> int:
         """Append what the reader does not know, under the framework's name for it."""
         known = None if shape is None else tuple(int(n) for n in shape)
-        return self.add("opaque", *ins, where=where, line=line, what=what, shape=known)
+        return self.add("opaque", *ins, where=where, line=line, what=printable(what), shape=known)
 
     def live(self) -> set[int]:
         """The nodes that the first output depends on."""

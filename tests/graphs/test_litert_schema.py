@@ -14,7 +14,7 @@ from shared.formats.containers import spans
 from shared.graphs.files import litert_schema
 from shared.graphs.files.litert_model import Model, parse
 from tests.formats.litert_files import number, packed
-from tests.graphs.test_litert import ONE, saved
+from tests.graphs.litert_operators import ONE, saved
 
 # What the schema calls the options that have a shorter name here.
 LONGER = {

@@ -62,9 +62,9 @@ def _read(model: Model, pieces: Pieces, image_size: int | None) -> RawGraph:
         graph.outputs = [ends[k], *(end for j, end in enumerate(ends) if j != k)]
         if any(operator.type == "READ_VARIABLE" for operator in model.operators):
             graph.remarks.append("it reads variables, whose values are no constants of the file")
-        if len(model.subgraphs) > 1:
+        if model.subgraphs > 1:
             graph.remarks.append(
-                f"of its {len(model.subgraphs)} subgraphs, the first is read, which LiteRT runs"
+                f"of its {model.subgraphs} subgraphs, the first is read, which LiteRT runs"
             )
         return graph
 

@@ -66,7 +66,7 @@ class Model:
     inputs: list[int]
     outputs: list[int]
     results: list[str]
-    subgraphs: list[str]
+    subgraphs: int
 
 
 def parse(file: BinaryIO, fail: spans.Fail) -> Model:
@@ -90,8 +90,7 @@ def parse(file: BinaryIO, fail: spans.Fail) -> Model:
     named = _signature(root)
     results = [named.get(k) or tensors[k].name for k in outputs]
     _check(operators, tensors, inputs, outputs, fail)
-    names = [subgraph.text(4) for subgraph in subgraphs]
-    return Model(tensors, operators, inputs, outputs, results, names)
+    return Model(tensors, operators, inputs, outputs, results, len(subgraphs))
 
 
 def _codes(root: Table) -> list[str]:

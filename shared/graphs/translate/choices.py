@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from shared.errors import printable
 from shared.graphs.primitives import RawGraph
 
 LARGE, SMALL = 224, 32  # pixels a side: of ImageNet, and of CIFAR
@@ -25,7 +26,7 @@ def choose_output(
     matrices = [k for k, shape in enumerate(shapes) if shape is not None and len(shape) == 2]
     place = 0 if all(leaf.isdigit() for leaf in leaves) else -1
     chosen = called[0] if called else matrices[place] if matrices else len(names) - 1
-    named = [name or str(k) for k, name in enumerate(names)]
+    named = [printable(name) or str(k) for k, name in enumerate(names)]
     graph.remarks.append(
         f"of its {len(names)} outputs ({', '.join(named[:6])}{' …' if len(names) > 6 else ''}), "
         f"{named[chosen]} is taken for the result"
