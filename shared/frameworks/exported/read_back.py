@@ -54,8 +54,12 @@ def read_back(
 
 
 def expected_spec(spec: ResNetSpec, wanted: Wanted) -> ResNetSpec:
-    """What the file's graph is to be compared with."""
-    return folded_spec(spec) if wanted.fold else spec
+    """What the file's graph is to be compared with: who folds norms computes standardised kernels,
+    too.
+    """
+    if wanted.fold:
+        return folded_spec(spec)
+    return spec.replace(weight_std_eps=None) if wanted.folds else spec
 
 
 def judged(
@@ -70,19 +74,21 @@ def judged(
         what = f"{first['what']} at {first['where'] or 'the whole'}"
         if wanted.fold:  # biases, scales and additions next to each other have many readings
             return ReadBack(True, None, why=f"the graph has no reading without norms ({what})")
-        if wanted.folds:  # constants are computed beforehand: standardised kernels, gates
+        if wanted.folds:  # constants are computed beforehand: factors, a norm of the images
             why = f"{wanted.folds} has folded constants, and the graph has no reading ({what})"
             return ReadBack(True, None, why=why)
         return ReadBack(False, False, why=what)
-    own = expected_spec(spec, wanted)
-    expected = fold_norms(spec, weights)[1] if wanted.fold else weights
+    plain, expected = fold_norms(spec, weights) if wanted.fold else (spec, weights)
     unequal = [name for name, array in expected.items() if not _same(tensors.get(name), array)]
     equal = len(expected) - len(unequal)
     if unequal and wanted.folds and found["recognised"]:
-        apart = _apart(own, tensors, expected)
+        apart = _apart(_effects(expected_spec(spec, wanted), tensors), _effects(plain, expected))
+        folded = ["norms"] * (plain.norm.kind == "batch")
+        folded += ["standardised kernels"] * (plain.weight_std_eps is not None)
         why = (
-            f"{wanted.folds} has folded norms; folded here as well, {len(unequal)} tensors are "
-            f"{'' if apart <= APART else 'not '}the same: {apart:.1e} apart"
+            f"{wanted.folds} has folded {' and '.join(folded)}; folded here as well, "
+            f"{len(unequal)} tensors are {'' if apart <= APART else 'not '}the same: "
+            f"{apart:.1e} apart"
         )
         return ReadBack(apart <= APART, True, equal, len(expected), why, apart)
     why = f"{len(unequal)} tensors are not the same: {', '.join(unequal[:3])}" if unequal else ""
@@ -94,20 +100,16 @@ def _same(a: np.ndarray | None, b: np.ndarray) -> bool:
     return a is not None and a.shape == b.shape and np.array_equal(a, b.astype(a.dtype))
 
 
-def _apart(spec: ResNetSpec, found: Weights, expected: Weights) -> float:
-    """How far what the norms and convolutions of a network do is from what they do with other
-    weights.
-    """
-    theirs, ours = _effects(spec, found), _effects(spec, expected)
+def _apart(found: Weights, expected: Weights) -> float:
     return max(
-        float(np.abs(theirs[name] - array).max() / max(np.abs(array).max(), _TINY))
-        for name, array in ours.items()
+        float(np.abs(found[name] - array).max() / max(np.abs(array).max(), _TINY))
+        for name, array in expected.items()
     )
 
 
-def _effects(spec: ResNetSpec, weights: Weights) -> dict[str, np.ndarray]:
-    """Norms folded into the convolutions that they alone read, and elsewhere as a scale and a
-    shift, in float64.
+def _effects(spec: ResNetSpec, weights: Weights) -> Weights:
+    """What a network's tensors do, in float64: norms folded into the convolutions that they alone
+    read, and elsewhere as a scale and a shift; standardised kernels.
     """
     exact = {name: array.astype(np.float64) for name, array in weights.items()}
     folded, found = fold_norms(spec, exact)
