@@ -139,7 +139,7 @@ TABLE: dict[str, tuple[Make, str]] = {
     "text-of-a-megabyte": (kernel(3, "x" * (1 << 20)), "1048576 bytes"),
     "texts-of-20-megabytes": (raw(many_names), "of lists and names"),
     "one-table-300000-times": (raw(shared(300_000)), "300000 tables"),
-    "one-table-262144-times": (raw(shared(1 << 18)), "262,144 tables"),
+    "one-table-131072-times": (raw(shared(1 << 17)), "131,072 tables"),
     "many-ports": (raw(shared_ports), "inputs and outputs"),
     "old-version": (changed(lambda model: model.update({0: number(2, "<I")})), "is 2, expected 3"),
     "no-subgraph": (changed(lambda model: model.update({2: []})), "no subgraph"),

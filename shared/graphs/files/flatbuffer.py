@@ -15,7 +15,7 @@ import numpy as np
 from shared.formats.containers import spans
 from shared.formats.containers.protobuf import Source
 
-MAX_TABLES = 1 << 18
+MAX_TABLES = 1 << 17
 MAX_BYTES = 1 << 24  # of vectors and texts that are read; what is only located is not counted
 MAX_TEXT = 1 << 14
 _OFFSET = 4  # bytes
@@ -43,7 +43,9 @@ class Flatbuffer:
 
     def behind(self, at: int) -> int:
         """Where the offset at a place leads."""
-        offset = self.number("<I", at)
+        return self.ahead(at, self.number("<I", at))
+
+    def ahead(self, at: int, offset: int) -> int:
         if offset < _OFFSET or at + offset >= self.size:
             raise self.fail(f"the offset at byte {at} leads to byte {at + offset}")
         return at + offset
@@ -138,5 +140,8 @@ class Table:
         start, count = self.span(field, _OFFSET)
         if count > MAX_TABLES:
             raise self._file.fail(f"a vector before byte {start} announces {count} tables")
-        places = (start + k * _OFFSET for k in range(count))
-        return [self._file.table(self._file.behind(place)) for place in places]
+        offsets = np.frombuffer(self._file.take(start, count * _OFFSET), "<u4").tolist()
+        return [
+            self._file.table(self._file.ahead(start + k * _OFFSET, offset))
+            for k, offset in enumerate(offsets)
+        ]
