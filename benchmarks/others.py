@@ -367,10 +367,12 @@ CV_OTHERS = (
     *("seresnet18", "seresnet50b", "sepreresnet18", "seresnext50_32x4d", "resnesta18"),
     *("resnestabc14", "ibn_resnet50", "ibnb_resnet50", "ibn_resnext50_32x4d", "bam_resnet18"),
     *("bam_resnet50", "cbam_resnet18", "cbam_resnet50", "diaresnet18", "diapreresnet18"),
-    *("sharesnet18", "isqrtcovresnet18", "diracnet18v2", "octresnet10_ad2", "tresnet_m"),
+    *("isqrtcovresnet18", "diracnet18v2", "octresnet10_ad2", "tresnet_m"),
     *("squeezeresnet_v1_0", "shakeshakeresnet20_2x16d_cifar10", "shakedropresnet20_cifar10"),
-    *("resdropresnet20_cifar10", "wrn20_10_1bit_cifar10"),
+    "wrn20_10_1bit_cifar10",
 )
+# In evaluation, ResNets: blocks share a kernel, as the answer says; training drops blocks.
+CV_IN_EVALUATION = ("sharesnet18", "resdropresnet20_cifar10")
 
 
 def models() -> Iterator[Model]:
@@ -404,7 +406,8 @@ def _of_torch() -> Iterator[Model]:
         yield Model("segmentation-models-pytorch", name, partial(_encoder, name), scope=False)
     for depth in (18, 34, 50, 101, 152):
         make = partial(_torch, "pretrainedmodels.models.fbresnet", f"fbresnet{depth}")
-        make = partial(make, num_classes=CLASSES)
+        if depth != 152:  # which takes the 1000 classes of its weights alone
+            make = partial(make, num_classes=CLASSES)
         preset = "fbresnet/fbresnet152" if depth == 152 else ""
         yield Model("pretrainedmodels", f"fbresnet{depth}", make, size=224, preset=preset)
     pretrained = {"num_classes": CLASSES, "pretrained": None}
@@ -454,6 +457,8 @@ def _of_pytorchcv() -> Iterator[Model]:
     for name in CV_CIFAR:
         built = partial(make, f"{name}_cifar10")
         yield Model("pytorchcv", name, built, size=32, preset=_known(f"wrn/{name}"))
+    for name in CV_IN_EVALUATION:
+        yield Model("pytorchcv", name, partial(make, name), size=32 if "cifar" in name else 224)
     for name in CV_OTHERS:
         size = 32 if "cifar" in name else 224
         yield Model("pytorchcv", name, partial(make, name), size=size, scope=False)
@@ -510,9 +515,9 @@ def _of_keras() -> Iterator[Model]:
         yield Model("keras-hub", f"resnet_vd_{depth}", make, size=224)
     for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"):
         preset = f"image_classifiers/{name}"
-        yield Model("image-classifiers", name, partial(_classifier, name), preset=preset)
-    for name in ("seresnet18", "seresnet34", "seresnet50"):  # its ResNeXt need Keras 2
-        yield Model("image-classifiers", name, partial(_classifier, name), scope=False)
+        yield Model(
+            "image-classifiers", name, partial(_classifier, name), preset=preset
+        )  # its others need Keras 2
 
 
 def _of_tensorflow() -> Iterator[Model]:

@@ -10,7 +10,8 @@ import pytest
 from benchmarks.portbench import __main__ as bench
 from benchmarks.portbench.__main__ import answer, report
 from benchmarks.portbench.cases import PRESETS, Case, cases
-from benchmarks.wall.installed import pairs, spec_of
+from benchmarks.wall.__main__ import row_named
+from benchmarks.wall.installed import NAMED, named, pairs, spec_of
 from benchmarks.wall.pairs import PAIRS
 from shared import get_spec, make_plan
 from shared.verification.hypotheses.hypothesis import weights_for
@@ -115,3 +116,12 @@ def test_models_of_packages_can_carry_each_others_weights() -> None:
         tensors = make_plan(here.spec).tensors
         weights = {name: np.zeros(shape, np.float32) for name, shape in tensors.items()}
         assert weights_for(weights, make_plan(spec).tensors) is not None, (here.key, beside.key)
+
+
+def test_a_network_that_is_said_to_be_another_stands_on_the_wall() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "wall" / "installed.md").read_text("utf-8")
+    found = named()
+    assert {side.key for side, _, _ in found} == NAMED.keys()
+    for one in found:
+        assert "=" in row_named(*one)
+        assert row_named(*one) in page

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.wall.installed import Side, pairs
+from benchmarks.wall.installed import Side, named, pairs
 from benchmarks.wall.pairs import PAIRS, Pair
 from shared import get_spec, make_plan, probe_images, probe_weights
 from shared.frameworks.diagnose import KIT, diagnose_observations
+from shared.graphs.near import fields_that_differ
 from shared.verification.diagnosis.diagnose import Diagnosis
 from shared.verification.diagnosis.observations import observations
 from shared.verification.diagnosis.passes import Passes
@@ -85,7 +87,19 @@ def row_installed(here: Side, beside: Side) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def page_installed(rows: list[str]) -> str:
+def row_named(side: Side, preset: str, where: str) -> str:
+    """What another network has where this one differs: their tensors do, so no weights show it."""
+    found = fields_that_differ(
+        side.spec, get_spec(preset).replace(num_classes=side.spec.num_classes)
+    )
+    told = "; ".join(
+        f"`{key}={json.dumps(a)}`, not `{json.dumps(b)}`" for key, (a, b) in found.items()
+    )
+    cells = [side.called, f"{preset} ({where})", told or "nothing", side.error]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def page_installed(rows: list[str], named_rows: list[str]) -> str:
     said = [
         "# The wall: models of packages that pip installs",
         "",
@@ -103,6 +117,14 @@ def page_installed(rows: list[str]) -> str:
         "its own code | note |",
         "| --- | --- | --- | ---: | --- | --- | --- |",
         *rows,
+        "",
+        "## Networks that are not what they are said to be",
+        "",
+        "Read in the same way; here the tensors differ, too, so neither takes the other's weights.",
+        "",
+        "| model | is said to be | and has | from its own code |",
+        "| --- | --- | --- | --- |",
+        *named_rows,
     ]
     return "\n".join(said) + "\n"
 
@@ -158,7 +180,8 @@ def main() -> None:
     name = "installed.md" if given.installed else "README.md"
     output = Path(given.output or f"docs/wall/{name}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    text = page_installed(rows) if given.installed else page(rows)
+    others = [row_named(*one) for one in named()] if given.installed else []
+    text = page_installed(rows, others) if given.installed else page(rows)
     output.write_text(text, encoding="utf-8")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,12 @@ PAIRS = (
     ("torchvision/wide_resnet50_2", "jax-resnet/WideResNet50"),
     ("torchvision/resnext50_32x4d", "jax-resnet/ResNeXt50"),
 )
+# Package and model -> the preset of the network that it is said to be, and where that is said.
+NAMED = {
+    "image-classifiers/resnet18": ("he/resnet18_b", "its README: ResNet, arXiv:1512.03385"),
+    "image-classifiers/resnet50": ("he/resnet50_no_bias", "its README: ResNet, arXiv:1512.03385"),
+    "pytorchcv/preresnet18": ("fb/preresnet18", "its docstring: PreResNet, arXiv:1603.05027"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,10 +73,9 @@ class Side:
         return f"{package} {self.version}, {name}"
 
 
-def sides() -> dict[str, Side]:
-    """The models of `PAIRS` that were identified, by package and name."""
+def sides(wanted: Container[str]) -> dict[str, Side]:
+    """Of the models of packages that are wanted, those that were identified."""
     rows = json.loads(IDENTIFIED.read_text(encoding="utf-8"))["rows"]
-    wanted = {key for pair in PAIRS for key in pair}
     found = {}
     for row in rows:
         key = f"{row['package']}/{row['name']}"
@@ -96,5 +102,10 @@ def spec_of(answer: str) -> ResNetSpec | None:
 
 def pairs() -> list[tuple[Side, Side]]:
     """The pairs of which both sides were identified."""
-    known = sides()
+    known = sides({key for pair in PAIRS for key in pair})
     return [(known[a], known[b]) for a, b in PAIRS if a in known and b in known]
+
+
+def named() -> list[tuple[Side, str, str]]:
+    """The models that are said to be another network, with its preset and where that is said."""
+    return [(side, *NAMED[key]) for key, side in sides(NAMED).items()]
