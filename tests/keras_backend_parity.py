@@ -1,8 +1,8 @@
-"""Run by `test_keras.py` and `test_keras_training.py` in a process of its own, for Keras has one
-backend a process.
+"""Run by `resnet_keras/test_backends.py` in a process of its own, for Keras has one backend a
+process.
 
 Prints as JSON each network's worst error, and what changed in the process's global state since
-before the import. Given a file, trains instead, and writes what the traces of that hold.
+before the import. Trains, too, and writes what the traces of that hold to the file that is given.
 """
 
 from __future__ import annotations
@@ -85,24 +85,24 @@ def refuses_float64_without_x64() -> bool:
     return False
 
 
-def train(path: str) -> None:
+def changed() -> list[str]:
+    after = global_state()
+    return [name for name in after if after[name] != BEFORE[name]]
+
+
+def main(path: str) -> None:
+    errors = {name: worst_error(small(name), (32, 32)) for name in NETWORKS}
+    errors["dilated and strided"] = worst_error(small("flax/resnet50", **DILATED), (37, 48))
+    by_networks = changed()
     traces = {preset: training_trace(preset) for preset in TRAINED}
     np.savez(
         path, **{f"{preset}/{name}": t[name] for preset, t in traces.items() for name in t.names}
     )
-    after = global_state()
-    print(json.dumps({"changed": [name for name in after if after[name] != BEFORE[name]]}))
-
-
-def main() -> None:
-    errors = {name: worst_error(small(name), (32, 32)) for name in NETWORKS}
-    errors["dilated and strided"] = worst_error(small("flax/resnet50", **DILATED), (37, 48))
-    after = global_state()
-    report = {"errors": errors, "changed": [name for name in after if after[name] != BEFORE[name]]}
+    report = {"errors": errors, "changed": {"by networks": by_networks, "by training": changed()}}
     if keras.backend.backend() == "jax":
         report["refuses float64"] = refuses_float64_without_x64()
     print(json.dumps(report))
 
 
 if __name__ == "__main__":
-    train(sys.argv[1]) if sys.argv[1:] else main()
+    main(sys.argv[1])

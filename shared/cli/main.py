@@ -8,6 +8,7 @@ then nothing else is printed there. Frameworks are never imported here.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import os
@@ -16,7 +17,7 @@ import traceback
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -207,7 +208,8 @@ def main() -> None:
             from shared.processes import require_posix
 
             require_posix()
-        code = app(sys.argv[1:] or ["--help"], prog_name="rosetta", standalone_mode=False)
+        given = sys.argv[1:] or ["--help"]
+        code = _program()(given, prog_name="rosetta", standalone_mode=False)
         sys.stdout.flush()
     except RosettaError as error:
         _fail(str(error))
@@ -222,6 +224,12 @@ def main() -> None:
         _fail(_unexpected(error))
     else:
         sys.exit(code if isinstance(code, int) else 0)
+
+
+@functools.cache
+def _program() -> Callable[..., Any]:
+    """The commands as Click has them: made of all their signatures, so once a process."""
+    return typer.main.get_command(app)
 
 
 def _unexpected(error: Exception) -> str:

@@ -23,9 +23,9 @@ from tests.attacks.mutate import (
 )
 from tests.zoo import in_zoo
 
-COUNT, SHORT = 300, 100
+COUNT, SHORT = 300, 50
 COUNTS = dict.fromkeys(seeds.SEEDS, COUNT) | {"orbax": 100}  # TensorStore takes long to start
-FEW = dict.fromkeys(list(seeds.SEEDS)[list(seeds.SEEDS).index("module") :], 30)  # of the short run
+FEW = dict.fromkeys(list(seeds.SEEDS)[list(seeds.SEEDS).index("module") :], 20)  # of the short run
 READ_BY_CHANCE = 0.5  # more would say that the mutations change nothing
 
 

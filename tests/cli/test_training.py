@@ -341,8 +341,11 @@ def test_outputs_that_are_not_finite_are_no_accuracy(
     result.refused("the outputs for image 0 are not finite numbers", "float32")
 
 
-def test_the_number_of_workers_changes_no_number(rosetta: Rosetta, tmp_path: Path) -> None:
-    """Photographs of several sizes, decoded by none, one and three threads beside the training."""
+@pytest.mark.parametrize("threads", [in_zoo(1), 3])
+def test_the_number_of_workers_changes_no_number(
+    rosetta: Rosetta, tmp_path: Path, threads: int
+) -> None:
+    """Photographs of several sizes, decoded in the training and by threads beside it."""
     photographs = write_images(tmp_path / "data", each=10)
     command = ("train", "imagenet/resnet50-torchvision", "--framework", "reference", "--data")
     changes = {
@@ -359,7 +362,7 @@ def test_the_number_of_workers_changes_no_number(rosetta: Rosetta, tmp_path: Pat
     }
     settings = [text for key, value in changes.items() for text in ("--set", f"{key}={value}")]
     found = []
-    for workers in (0, 1, 3):
+    for workers in (0, threads):
         output = tmp_path / str(workers)
         result = rosetta(
             *command, photographs, *settings, "--workers", workers, "-o", output, "--json", "-"
@@ -374,4 +377,4 @@ def test_the_number_of_workers_changes_no_number(rosetta: Rosetta, tmp_path: Pat
         losses = [(row["loss"], row["accuracy"]) for row in steps]
         kept = {key: measured[0][key] for key in ("loss", "wrong", "examples")}
         found.append((losses, read_run(run).evaluations, kept))
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from shared import Trace, initial_weights, probe_weights, save_weights
+from shared import ResNetSpec, Trace, initial_weights, probe_weights, save_weights
 from shared.cli.pages_of_others import diagnose_page
 from shared.frameworks import reference
 from shared.reports.html import html_page
@@ -21,6 +22,7 @@ from tests.reports.reading import assert_nothing_from_elsewhere, read
 from tests.verification.diagnosis.ports import right, small, with_mistakes
 
 KEYS = {"same", "explained", "causes", "error_before", "error_after", "limit", "spec", "tried"}
+SHALLOW = small().replace(depths=(1, 1))
 
 
 @pytest.fixture
@@ -133,17 +135,19 @@ def test_json_file(rosetta: Rosetta, weights: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def traces(tmp_path: Path) -> tuple[Path, Path]:
     """The reference, and a framework that is wrong and believes that it is right."""
-    base = right(small())
-    files = []
-    for framework, changes in (("reference", {}), ("torch", {"block_padding": "same"})):
-        model = reference.build(small().replace(**changes))
-        reference.load_weights(model, base.weights)
-        trace = reference.trace(model, base.images)
-        about = {**trace.about, "seed": "0", "weights_source": "probe", "images_source": "probe"}
-        file = tmp_path / f"{framework}.safetensors"
-        dataclasses.replace(trace, spec=small(), framework=framework, about=about).save(file)
-        files.append(file)
-    return files[0], files[1]
+    wrong = traced(small(), tmp_path / "torch.safetensors", "torch", block_padding="same")
+    return traced(small(), tmp_path / "reference.safetensors"), wrong
+
+
+def traced(spec: ResNetSpec, file: Path, framework: str = "reference", **changes: Any) -> Path:
+    """A trace of the probe with these changes, saved as if it were the spec's."""
+    base = right(spec)
+    model = reference.build(spec.replace(**changes))
+    reference.load_weights(model, base.weights)
+    trace = reference.trace(model, base.images)
+    about = {**trace.about, "seed": "0", "weights_source": "probe", "images_source": "probe"}
+    dataclasses.replace(trace, spec=spec, framework=framework, about=about).save(file)
+    return file
 
 
 def test_compare_says_the_layer_then_the_cause(rosetta: Rosetta, traces: tuple[Path, Path]) -> None:
@@ -177,7 +181,7 @@ def test_weights_that_are_not_known_are_said(rosetta: Rosetta, traces: tuple[Pat
 
 
 def test_audit_of_fresh_weights(rosetta: Rosetta, tmp_path: Path) -> None:
-    spec = small().replace(**{"init.zero_residual": True})
+    spec = SHALLOW.replace(**{"init.zero_residual": True})
     file = tmp_path / "fresh.safetensors"
     save_weights(file, initial_weights(spec), spec)
     result = rosetta("audit", file, "--image-size", "32")
@@ -186,9 +190,10 @@ def test_audit_of_fresh_weights(rosetta: Rosetta, tmp_path: Path) -> None:
     assert "the last gamma of each block is zero" in result.out
 
 
-def test_audit_json_and_exit_code(rosetta: Rosetta, traces: tuple[Path, Path]) -> None:
+def test_audit_json_and_exit_code(rosetta: Rosetta, tmp_path: Path) -> None:
     """A trace of the probe, every layer compared: nothing passes."""
-    result = rosetta("audit", "--io", traces[0], "--tolerance", "1e-12", "--json", "-")
+    trace = traced(SHALLOW, tmp_path / "trace.safetensors")
+    result = rosetta("audit", "--io", trace, "--tolerance", "1e-12", "--json", "-")
     assert result.json.keys() >= {"score", "mistakes", "why_blind"}
     assert result.json["mistakes"][0].keys() >= {"kind", "what", "visible", "error"}
     assert (result.code, result.json["score"]) == (0, 1.0)

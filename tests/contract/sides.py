@@ -21,6 +21,9 @@ from shared.training.config import PROBE, Training
 from shared.weights.canonical import Weights, to_channels_last
 from tests.probes import loaded
 
+# Sides whose steps are not compiled; the others take seconds for every one.
+SOONEST = ("torch", "reference")
+
 
 class Side:
     """One framework's models and trainers."""

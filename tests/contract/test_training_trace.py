@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from shared import SpecError, make_plan
 from shared.architecture import ops
 from shared.training.config import PROBE, OptimizerConfig, Training
 from shared.verification.recording import CHECKS
-from tests.contract.sides import SIDES, Side
+from tests.contract.sides import SIDES, SOONEST, Side
 from tests.numpy_training import numpy_loss
 from tests.probes import small
 from tests.training_probes import (
@@ -88,8 +90,12 @@ def test_a_trace_has_the_keys_of_the_contract_and_leaves_the_model_as_it_was(
 
 
 @pytest.mark.parametrize(
-    "checks",
-    [("gradients",), in_zoo((("steps", "eval"),)), in_zoo((("train",),)), in_zoo((("steps",),))],
+    ("side", "checks"),
+    rest_in_zoo(
+        itertools.product(SIDES, [("gradients",), ("steps", "eval"), ("train",), ("steps",)]),
+        [(side, ("gradients",)) for side in SOONEST],
+    ),
+    indirect=["side"],
     ids=str,
 )
 def test_a_check_alone_is_what_it_is_in_company(side: Side, checks: tuple[str, ...]) -> None:
@@ -120,6 +126,7 @@ def test_unknown_checks_are_refused(side: Side) -> None:
         side.package.trace(side.loaded(spec), batch_for(spec)[0], checks=("backward",))
 
 
+@pytest.mark.parametrize("side", rest_in_zoo(SIDES, (*SOONEST, "keras")), indirect=True)
 def test_half_precisions_are_widened_in_a_trace(side: Side) -> None:
     """And train: all is finite."""
     spec = small(UNBIASED, (1,))

@@ -19,6 +19,7 @@ from shared.training.config import Training
 from shared.verification.recording import CHECKS
 from shared.weights.canonical import float_dtype
 from shared.weights.files import read_tensors
+from tests.frameworks.here import Here
 from tests.zoo import rest_in_zoo
 
 SPEC = miniature(get_spec("torchvision/resnet18"))
@@ -53,9 +54,10 @@ TRACED_SHORT = {
 
 @pytest.mark.parametrize(("dtype", "framework", "kind"), rest_in_zoo(TRACED, TRACED_SHORT))
 def test_the_bytes_of_a_trace_are_exact(
-    tmp_path: Path, dtype: str, framework: str, kind: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, framework: str, kind: str
 ) -> None:
     pytest.importorskip("torch")
+    monkeypatch.setattr(verify, "TraceWorker", Here)  # whose start takes longer than the trace
     checks = ("eval",) if dtype == "bfloat16" else CHECKS
     training = Training().replace({"optimizer.kind": kind})
     inputs = Inputs(dtype, image_size=SIZE, checks=checks, training=training, batch=3)

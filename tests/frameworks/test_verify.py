@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -32,7 +33,6 @@ from shared.frameworks import reference
 from shared.frameworks import verify as verify_module
 from shared.frameworks.inputs import Inputs
 from shared.frameworks.registry import installed
-from shared.frameworks.trace_worker import run_job
 from shared.frameworks.verify import (
     DEFAULT_PRESETS,
     TraceTaken,
@@ -42,6 +42,8 @@ from shared.frameworks.verify import (
     verify,
 )
 from shared.verification.tolerances import DTYPES, EVAL_FLOAT64
+from tests.frameworks.here import Here
+from tests.zoo import rest_in_zoo
 
 pytest.importorskip("torch")
 
@@ -59,7 +61,8 @@ def temporary(tmp_path_factory: pytest.TempPathFactory):
         yield folder
 
 
-@pytest.fixture(scope="module", params=DTYPES)
+# The exact one, and the one whose budget is the largest.
+@pytest.fixture(scope="module", params=rest_in_zoo(DTYPES, ("float64", "bfloat16")))
 def run(
     request: pytest.FixtureRequest, temporary: Path
 ) -> tuple[str, list[Verdict], list[TraceTaken]]:
@@ -135,27 +138,11 @@ def test_all_installed_frameworks_agree_in_float32() -> None:
     assert verdict.passed
 
 
-class HereAndNow:
-    """The reference in this process, under whatever name, instead of a worker."""
+class HereAndNow(Here):
+    """The reference in this process, under whatever name."""
 
-    def __init__(self, name: str, threads: int | None = None):
-        self.name = name
-
-    def run(self, job: dict) -> dict:
-        run_job(reference, job)
-        return {"seconds": 0.0, "peak_bytes": 0}
-
-    def kill(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def __enter__(self) -> HereAndNow:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def package(self) -> ModuleType:
+        return reference
 
 
 @pytest.fixture

@@ -95,9 +95,18 @@ def varied(tree: Any) -> Any:
     return jax.tree_util.tree_unflatten(structure, found)
 
 
+def filled(init: Callable[..., Any], *arguments: Any) -> Any:
+    """What `init` returns, with other values; it is traced and not run, which would compile every
+    operator.
+    """
+    shapes = jax.eval_shape(init, *arguments)
+    return varied(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
+
+
 def linen_net(**how: Any) -> tuple[LinenNet, Any]:
     module = LinenNet(**how)
-    return module, varied(module.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    init = partial(module.init, train=False)
+    return module, filled(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
 def nnx_net(groups: bool = False) -> NnxNet:

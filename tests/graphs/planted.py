@@ -4,6 +4,8 @@ them, and what the report has to say.
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,6 +32,11 @@ Unit = Callable[[Any, Tensor], Tensor]
 
 def base() -> Any:
     """The network, with parameters and statistics that hide nothing."""
+    return copy.deepcopy(_base())
+
+
+@functools.cache  # drawing its parameters takes longer than copying them
+def _base() -> Any:
     resnet = import_torchvision().models.resnet
     model = resnet.ResNet(resnet.Bottleneck, [2, 2, 2, 2], num_classes=10)
     randomise(model)

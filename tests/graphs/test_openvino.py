@@ -5,6 +5,7 @@ computes, and which ResNet a file has is said with its weights bit by bit.
 from __future__ import annotations
 
 import importlib
+import itertools
 import random
 import re
 from collections.abc import Callable
@@ -34,7 +35,7 @@ from tests.formats.openvino_files import small
 from tests.graphs import reading
 from tests.graphs.presets import side
 from tests.parity.structures import COVERING
-from tests.zoo import in_zoo
+from tests.zoo import in_zoo, rest_in_zoo
 
 LIMIT = 1e-5  # measured 1e-6, against OpenVINO in float32
 RNG = np.random.default_rng(0)
@@ -404,9 +405,14 @@ def test_a_planted_change_is_named(
     assert what in [departure.what for departure in found.departures]
 
 
-@pytest.mark.parametrize("fold", [False, True])
-@pytest.mark.parametrize("writer", ["torch", "keras:tensorflow"])
-@pytest.mark.parametrize("name", [in_zoo(name) for name in COVERING])
+WAYS = [*itertools.product(("torch", "keras:tensorflow"), (False, True))]
+BY_TURNS = [(name, *WAYS[i % len(WAYS)]) for i, name in enumerate(COVERING)]
+
+
+@pytest.mark.parametrize(
+    ("name", "writer", "fold"),
+    rest_in_zoo([(name, *way) for name in COVERING for way in WAYS], (), BY_TURNS),
+)
 def test_every_kind_of_structure(name: str, writer: str, fold: bool, tmp_path: Path) -> None:
     if get_framework(writer).missing:
         pytest.skip(f"{writer} not installed")

@@ -14,10 +14,11 @@ from shared import identify, list_presets
 from tests.zoo import rest_in_zoo
 
 MODELS = {m.key: m for m in others.models() if m.package not in identified.ENVIRONMENTS}
-SHORT = {
-    *("torchvision/resnet18", "timm/resnet10t", "timm/resnet18d", "timm/resnetblur18"),
-    *("timm/resnetv2_18", "timm/resnetaa34d", "transformers/ResNet, basic", "timm/skresnet18"),
-    "keras.applications/ResNet50V2",
+SHORT = {  # one or a few of each package that the README's tests install
+    *("torchvision/resnet18", "timm/resnet10t", "timm/resnetblur18", "timm/resnetv2_18"),
+    *("timm/resnetaa34d", "transformers/ResNet, basic", "timm/skresnet18", "dm-haiku/ResNet18"),
+    *("keras.applications/ResNet50V2", "segmentation-models-pytorch/resnet18"),
+    *("image-classifiers/resnet18", "pytorchcv/preresnet10"),
 }
 ZOO = {
     *("torchvision/resnet50", "torchvision/resnext50_32x4d", "timm/resnet26t", "timm/resnet50_gn"),
@@ -26,10 +27,10 @@ ZOO = {
     *("transformers/ResNet, downsample_in_bottleneck", "keras.applications/ResNet101"),
     *("transformers/ResNet, downsample_in_first_stage", "keras.applications/MobileNetV2"),
     *("keras.applications/VGG16", "keras.applications/DenseNet121", "keras-hub/resnet_18"),
-    *("keras-hub/resnet_v2_50", "keras-hub/resnet_vd_50", "dm-haiku/ResNet18"),
+    *("keras-hub/resnet_v2_50", "keras-hub/resnet_vd_50"),
     *("dm-haiku/ResNet50, resnet_v2", "flaxmodels/ResNet18", "flaxmodels/ResNet50"),
     *("jax-resnet/ResNet18", "jax-resnet/ResNeXt50", "jax-resnet/ResNetD50"),
-    *("image-classifiers/resnet18", "image-classifiers/seresnet18"),
+    "timm/resnet18d",
 }
 
 

@@ -19,6 +19,7 @@ from shared.recognition.find import Survey, survey
 from shared.recognition.layers import layout_of, read_layers
 from shared.recognition.leftovers import AVERAGES, CONFIGURATION, COUNTER, NUMBER, OPTIMIZER, OTHER
 from tests.recognition.dialects import DIALECTS, counted, entry, renamed, unreadable
+from tests.zoo import rest_in_zoo
 
 Entries = Mapping[str, Entry]
 FEATURES = 256  # of the miniature below
@@ -385,7 +386,8 @@ LARGE: dict[str, Callable[[], Entries]] = {
 }
 
 
-@pytest.mark.parametrize("kind", LARGE)
+# `test_nearest_preset.py` has long names and rows of layers of no network, too.
+@pytest.mark.parametrize("kind", rest_in_zoo(LARGE, ("deep", "counted", "blocks")))
 def test_sixteen_thousand_names_are_judged_quickly(kind: str) -> None:
     entries = LARGE[kind]()
     started = time.process_time()

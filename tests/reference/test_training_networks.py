@@ -21,7 +21,7 @@ from shared.verification.recording import CHECKS
 from shared.weights.canonical import Weights
 from shared.weights.random import named_rng
 from tests.differences import finite_difference, random, some_indices
-from tests.probes import loaded, relative_error, same_weights
+from tests.probes import loaded, relative_error, same_weights, small
 from tests.training_probes import batch_for, expected_arrays
 
 # A network's loss bends wherever a ReLU or the maximum of a pool switches within the step: then a
@@ -31,8 +31,9 @@ NETWORK_LIMIT = 1e-6  # relative to the largest gradient. Measured at most 3e-8
 
 FROZEN = Training(optimizer=OptimizerConfig(weight_decay=5e-4), frozen_norms=True)
 
+# Of two stages, with every kind of block that the whole ones have.
 NETWORKS = {
-    name: miniature(get_spec(name))
+    name: small(name, (1, 2))
     for name in (
         "torchvision/resnet18",
         "torchvision/resnext50_32x4d",
@@ -51,16 +52,17 @@ NETWORKS = {
         "ablation/resnet110_act_only_pre",
     )
 }
-NETWORKS["dilated"] = NETWORKS["timm/resnet50d"].replace(dilate=(False, False, True, True))
+NETWORKS["dilated"] = small("timm/resnet50d", (1, 1, 2), dilate=(False, True, True))
 NETWORKS["features"] = NETWORKS["torchvision/resnet18"].replace(
     num_classes=0, **{"head.pool": "max"}
 )
 NETWORKS["image"] = NETWORKS["fb/preresnet18"].replace(num_classes=0, **{"head.pool": "none"})
+WHOLE = [name for name in NETWORKS if "/" in name]
 
 
 def size_for(spec: ResNetSpec) -> int:
     """So that batch norm has more than a few values in the last stage."""
-    return 32 if len(spec.depths) == 3 else 64
+    return 32 if len(spec.depths) < 4 else 64
 
 
 def check_network(spec: ResNetSpec, training: Training, coordinates: int) -> None:
@@ -129,6 +131,12 @@ def check_network(spec: ResNetSpec, training: Training, coordinates: int) -> Non
 @pytest.mark.parametrize("spec", NETWORKS.values(), ids=NETWORKS)
 def test_gradients_against_finite_differences(spec: ResNetSpec) -> None:
     check_network(spec, PROBE, 16)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", WHOLE)
+def test_gradients_of_whole_networks_against_finite_differences(name: str) -> None:
+    check_network(miniature(get_spec(name)), PROBE, 16)
 
 
 def test_gradients_with_frozen_norms_against_finite_differences() -> None:

@@ -159,7 +159,7 @@ def test_trace_is_in_the_order_of_the_plan() -> None:
     assert [trace.shape(f"eval/{row.name}") for row in rows] == [(2, *row.output) for row in rows]
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", [in_zoo("float16"), "bfloat16"])
 def test_trace_widens_half_precision(dtype: str) -> None:
     spec = small_spec().replace(depths=(1,))
     trace = resnet_flax.trace(loaded(spec, dtype), images_for(spec))
@@ -270,7 +270,7 @@ def test_split_and_merge_round_trip() -> None:
 @pytest.mark.parametrize(
     ("preset", "graph"),
     [
-        ("torchvision/resnet50", True),
+        in_zoo(("torchvision/resnet50", True)),
         in_zoo(("bit/r50x1", False)),
         ("ablation/resnet110_dropout_shortcut", False),
     ],

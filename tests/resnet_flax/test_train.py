@@ -18,6 +18,7 @@ from shared.training.config import PROBE, Training
 from tests.numpy_training import OPTIMIZERS, RATES
 from tests.probes import loaded, relative_error, same_weights, small
 from tests.training_probes import DROPOUT, UNBIASED, batch_for, masks_for
+from tests.zoo import in_zoo
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -61,7 +62,9 @@ def test_a_compiled_step_is_the_layerwise_one_and_compiled_once() -> None:
     assert nnx.graphdef(whole.model) == before  # its mode is not changed
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("adamw-kernels", "float32"), ("adam", "bfloat16")])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [in_zoo(("adamw-kernels", "float32")), ("adam", "bfloat16")]
+)
 def test_a_compiled_trainer_goes_on_bit_for_bit(name: str, dtype: str) -> None:
     training, batch, masks = Training(optimizer=OPTIMIZERS[name]), batch_for(SPEC), masks_for(SPEC)
     with jax.enable_x64(False):

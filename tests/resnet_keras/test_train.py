@@ -1,14 +1,9 @@
-"""Training in Keras, beyond what `tests/contract` asks of every trainer: files, layers, compiled
-steps, and the other backends.
+"""Training in Keras, beyond what `tests/contract` asks of every trainer: files, layers and compiled
+steps.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +19,11 @@ from resnet_keras import dropout as dropping
 from shared import probe_images
 from shared.architecture import ops
 from shared.training.config import PROBE
-from tests.keras_backend_parity import TRAINED, training_trace
 from tests.probes import loaded, relative_error, small
 from tests.training_probes import DROPOUT, batch_for, masks_for
-from tests.zoo import in_zoo
 
 # Float64 against a few lines of NumPy: worst 3e-16.
 EXACT = 1e-14
-# Two backends after ten steps of a small network: worst 2e-13.
-BACKENDS = 1e-12
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
@@ -123,26 +114,3 @@ def test_steps_are_compiled_once_and_masks_are_arguments(monkeypatch: pytest.Mon
     worst = {name: relative_error(array, results[1][name]) for name, array in results[0].items()}
     assert max(worst.values()) <= EXACT, worst
     trainer.step(images, labels, 0.1)  # without masks
-
-
-@pytest.mark.parametrize("backend", ["torch", in_zoo("jax")])
-def test_other_backends(backend: str, tmp_path: Path) -> None:
-    """The same training, and no change of global state."""
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
-    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1"}
-    file = tmp_path / "trace.npz"
-    command = [sys.executable, "-m", "tests.keras_backend_parity", str(file)]
-    root = Path(__file__).parents[2]
-    run = subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout.splitlines()[-1]) == {"changed": []}
-    with np.load(file) as found:
-        for preset in TRAINED:
-            expected = training_trace(preset)
-            errors = {
-                n: relative_error(found[f"{preset}/{n}"], expected[n]) for n in expected.names
-            }
-            assert {name: error for name, error in errors.items() if not error <= BACKENDS} == {}

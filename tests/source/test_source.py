@@ -69,7 +69,7 @@ ALLOWED = {
 # TensorFlow and XLA take seconds for what takes PyTorch a tenth of one.
 SAMPLE = {
     "torch": ALL_KINDS,
-    "keras": ("torchvision/resnet50", "keras/resnet50v2", "fb/preresnet18", "cifar/preresnet20"),
+    "keras": ("keras/resnet50v2", "cifar/preresnet20"),
     "flax": ("cifar/preresnet20",),
 }
 
@@ -84,7 +84,7 @@ TOOLED = (
 )
 TOOLS_IN_SHORT = {
     "torch": ("flax/resnet50", "cifar/preresnet20"),
-    "keras": ("keras/resnet50v2", "cifar/preresnet20"),
+    "keras": ("keras/resnet50v2",),
     "flax": (),  # `nnx.jit` takes every file
 }
 # Over which the networks are spread: starting a framework takes long, too.

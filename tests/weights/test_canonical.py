@@ -38,6 +38,7 @@ from shared.weights.canonical import (
 from shared.weights.files import read_tensors, write_tensors
 from shared.weights.random import named_rng
 from tests.probes import DISTINCT, reference_trace, relative_error, same_weights
+from tests.zoo import rest_in_zoo
 
 SPEC = miniature(get_spec("torchvision/resnet18"))
 PLAN = make_plan(SPEC)
@@ -71,6 +72,11 @@ DEEP = [
     "ablation/resnet110_norm_after_add",
     "ablation/resnet110_act_before_add",
 ]
+# A plain network, the deepest, and one of each kind of join: scaled, gated, with a norm behind it.
+DEEP_SHORT = {
+    *("he/plain34", "cifar/preresnet164", "ablation/resnet110_scale_0.5_0.5"),
+    *("ablation/resnet110_exclusive_gate_b0", "ablation/resnet110_norm_after_add"),
+}
 
 
 @pytest.fixture
@@ -173,7 +179,7 @@ def smallest_difference(trace: Trace) -> tuple[float, str]:
     return min((relative_error(trace[name][0], trace[name][1]), name) for name in trace.names)
 
 
-@pytest.mark.parametrize("preset", DEEP)
+@pytest.mark.parametrize("preset", rest_in_zoo(DEEP, DEEP_SHORT))
 def test_probe_activations_depend_on_the_image_at_full_depth(preset: str) -> None:
     assert smallest_difference(reference_trace(get_spec(preset))) > (SMALLEST_DIFFERENCE,)
 
@@ -197,7 +203,10 @@ def largest_growth(spec: ResNetSpec) -> tuple[float, str]:
 
 
 @pytest.mark.parametrize(
-    "preset", [*DEEP, "ablation/resnet110_conv_shortcut", "ablation/resnet164_original"]
+    "preset",
+    rest_in_zoo(
+        [*DEEP, "ablation/resnet110_conv_shortcut", "ablation/resnet164_original"], DEEP_SHORT
+    ),
 )
 def test_rounding_does_not_grow_with_depth_in_training(preset: str) -> None:
     assert largest_growth(get_spec(preset)) < (LARGEST_GROWTH,)

@@ -132,8 +132,13 @@ def as_keras2(config: Config) -> Config:
 
 def entries_of(config: Config) -> dict[str, Entry]:
     """Values for the weights of the model that Keras builds from a configuration."""
+    return dict(_entries(json.dumps(config)))
+
+
+@functools.lru_cache(maxsize=16)  # the same few configurations again and again
+def _entries(config: str) -> dict[str, Entry]:
     found = {}
-    for variable, name in _variables(built(config)):
+    for variable, name in _variables(built(json.loads(config))):
         leaf = variable.name
         rng = named_rng(name, seed=1)
         positive = leaf in ("gamma", "moving_variance")
@@ -173,6 +178,13 @@ def read(
     entries = entries_of(config) if entries is None else entries
     archive = Archive("keras", entries, configuration=configuration)
     return identify(Path("small.keras"), archive, Wanted(form, **wanted))
+
+
+@functools.cache
+def plain_outputs(version: int) -> np.ndarray:
+    """What Keras computes of `small_config(version)`, for whoever changes something in it."""
+    plain = small_config(version)
+    return outputs_of_keras(plain, entries_of(plain))
 
 
 def outputs_of_keras(config: Config, entries: dict[str, Entry]) -> np.ndarray:

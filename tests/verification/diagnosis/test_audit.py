@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared import ResNetSpec, get_spec, initial_weights, miniature, probe_images, probe_weights
+from shared import ResNetSpec, initial_weights, probe_images, probe_weights
 from shared.verification.diagnosis.audit import Audit, audit
+from tests.probes import small
 
-SPEC = miniature(get_spec("cifar/resnet20"))
-PADDED = miniature(get_spec("torchvision/resnet18")).replace(**{"init.zero_residual": True})
+SPEC = small("cifar/resnet20", (1, 2))
+PADDED = small("torchvision/resnet18", **{"init.zero_residual": True})
 
 
 def audited(spec: ResNetSpec, weights, images=None, **more) -> Audit:
     if images is None:
-        images = probe_images((2, 32, 32, spec.in_channels))
+        images = probe_images((2, 16, 16, spec.in_channels))
     return audit(weights, spec, images, **more)
 
 
@@ -36,7 +37,7 @@ def test_fresh_weights_hide_what_is_in_the_branches(fresh: Audit) -> None:
     gamma of zero.
     """
     assert "the last gamma of each block is zero" in words(fresh)
-    assert "statistics of 20 of 20 norms are fresh" in words(fresh)
+    assert "statistics of 6 of 6 norms are fresh" in words(fresh)
     assert "stages.1.blocks.0.norm1: gamma and beta exchanged" in unseen(fresh)
     assert 0 < fresh.score < 0.5
 
@@ -64,9 +65,9 @@ def test_a_tolerance_hides_small_mistakes() -> None:
 @pytest.mark.parametrize(
     ("images", "said", "kept"),
     [
-        (np.ones((2, 32, 32, 3)), "all pixels of the images are alike", "left to right"),
-        (np.repeat(probe_images((2, 32, 32, 1)), 3, axis=3), "the images are grey", "BGR for RGB"),
-        (probe_images((1, 32, 32, 3)), "there is one image", "in reverse order"),
+        (np.ones((2, 16, 16, 3)), "all pixels of the images are alike", "left to right"),
+        (np.repeat(probe_images((2, 16, 16, 1)), 3, axis=3), "the images are grey", "BGR for RGB"),
+        (probe_images((1, 16, 16, 3)), "there is one image", "in reverse order"),
     ],
     ids=["ones", "grey", "one"],
 )
