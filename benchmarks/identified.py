@@ -26,7 +26,7 @@ from rich.console import Console
 
 from benchmarks.others import Model, models
 from shared import Identified, get_spec, identify
-from shared.errors import FrameworkError
+from shared.errors import RosettaError
 from shared.graphs.near import fields_that_differ
 from shared.graphs.verdict import listed
 from shared.processes import ON_CPU, Process, answers, failure
@@ -249,7 +249,7 @@ def _measured(process: Process, model: Model) -> Row | str:
     started = time.monotonic()
     try:
         found = _asked(process, model.key, SECONDS)
-    except FrameworkError as error:
+    except RosettaError as error:
         late = time.monotonic() - started >= SECONDS
         why = f"took longer than {SECONDS:.0f} s" if late else str(error)
         why = " ".join(why.removeprefix(f"{model.key}: ").split())[:300].replace("|", "/")

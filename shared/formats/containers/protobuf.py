@@ -17,7 +17,7 @@ import numpy as np
 from shared.formats.containers import spans
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-MAX_FIELDS = 1 << 17  # of a file
+MAX_FIELDS = 1 << 19  # of a file; a grouped network as tf2cv splits it has 200,000
 _WINDOW = 1 << 16
 _MAX_VARINT = 10  # bytes
 
