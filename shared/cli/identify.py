@@ -96,10 +96,13 @@ def identify(
                 seconds=seconds,
             )
     found = answer.found
-    if weights is not None:
-        found["departures"] += report.unequal_tensors(answer.weights, weights, found["names"])
     found["notes"] += notes
-    causes = _causes(answer, spec, weights)
+    causes = []
+    if weights is not None:
+        theirs, ours, note = _comparable(answer, weights)
+        found["departures"] += report.unequal_tensors(theirs, ours, found["names"])
+        found["notes"] += [note] if note else []
+        causes = _causes(spec, ours, theirs) if ours is weights else []
     found |= {"against": against, "causes": causes}
     good = found["recognised"] and not (against and found["departures"])
     written = _write(answer, output) if output is not None else None
@@ -156,15 +159,37 @@ def _other_side(
     return checkpoint.spec, checkpoint.weights(), notes
 
 
-def _causes(
-    answer: Answer, spec: ResNetSpec | None, weights: Weights | None
-) -> list[dict[str, Any]]:
+def _comparable(answer: Answer, weights: Weights) -> tuple[Weights, Weights, str]:
+    """The target's tensors and the other side's, and what is to be said of that: where norms are
+    folded on one side, what the tensors do; nothing, where that is the same.
+    """
+    from shared.graphs.verdict import SAME_MODEL
+    from shared.weights.folding import APART, apart_by, effects, has_identities
+
+    spec, own = answer.spec, answer.weights
+    folded = has_identities(weights) or (
+        answer.found["verdict"] != SAME_MODEL and has_identities(own, fresh=True)
+    )
+    if spec is None or not folded or own.keys() != weights.keys():
+        return own, weights, ""
+    theirs, ours = effects(spec, own), effects(spec, weights)
+    apart = apart_by(theirs, ours)
+    what = "compared by what they do: norms, and standardised kernels, are folded on both sides"
+    far = [name for name, error in apart.items() if error > APART]
+    if far:
+        note = f"its tensors are {what}"
+        return {name: theirs[name] for name in far}, {name: ours[name] for name in far}, note
+    note = f"its tensors are those of the other side, {what}: {max(apart.values()):.1e} apart"
+    return {}, {}, note
+
+
+def _causes(spec: ResNetSpec | None, right: Weights, found: Weights) -> list[dict[str, Any]]:
     """What has been done to tensors that are not those of the other side."""
-    if spec is None or weights is None or not answer.weights:
+    if spec is None or not found:
         return []
     from shared.verification.diagnosis.tensors import explain_tensors
 
-    causes, _ = explain_tensors(spec, weights, answer.weights)
+    causes, _ = explain_tensors(spec, right, found)
     return [
         {
             "kind": cause.kind,

@@ -14,7 +14,7 @@ from shared.architecture.spec import ResNetSpec
 from shared.cli.tables import Column, Table
 from shared.graphs.evidence import difference
 from shared.graphs.near import fields_that_differ
-from shared.graphs.verdict import NO_RESNET, THIS_SIZE, listed
+from shared.graphs.verdict import NO_RESNET, SAME_FUNCTION, THIS_SIZE, listed
 from shared.weights.canonical import Weights
 
 MOST_ROWS = 30
@@ -53,7 +53,8 @@ def verdict(found: Mapping[str, Any], against: str | None, good: bool) -> Text:
     result = found["verdict"]
     if against:
         unknown = "not the same as" if shows or count else "not shown to be the same as"
-        is_it = "the same as" if good else unknown
+        alike = "the same function as" if result == SAME_FUNCTION else "the same as"
+        is_it = alike if good else unknown
         text = f"{is_it} {against}"
     elif result == NO_RESNET:
         text = "no ResNet"

@@ -7,10 +7,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from shared import get_spec, probe_weights
+from shared.architecture.presets import miniature
+from shared.cli.identify import _comparable
+from shared.cli.report_identify import unequal_tensors
+from shared.frameworks.identify import Answer
+from shared.graphs.verdict import SAME_FUNCTION, SAME_MODEL
 from tests.cli_runner import Rosetta, run_python
 from tests.formats.inside_files import net, ones, save, under
+from tests.frameworks.folded import folded
 
 MODEL = """
 import time
@@ -140,6 +148,26 @@ def test_a_model_its_weights_and_what_it_is_compared_with(rosetta: Rosetta, fold
     assert inspected["spec"]["depths"] == [3, 3, 3]
     same = rosetta("identify", target, "--against", "mine.weights.h5", "--json", "-")
     assert (same.code, same.json["departures"]) == (0, [])
+
+
+@pytest.mark.parametrize("change", [0.0, 1e-3])
+def test_folded_norms_are_compared_by_what_they_do(change: float) -> None:
+    """A deployed file beside the checkpoint that it was made of: other tensors, and the same."""
+    spec = miniature(get_spec("cifar/resnet20"))
+    weights = probe_weights(spec, 1, "float32")
+    own = folded(spec, weights)
+    name = "stages.1.blocks.0.conv1.weight"
+    own[name] = own[name] + change * np.abs(own[name]).max()
+    answer = Answer({"spec": spec.to_dict(), "verdict": SAME_FUNCTION}, own)
+    theirs, ours, note = _comparable(answer, weights)
+    rows = {row["ours"]: row["theirs"] for row in unequal_tensors(theirs, ours, {})}
+    assert set(rows) == ({name} if change else set())
+    assert not change or float(rows[name].rpartition(" ")[2]) > change / 10
+    assert ("those of the other side" in note) is not bool(change)
+    answer.found["verdict"] = SAME_MODEL  # whose tensors are compared as they are
+    assert _comparable(answer, weights) == (own, weights, "")
+    other = Answer({"spec": spec.to_dict(), "verdict": SAME_MODEL}, weights)
+    assert ("those of the other side" in _comparable(other, own)[2]) is not bool(change)
 
 
 @pytest.mark.zoo

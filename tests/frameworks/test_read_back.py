@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared import get_spec, make_plan, probe_weights
-from shared.architecture.ops import BatchNorm
+from shared import get_spec, probe_weights
 from shared.architecture.presets import miniature
 from shared.architecture.spec import ResNetSpec
 from shared.frameworks.exported.kinds import KINDS, Wanted
 from shared.frameworks.exported.read_back import ReadBack, judged
 from shared.graphs.verdict import SAME_FUNCTION
-from shared.weights.canonical import Weights
-from shared.weights.folding import fold_norms
+from tests.frameworks.folded import folded
 
 FOUND = {"spec": {"name": "custom"}, "departures": [], "verdict": SAME_FUNCTION, "recognised": True}
 WANTED = Wanted(KINDS["litert"], "keras:tensorflow", "float32", 32)
@@ -21,29 +19,6 @@ WANTED = Wanted(KINDS["litert"], "keras:tensorflow", "float32", 32)
 SPECS = [
     miniature(get_spec(name)) for name in ("cifar/resnet20", "keras/resnet50v2", "wrn/wrn16_4")
 ]
-
-
-def folded(spec: ResNetSpec, weights: Weights) -> Weights:
-    """As a file is read: identities in the place of norms that are folded, and of those that are
-    left a scale and a shift.
-    """
-    _, kept = fold_norms(spec, weights)
-    found = dict(kept)
-    for node in make_plan(spec).nodes():
-        if not isinstance(node.op, BatchNorm):
-            continue
-        size, name = node.op.channels, node.name
-        own = {leaf: weights[f"{name}.{leaf}"] for leaf in node.op.tensors()}
-        scale, shift = np.ones(size), found.pop(f"{node.inputs[0]}.bias", None)
-        if f"{name}.weight" in kept:
-            scale = own["weight"] / np.sqrt(own["running_var"] + node.op.eps)
-            shift = own["bias"] - own["running_mean"] * scale
-        leaves = (scale, shift, np.zeros(size), np.full(size, 1 - node.op.eps))
-        for leaf, array in zip(
-            ("weight", "bias", "running_mean", "running_var"), leaves, strict=True
-        ):
-            found[f"{name}.{leaf}"] = np.asarray(array)
-    return found
 
 
 def back(spec: ResNetSpec, change: float = 0.0, name: str = "stem.conv1.weight") -> ReadBack:

@@ -27,6 +27,8 @@ from shared.frameworks.exported.runtimes import opened
 from shared.frameworks.readers import file_reader
 from shared.frameworks.registry import get_framework, load_package
 from shared.graphs.verdict import DEPARTS, SAME_FUNCTION, THIS_SIZE, identify_graph
+from shared.weights.canonical import save_weights
+from tests.cli_runner import Rosetta
 from tests.graphs import keras_models, reading
 from tests.graphs.presets import side
 from tests.graphs.tensorflow_models import tensorflow_module
@@ -218,6 +220,21 @@ PLANTED: dict[str, tuple[str, str, Any, str]] = {
 @pytest.fixture(scope="module")
 def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported("torchvision/resnet18", False, tmp_path_factory.mktemp("net"))
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_file_is_compared_with_the_checkpoint_that_it_was_made_of(
+    seed: int, resnet18: Path, rosetta: Rosetta, tmp_path: Path
+) -> None:
+    """And with one of other weights."""
+    spec, weights = miniature(get_spec("torchvision/resnet18")), tmp_path / "net.safetensors"
+    save_weights(weights, probe_weights(spec, seed, "float32"), spec)
+    size = ("--image-size", "64")
+    found = rosetta("identify", resnet18, "--against", weights, *size, "--json", "-")
+    assert found.code == (0 if seed == 1 else 1)
+    assert bool(found.json["departures"]) is (seed != 1)
+    assert "norms, and standardised kernels, are folded on both sides" in found.json["notes"][-1]
 
 
 @pytest.mark.zoo

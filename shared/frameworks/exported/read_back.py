@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from shared.architecture.ops import BatchNorm, Conv
 from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.frameworks.exported.kinds import Wanted
 from shared.frameworks.identify import identify_target
 from shared.graphs.verdict import THIS_SIZE
 from shared.weights.canonical import Weights
-from shared.weights.folding import fold_norms, folded_spec
-
-APART = (
-    1e-5  # of roundings in float32, measured: at most 3e-7 (tests/graphs/test_litert_networks.py)
-)
-_TINY = 1e-30
+from shared.weights.folding import APART, apart_by, effects, fold_norms, folded_spec
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,8 @@ def judged(
     unequal = [name for name, array in expected.items() if not _same(tensors.get(name), array)]
     equal = len(expected) - len(unequal)
     if unequal and wanted.folds and found["recognised"]:
-        apart = _apart(_effects(expected_spec(spec, wanted), tensors), _effects(plain, expected))
+        theirs, ours = effects(expected_spec(spec, wanted), tensors), effects(plain, expected)
+        apart = max(apart_by(theirs, ours).values())
         folded = ["norms"] * (plain.norm.kind == "batch")
         folded += ["standardised kernels"] * (plain.weight_std_eps is not None)
         why = (
@@ -98,34 +92,3 @@ def judged(
 def _same(a: np.ndarray | None, b: np.ndarray) -> bool:
     """Of the same values; what the file has in float32 may have been widened to be read."""
     return a is not None and a.shape == b.shape and np.array_equal(a, b.astype(a.dtype))
-
-
-def _apart(found: Weights, expected: Weights) -> float:
-    return max(
-        float(np.abs(found[name] - array).max() / max(np.abs(array).max(), _TINY))
-        for name, array in expected.items()
-    )
-
-
-def _effects(spec: ResNetSpec, weights: Weights) -> Weights:
-    """What a network's tensors do, in float64: norms folded into the convolutions that they alone
-    read, and elsewhere as a scale and a shift; standardised kernels.
-    """
-    exact = {name: array.astype(np.float64) for name, array in weights.items()}
-    folded, found = fold_norms(spec, exact)
-    nodes = {node.name: node for node in make_plan(folded).nodes()}
-    readers = Counter(name for node in nodes.values() for name in node.inputs)
-    for node in nodes.values():
-        if not isinstance(node.op, BatchNorm):
-            continue
-        leaves = {leaf: found.pop(f"{node.name}.{leaf}") for leaf in node.op.tensors()}
-        scale = leaves.get("weight", 1.0) / np.sqrt(leaves["running_var"] + node.op.eps)
-        shift = leaves["bias"] - leaves["running_mean"] * scale
-        (source,) = node.inputs
-        if source in nodes and isinstance(nodes[source].op, Conv) and readers[source] == 1:
-            found[f"{source}.weight"] = found[f"{source}.weight"] * scale[:, None, None, None]
-            shift = shift + scale * found.pop(f"{source}.bias", 0.0)
-        else:
-            found[f"{node.name}.scale"] = scale
-        found[f"{node.name}.shift"] = shift
-    return found
