@@ -77,6 +77,7 @@ class RawGraph:
     outputs: list[int] = field(default_factory=list)  # of several, the logits first
     remarks: list[str] = field(default_factory=list)  # what the reader has to say, in sentences
     run: Callable[[Array], Array] | None = None
+    fixed: bool = False  # a file says that the images have this size, and no other
 
     def add(self, prim: str, *ins: int, where: str = "", line: str = "", **attrs: Any) -> int:
         """Append a primitive and return its id. `ins` stand before it."""

@@ -173,9 +173,16 @@ def _decide(
             chosen = [name for name in chosen if any(o is flat[name] for o in kept)]
         else:
             answer.verdict = THIS_SIZE
-            side = second.image_size
-            answer.departures = overlay(planned(best.spec, other.image), other.target).departures
-            answer.notes.append(f"the departures are those at {side} x {side} pixels")
+            own_side, side = graph.image_size, second.image_size
+            if graph.fixed:
+                answer.notes.append(
+                    f"the file is for images of {own_side} x {own_side} pixels; at {side} x {side} "
+                    "its operators do not fit, so that even and odd sizes could not be told apart"
+                )
+            else:
+                there = planned(best.spec, other.image)
+                answer.departures = overlay(there, other.target).departures
+                answer.notes.append(f"the departures are those at {side} x {side} pixels")
     answer.presets = chosen
     answer.spec = _with_momentum(best.spec, own)
     answer.weights, answer.names = best.weights, best.names

@@ -198,6 +198,7 @@ def test_every_kind_of_structure(name: str, fold: bool, tmp_path: Path) -> None:
     path = exported(name, fold, tmp_path)
     assert reading.unknown(file_reader(path)(side(spec))) == []
     found = identify_graph(file_reader(path), side(spec), expected_spec(spec, wanted))
+    assert not (found.recognised and found.departures)
     own = probe_weights(spec, 1, "float32")
     back = judged(found.to_dict(), found.weights, spec, own, wanted)
     assert back.passed, back

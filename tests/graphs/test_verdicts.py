@@ -8,7 +8,9 @@ import pytest
 
 from shared import get_spec, identify, probe_weights
 from shared.errors import FrameworkError
-from shared.graphs.verdict import NO_RESNET, THIS_SIZE
+from shared.frameworks.readers import reader_of
+from shared.graphs.primitives import RawGraph
+from shared.graphs.verdict import NO_RESNET, THIS_SIZE, identify_graph
 
 torch = pytest.importorskip("torch")
 
@@ -40,6 +42,21 @@ def test_a_window_over_the_whole_image_is_global_at_that_size() -> None:
     assert (found.verdict, found.preset) == (THIS_SIZE, "torchvision/resnet18")
     assert found.image_sizes == [64, 65]
     assert found.departures[0].where == "avgpool"
+
+
+def test_a_file_for_one_size_does_not_depart_at_another() -> None:
+    model = resnet18()
+    model.avgpool = nn.AvgPool2d(2)
+    read = reader_of(model)
+
+    def fixed(size: int | None) -> RawGraph:
+        graph = read(size)
+        graph.fixed = True
+        return graph
+
+    found = identify_graph(fixed, 64)
+    assert (found.verdict, found.departures) == (THIS_SIZE, [])
+    assert any("the file is for images of 64 x 64 pixels" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("affine", [True, False])

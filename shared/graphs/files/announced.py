@@ -67,6 +67,7 @@ def read_announced(
         own = read(announced.shape(size, sizes["N"]), size)
         if _misfits(own, sizes["N"]) < _misfits(graph, BATCH):
             graph, batch = own, sizes["N"]
+    graph.fixed = sizes["H"] == size == sizes["W"]
     return in_numpy.computed(graph, lambda n: read(announced.shape(n, batch), n), batch)
 
 
