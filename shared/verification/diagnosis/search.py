@@ -12,7 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 from shared.verification.diagnosis.measured import Measured
 from shared.verification.diagnosis.observations import Observations
 from shared.verification.diagnosis.passes import TrainerKit, check_of
-from shared.verification.diagnosis.precision import as_rounding, of_float32, rounding_sizes
+from shared.verification.diagnosis.precision import (
+    Rounding,
+    as_rounding,
+    of_float32,
+    rounding_sizes,
+)
 from shared.verification.diagnosis.scan import STAGES, Scan, Tried
 from shared.verification.hypotheses.hypothesis import Hypothesis, Port
 from shared.verification.hypotheses.listing import every
@@ -98,8 +103,11 @@ class Search(Measured):
         return found, scan.nearest()
 
     def _explaining(self, scan: Scan, as_first: bool, several: bool) -> list[Hypothesis]:
-        """`as_first` asks behind the likely ones whether it is the rounding of a low precision."""
+        """`as_first` asks behind the likely ones whether it is the rounding of a low precision. One
+        that is not sure is taken when no hypothesis alone explains the key.
+        """
         behind: dict[str, Scan] = {}
+        likely: Rounding | None = None
         for stage in range(len(STAGES)):
             found = scan.run(stage)
             if found:
@@ -108,9 +116,12 @@ class Search(Measured):
                 rounding = as_rounding(self.exact, self.limits, scan.key)
                 if rounding and (one := scan.one_layer_in_low_precision()):
                     return [one]
-                if rounding:
+                if rounding and rounding.sure:
                     self.take_for(rounding)
                     return []
+                likely = rounding
+            if likely:
+                continue
             if several and scan.best is None:
                 for pair in scan.pairs():
                     return self._best_values(scan, pair)
@@ -127,6 +138,9 @@ class Search(Measured):
             return [scan.best]
         if scan.in_float32:
             return self._in_float32(scan, behind)
+        if likely:
+            self.take_for(likely)
+            return []
         if scan.error <= self.float32_limit(scan.now, scan.key):
             self.take_for(of_float32())
             return []
