@@ -34,7 +34,7 @@ from tests.graphs.presets import side
 from tests.graphs.tensorflow_models import tensorflow_module
 from tests.graphs.test_litert_schema import assert_read_alike
 from tests.parity.structures import COVERING
-from tests.zoo import in_zoo
+from tests.zoo import in_zoo, rest_in_zoo
 
 WRITER = "keras:tensorflow"
 # Of which the converter folds more: a norm of the images; the factors of both branches.
@@ -190,8 +190,11 @@ def exported(name: str, fold: bool, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("fold", [False, True])
-@pytest.mark.parametrize("name", [in_zoo(name) for name in COVERING])
+STRUCTURES = [(name, fold) for name in COVERING for fold in (False, True)]
+BY_TURNS = [(name, i % 2 == 1) for i, name in enumerate(COVERING)]
+
+
+@pytest.mark.parametrize(("name", "fold"), rest_in_zoo(STRUCTURES, (), BY_TURNS))
 def test_every_kind_of_structure(name: str, fold: bool, tmp_path: Path) -> None:
     spec = miniature(get_spec(name))
     wanted = Wanted(KINDS["litert"], WRITER, "float32", side(spec), fold)
