@@ -229,6 +229,10 @@ def _tf2cv(name: str, size: int) -> Any:
 
 def _kerascv(name: str) -> Any:
     with _as_keras("tf_keras"):
+        for part in ("", ".base_layer", ".input_spec"):  # where Keras 2 had them
+            sys.modules[f"keras.engine{part}"] = importlib.import_module(
+                f"tf_keras.src.engine{part}"
+            )
         model = importlib.import_module("kerascv.model_provider").get_model(name, classes=CLASSES)
     return _keras(model)
 
@@ -406,8 +410,8 @@ def _of_torch() -> Iterator[Model]:
         yield Model("segmentation-models-pytorch", name, partial(_encoder, name), scope=False)
     for depth in (18, 34, 50, 101, 152):
         make = partial(_torch, "pretrainedmodels.models.fbresnet", f"fbresnet{depth}")
-        if depth != 152:  # which takes the 1000 classes of its weights alone
-            make = partial(make, num_classes=CLASSES)
+        weights = {"pretrained": None} if depth == 152 else {}  # it would fetch them
+        make = partial(make, num_classes=CLASSES, **weights)
         preset = "fbresnet/fbresnet152" if depth == 152 else ""
         yield Model("pretrainedmodels", f"fbresnet{depth}", make, size=224, preset=preset)
     pretrained = {"num_classes": CLASSES, "pretrained": None}
