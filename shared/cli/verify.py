@@ -68,7 +68,8 @@ def verify(
     presets: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Presets; a small set that has every kind of layer unless given.",
+            help="Presets, at full size; unless given, miniatures of a small set that has every "
+            "kind of layer.",
             metavar="PRESET...",
         ),
     ] = None,
@@ -126,6 +127,7 @@ def verify(
         names, specs = [checkpoint.preset or checkpoint.scheme.convention], [checkpoint.spec]
     else:
         names = list_presets() if every else presets or list(DEFAULT_PRESETS)
+        mini = mini or not (every or presets)  # at full size, the small set takes a quarter hour
         specs = [spec_of(name, settings, mini) for name in names]
     chosen = choose_frameworks(framework, reference=True, exported=True)
     check_outputs(json_file, markdown, html, model_explorer)
@@ -204,6 +206,10 @@ def verify(
         )
     console.print()
     console.print(report.conclusion(verdicts, time.perf_counter() - started), soft_wrap=True)
+    if not (every or presets or checkpoint):
+        console.print(
+            "  miniatures, shallow and narrow; name a preset for its full size", style="dim"
+        )
     absent = (
         [name for name in ("torch", "keras", "flax") if name not in installed()]
         if not framework

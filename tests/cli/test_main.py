@@ -436,3 +436,18 @@ def test_the_version_is_printed(rosetta: Rosetta) -> None:
     result = rosetta("--version")
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("rosetta ")
+
+
+def test_without_a_preset_miniatures_of_a_small_set_are_verified(
+    rosetta: Rosetta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shared.frameworks import verify
+
+    monkeypatch.setattr(verify, "DEFAULT_PRESETS", ("torchvision/resnet18", "cifar/resnet20"))
+    pair = ("--framework", "torch,reference", "--check", "eval")
+    result = rosetta("verify", *pair)
+    assert result.code == 0, result.err
+    assert "2 presets are the same function" in result.out
+    assert "miniatures, shallow and narrow" in result.out
+    full = rosetta("verify", "cifar/resnet20", *pair)
+    assert "miniatures" not in full.out
