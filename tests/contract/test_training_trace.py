@@ -47,11 +47,8 @@ TRACED = [
     ("ablation/resnet164_norm_after_add", "probe", {}),
     ("ablation/resnet110_act_before_add", "probe", {}),
 ]
-# The first four in what starts at once, one in each of the others.
-TRACED_SHORT = [
-    *((side, *case) for side in ("torch", "reference") for case in TRACED[:4]),
-    *(("keras", *TRACED[0]), ("flax", *TRACED[1])),
-]
+# The first four in what starts at once, one in Keras; Flax' traces are read in `tests/parity`.
+TRACED_SHORT = [*((side, *case) for side in SOONEST for case in TRACED[:4]), ("keras", *TRACED[0])]
 
 
 @pytest.mark.parametrize(

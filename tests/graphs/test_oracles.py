@@ -15,9 +15,9 @@ from tests.zoo import rest_in_zoo
 
 MODELS = {m.key: m for m in others.models() if m.package not in identified.ENVIRONMENTS}
 SHORT = {  # one or a few of each package that the README's tests install
-    *("torchvision/resnet18", "timm/resnet10t", "timm/resnetblur18", "timm/resnetv2_18"),
-    *("timm/resnetaa34d", "transformers/ResNet, basic", "timm/skresnet18", "dm-haiku/ResNet18"),
+    *("torchvision/resnet18", "timm/resnetv2_18", "timm/skresnet18", "dm-haiku/ResNet18"),
     *("keras.applications/ResNet50V2", "segmentation-models-pytorch/resnet18"),
+    "transformers/ResNet, basic",
     *("image-classifiers/resnet18", "pytorchcv/preresnet10"),
 }
 ZOO = {
@@ -30,7 +30,7 @@ ZOO = {
     *("keras-hub/resnet_v2_50", "keras-hub/resnet_vd_50"),
     *("dm-haiku/ResNet50, resnet_v2", "flaxmodels/ResNet18", "flaxmodels/ResNet50"),
     *("jax-resnet/ResNet18", "jax-resnet/ResNeXt50", "jax-resnet/ResNetD50"),
-    "timm/resnet18d",
+    *("timm/resnet10t", "timm/resnet18d", "timm/resnetblur18", "timm/resnetaa34d"),
 }
 
 
