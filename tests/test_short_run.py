@@ -1,5 +1,5 @@
 """What the short run covers: every kind of layer, planted mistake, attack and format; and with the
-zoo, all that there is.
+longer runs, all that there is.
 
 Counted on the tests that pytest has chosen and left out in this very run, so only where it was
 given all of them.
@@ -45,7 +45,7 @@ def short(request: pytest.FixtureRequest) -> list[pytest.Item]:
 
 @pytest.fixture
 def whole(short: list[pytest.Item], request: pytest.FixtureRequest) -> list[pytest.Item]:
-    """With the zoo."""
+    """With the zoo and the exhaustive run."""
     return [*short, *request.config.stash[DESELECTED]]
 
 
@@ -74,7 +74,7 @@ def test_every_kind_of_layer(
 def test_every_planted_mistake(
     short: list[pytest.Item], whole: list[pytest.Item], file: str, mistakes: tuple
 ) -> None:
-    """In one framework, and in all of them with the zoo."""
+    """In one framework, and with the other runs in all of them."""
     for items, least in ((short, 1), (whole, len(FRAMEWORKS))):
         found: dict[str, set[str]] = {mistake.name: set() for mistake in mistakes}
         for case in parameters(items, file, "test_mistake_is_caught_and_located"):

@@ -140,7 +140,9 @@ DIFFERENTIATED_SHORT = [
 @pytest.mark.parametrize(  # for the reference, see its own tests
     ("side", "preset", "training"),
     rest_in_zoo(
-        [(side, *case) for side in FRAMEWORKS for case in DIFFERENTIATED], DIFFERENTIATED_SHORT
+        [(side, *case) for side in FRAMEWORKS for case in DIFFERENTIATED],
+        DIFFERENTIATED_SHORT,
+        [(("torch", "keras", "flax")[i % 3], *case) for i, case in enumerate(DIFFERENTIATED)],
     ),
     indirect=["side"],
 )

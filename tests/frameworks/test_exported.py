@@ -97,8 +97,14 @@ def jax_in_float64(writer: str) -> Iterator[None]:
         yield
 
 
-@pytest.mark.zoo
-@pytest.mark.parametrize(("kind", "free"), [(kind, free) for kind in KINDS for free in (0, 1)])
+@pytest.mark.parametrize(
+    ("kind", "free"),
+    rest_in_zoo(
+        [(kind, free) for kind in KINDS for free in (0, 1)],
+        (),
+        [(kind, i % 2) for i, kind in enumerate(KINDS)],
+    ),
+)
 def test_the_whole_way(kind: str, free: bool, tmp_path: Path) -> None:
     """In processes of their own; and for images of any size."""
     writer, dtype = KINDS[kind].writers[0], next(iter(KINDS[kind].runtimes))

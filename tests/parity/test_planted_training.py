@@ -59,11 +59,12 @@ def truth():
 CASES = [(mistake, framework) for mistake in MISTAKES for framework in FRAMEWORKS]
 # In PyTorch: in Keras and Flax a step takes seconds to compile, and the comparison is the same.
 SHORT = [(mistake, "torch") for mistake in MISTAKES]
+ZOO = [(mistake, ("keras", "flax")[i % 2]) for i, mistake in enumerate(MISTAKES)]
 
 
 @pytest.mark.parametrize(
     ("mistake", "framework"),
-    rest_in_zoo(CASES, SHORT),
+    rest_in_zoo(CASES, SHORT, ZOO),
     ids=[f"{IDS[MISTAKES.index(m)]}-{f}" for m, f in CASES],
 )
 def test_mistake_is_caught_and_located(
