@@ -102,7 +102,8 @@ def identify(
         theirs, ours, note = _comparable(answer, weights)
         found["departures"] += report.unequal_tensors(theirs, ours, found["names"])
         found["notes"] += [note] if note else []
-        causes = _causes(spec, ours, theirs) if ours is weights else []
+        found["by_effects"] = bool(note)
+        causes = [] if note else _causes(spec, ours, theirs)
     found |= {"against": against, "causes": causes}
     good = found["recognised"] and not (against and found["departures"])
     written = _write(answer, output) if output is not None else None
@@ -163,6 +164,8 @@ def _comparable(answer: Answer, weights: Weights) -> tuple[Weights, Weights, str
     """The target's tensors and the other side's, and what is to be said of that: where norms are
     folded on one side, what the tensors do; nothing, where that is the same.
     """
+    import numpy as np
+
     from shared.graphs.verdict import SAME_MODEL
     from shared.weights.folding import APART, apart_by, effects, has_identities
 
@@ -171,6 +174,8 @@ def _comparable(answer: Answer, weights: Weights) -> tuple[Weights, Weights, str
         answer.found["verdict"] != SAME_MODEL and has_identities(own, fresh=True)
     )
     if spec is None or not folded or own.keys() != weights.keys():
+        return own, weights, ""
+    if all(np.array_equal(own[name], array) for name, array in weights.items()):
         return own, weights, ""
     theirs, ours = effects(spec, own), effects(spec, weights)
     apart = apart_by(theirs, ours)

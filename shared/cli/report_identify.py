@@ -53,7 +53,8 @@ def verdict(found: Mapping[str, Any], against: str | None, good: bool) -> Text:
     result = found["verdict"]
     if against:
         unknown = "not the same as" if shows or count else "not shown to be the same as"
-        alike = "the same function as" if result == SAME_FUNCTION else "the same as"
+        by_effects = result == SAME_FUNCTION or found.get("by_effects")
+        alike = "the same function as" if by_effects else "the same as"
         is_it = alike if good else unknown
         text = f"{is_it} {against}"
     elif result == NO_RESNET:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -123,11 +124,14 @@ def verify(
         if weights and not every
         else None
     )
+    small_set = not (every or presets or checkpoint)
+    mini = mini or small_set  # at full size, its networks take very long
+    implied = small_set and "--miniature" not in sys.argv
+    command = command_line() + (" --miniature" if implied else "")
     if checkpoint:
         names, specs = [checkpoint.preset or checkpoint.scheme.convention], [checkpoint.spec]
     else:
         names = list_presets() if every else presets or list(DEFAULT_PRESETS)
-        mini = mini or not (every or presets)  # at full size, the small set takes a quarter hour
         specs = [spec_of(name, settings, mini) for name in names]
     chosen = choose_frameworks(framework, reference=True, exported=True)
     check_outputs(json_file, markdown, html, model_explorer)
@@ -142,15 +146,15 @@ def verify(
         for verdict in iter_verdicts(specs, chosen, inputs, progress.step):
             verdicts.append(verdict)
             if markdown:  # after every network: a long run that is interrupted keeps what it found
-                write_text(markdown, pages.verify_markdown(verdicts, inputs, command_line()))
+                write_text(markdown, pages.verify_markdown(verdicts, inputs, command))
             if html and time.perf_counter() >= due:  # a page of many networks takes seconds
                 begun = time.perf_counter()
-                write_pages(pages.verify_page(verdicts, inputs, command_line()), html)
+                write_pages(pages.verify_page(verdicts, inputs, command), html)
                 due = time.perf_counter() + PAGE_SHARE * (time.perf_counter() - begun)
             if len(specs) > 1 and not verdict.passed:
                 report.print_failure(errors, verdict)
     if html:
-        write_pages(pages.verify_page(verdicts, inputs, command_line()), html)
+        write_pages(pages.verify_page(verdicts, inputs, command), html)
     comparisons = [c for verdict in verdicts for c in verdict.comparisons]
     passed = all(verdict.passed for verdict in verdicts)
     environment = {k: v for verdict in verdicts for k, v in verdict.versions.items()}
@@ -158,6 +162,7 @@ def verify(
         json_file,
         {
             "passed": passed,
+            "miniature": mini,
             "environment": environment,
             "comparisons": [c.to_dict() for c in comparisons],
             "seconds": round(time.perf_counter() - started, 1),
@@ -206,7 +211,7 @@ def verify(
         )
     console.print()
     console.print(report.conclusion(verdicts, time.perf_counter() - started), soft_wrap=True)
-    if not (every or presets or checkpoint):
+    if small_set:
         console.print(
             "  miniatures, shallow and narrow; name a preset for its full size", style="dim"
         )

@@ -175,6 +175,7 @@ def _decide(
             answer.verdict = THIS_SIZE
             own_side, side = graph.image_size, second.image_size
             if graph.fixed:
+                answer.image_sizes.pop()
                 answer.notes.append(
                     f"the file is for images of {own_side} x {own_side} pixels; at {side} x {side} "
                     "its operators do not fit, so that even and odd sizes could not be told apart"

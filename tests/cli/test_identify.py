@@ -13,9 +13,9 @@ import pytest
 from shared import get_spec, probe_weights
 from shared.architecture.presets import miniature
 from shared.cli.identify import _comparable
-from shared.cli.report_identify import unequal_tensors
+from shared.cli.report_identify import unequal_tensors, verdict
 from shared.frameworks.identify import Answer
-from shared.graphs.verdict import SAME_FUNCTION, SAME_MODEL
+from shared.graphs.verdict import SAME_FUNCTION, SAME_MODEL, THIS_SIZE
 from tests.cli_runner import Rosetta, run_python
 from tests.formats.inside_files import net, ones, save, under
 from tests.frameworks.folded import folded
@@ -150,6 +150,13 @@ def test_a_model_its_weights_and_what_it_is_compared_with(rosetta: Rosetta, fold
     assert (same.code, same.json["departures"]) == (0, [])
 
 
+@pytest.mark.parametrize(("by_effects", "said"), [(True, "same function as"), (False, "same as")])
+def test_what_is_compared_by_what_it_does_is_the_same_function(by_effects: bool, said: str) -> None:
+    found = {"departures": [], "evidence": None, "preset": "", "verdict": THIS_SIZE}
+    text = verdict({**found, "by_effects": by_effects}, "b.safetensors", good=True).plain
+    assert f"the {said} b.safetensors" in text
+
+
 @pytest.mark.parametrize("change", [0.0, 1e-3])
 def test_folded_norms_are_compared_by_what_they_do(change: float) -> None:
     """A deployed file beside the checkpoint that it was made of: other tensors, and the same."""
@@ -166,6 +173,7 @@ def test_folded_norms_are_compared_by_what_they_do(change: float) -> None:
     assert ("those of the other side" in note) is not bool(change)
     answer.found["verdict"] = SAME_MODEL  # whose tensors are compared as they are
     assert _comparable(answer, weights) == (own, weights, "")
+    assert _comparable(Answer(answer.found, dict(weights)), weights)[2] == ""  # bit by bit
     other = Answer({"spec": spec.to_dict(), "verdict": SAME_MODEL}, weights)
     assert ("those of the other side" in _comparable(other, own)[2]) is not bool(change)
 

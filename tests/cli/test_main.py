@@ -439,15 +439,18 @@ def test_the_version_is_printed(rosetta: Rosetta) -> None:
 
 
 def test_without_a_preset_miniatures_of_a_small_set_are_verified(
-    rosetta: Rosetta, monkeypatch: pytest.MonkeyPatch
+    rosetta: Rosetta, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from shared.frameworks import verify
 
     monkeypatch.setattr(verify, "DEFAULT_PRESETS", ("torchvision/resnet18", "cifar/resnet20"))
     pair = ("--framework", "torch,reference", "--check", "eval")
-    result = rosetta("verify", *pair)
+    page = tmp_path / "page.md"
+    result = rosetta("verify", *pair, "--markdown", page)
     assert result.code == 0, result.err
     assert "2 presets are the same function" in result.out
     assert "miniatures, shallow and narrow" in result.out
+    assert f"--markdown {page} --miniature" in page.read_text("utf-8")
+    assert rosetta("verify", *pair, "--json", "-").json["miniature"] is True
     full = rosetta("verify", "cifar/resnet20", *pair)
     assert "miniatures" not in full.out

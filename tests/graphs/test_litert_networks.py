@@ -39,7 +39,7 @@ from tests.zoo import in_zoo, rest_in_zoo
 WRITER = "keras:tensorflow"
 # Of which the converter folds more: a norm of the images; the factors of both branches.
 COMPUTED = ("image_classifiers/resnet18", "ablation/resnet110_scale_0.5_0.5")
-FOLDED = 1e-6  # measured 3e-7: norms that were folded in float32, beside those of float64
+FOLDED = 1e-6  # some 16 roundings of float32: norms folded in it, beside those of float64
 LIMIT = 1e-5  # measured 3e-6, against LiteRT in float32
 Converter = tf.lite.TFLiteConverter
 

@@ -55,7 +55,7 @@ def test_a_file_for_one_size_does_not_depart_at_another() -> None:
         return graph
 
     found = identify_graph(fixed, 64)
-    assert (found.verdict, found.departures) == (THIS_SIZE, [])
+    assert (found.verdict, found.departures, found.image_sizes) == (THIS_SIZE, [], [64])
     assert any("the file is for images of 64 x 64 pixels" in note for note in found.notes)
 
 

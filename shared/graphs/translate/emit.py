@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from shared.errors import CheckpointError
 from shared.formats.containers.archive import MAX_ELEMENTS
 from shared.graphs.meaning import NoMeaning, evaluate
 from shared.graphs.primitives import Array, RawGraph
@@ -65,8 +66,23 @@ class Emitter:
             raise Unknown("what stands before it has no known shape")
         return shape
 
-    def check_size(self, id: int) -> None:
-        """Raises `Unknown` for a result of a size that none has: a file may say anything."""
+    def attempt(self, rule: Callable[[], list[int]]) -> list[int] | None:
+        """What an operator of a file is as primitives; None for one that is not known, that does
+        not fit what stands before it, or whose result has a size that none has: a file may say
+        anything. Raises `CheckpointError` where the file is damaged.
+        """
+        before = len(self.graph.nodes)
+        try:
+            outs = rule()
+            for id in range(before, len(self.graph.nodes)):
+                self._check_size(id)
+        except (KeyError, Unknown, ValueError, IndexError, TypeError, ArithmeticError) as error:
+            if isinstance(error, CheckpointError):  # a ValueError, too
+                raise
+            return None
+        return outs
+
+    def _check_size(self, id: int) -> None:
         shape = self.shape(id) or ()
         if any(n < 0 for n in shape) or math.prod(shape) > MAX_ELEMENTS:
             raise Unknown(f"a result of {list(shape)}")

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from shared.errors import CheckpointError
 from shared.graphs.files.litert_model import DTYPES, Model, Operator, Tensor
 from shared.graphs.files.messages import Record
 from shared.graphs.primitives import Array, RawGraph, is_float
@@ -72,25 +71,21 @@ class LiteRtReader(NodeEmitter):
         return self.graph.const(value, name if weight else None, short)
 
     def _node(self, operator: Operator, values: dict[int, int]) -> list[int]:
-        before = len(self.graph.nodes)
         given = list(operator.inputs)
         while given and given[-1] < 0:  # left out
             given.pop()
-        try:
+
+        def rule() -> list[int]:
             if min(given, default=0) < 0:
                 raise Unknown("an input that is left out")
             ins = [values[k] for k in given]
             kind = TENSORFLOW.get(operator.type, operator.type)
             if self.tiled.keys() & set(ins) and kind not in SEE_TILES:
                 raise Unknown("tiles where an image should be")
-            outs = RULES[kind](self, self._described(operator, kind), ins)
-            for id in range(before, len(self.graph.nodes)):
-                self.check_size(id)
-            return outs
-        except (KeyError, Unknown, ValueError, IndexError, TypeError, ArithmeticError) as error:
-            if isinstance(error, CheckpointError):  # a ValueError, too
-                raise
-            return [self._opaque(operator, values)]
+            return RULES[kind](self, self._described(operator, kind), ins)
+
+        outs = self.attempt(rule)
+        return [self._opaque(operator, values)] if outs is None else outs
 
     def _described(self, operator: Operator, kind: str) -> Node:
         """An operator in TensorFlow's terms."""

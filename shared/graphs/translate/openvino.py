@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from shared.errors import CheckpointError
 from shared.graphs.files.openvino_xml import Layer, Port
 from shared.graphs.translate.emit import Unknown
 from shared.graphs.translate.openvino_node import Node, NodeEmitter
@@ -45,18 +44,15 @@ class OpenVinoReader(NodeEmitter):
         return [self.graph.const(value, None if literal else name, where)]
 
     def _node(self, layer: Layer, ins: list[int]) -> list[int]:
-        before = len(self.graph.nodes)
-        try:
+        def rule() -> list[int]:
             if not _OPSET.fullmatch(layer.version):
                 raise Unknown(f"an operator of {layer.version}")
-            outs = RULES[layer.type](self, Node(layer), ins)
-            for id in range(before, len(self.graph.nodes)):
-                self.check_size(id)
-            return outs
-        except (KeyError, Unknown, ValueError, IndexError, TypeError, ArithmeticError) as error:
-            if isinstance(error, CheckpointError):  # a ValueError, too
-                raise
+            return RULES[layer.type](self, Node(layer), ins)
+
+        outs = self.attempt(rule)
+        if outs is None:
             return [self.graph.opaque(layer.type, ins, None, where=layer.name)]
+        return outs
 
 
 def tensor_name(layer: Layer) -> str:
