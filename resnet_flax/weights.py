@@ -19,10 +19,10 @@ from shared.weights.canonical import (
     Weights,
     cast_exactly,
     check_weights,
-    dtype_name,
     from_channels_last,
     to_channels_last,
 )
+from shared.weights.dtypes import dtype_name
 from shared.weights.initial import iter_initial_weights
 
 # Canonical leaf -> NNX attribute, of layers with a kernel and of norms.

@@ -13,7 +13,8 @@ from keras import initializers
 from keras.saving import register_keras_serializable
 
 from shared.architecture.spec import ResNetSpec
-from shared.weights.canonical import canonical_shape, float_dtype, to_channels_last
+from shared.weights.canonical import canonical_shape, to_channels_last
+from shared.weights.dtypes import float_dtype
 from shared.weights.initial import initial_distributions
 from shared.weights.random import named_rng
 

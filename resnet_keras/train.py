@@ -33,13 +33,8 @@ from shared.architecture.plan import make_plan
 from shared.errors import FrameworkError
 from shared.training.config import OptimizerConfig, Training, norm_layers
 from shared.verification.recording import Gradients, check_state
-from shared.weights.canonical import (
-    Weights,
-    cast_exactly,
-    float_dtype,
-    from_channels_last,
-    to_channels_last,
-)
+from shared.weights.canonical import Weights, cast_exactly, from_channels_last, to_channels_last
+from shared.weights.dtypes import float_dtype
 
 Masks = Mapping[str, np.ndarray]
 

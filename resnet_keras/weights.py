@@ -14,15 +14,13 @@ from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.errors import FrameworkError
 from shared.weights.canonical import (
-    FLOATS,
     Weights,
     cast_exactly,
     check_weights,
-    dtype_name,
-    float_dtype,
     from_channels_last,
     to_channels_last,
 )
+from shared.weights.dtypes import FLOATS, dtype_name, float_dtype
 
 # Keras' name of a variable -> the canonical leaf.
 LEAVES = {

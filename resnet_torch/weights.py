@@ -16,7 +16,8 @@ from resnet_torch.model import ResNet
 from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.errors import FrameworkError
-from shared.weights.canonical import Weights, cast_exactly, check_weights, dtype_name, float_dtype
+from shared.weights.canonical import Weights, cast_exactly, check_weights
+from shared.weights.dtypes import dtype_name, float_dtype
 from shared.weights.initial import iter_initial_weights
 
 WRAPPERS = ("_orig_mod", "module")  # where torch.compile and (Distributed)DataParallel keep a model

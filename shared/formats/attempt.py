@@ -21,7 +21,8 @@ from shared.naming.infer import candidates, find_preset, infer_spec, is_preset, 
 from shared.naming.names import foreign_names, plan_of
 from shared.naming.nearest_preset import by_names
 from shared.naming.schemes import Scheme
-from shared.weights.canonical import is_float, raise_problems
+from shared.weights.canonical import raise_problems
+from shared.weights.dtypes import is_float
 
 MAX_SAID = 1000  # characters of an error that quotes the file
 

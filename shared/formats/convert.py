@@ -29,8 +29,9 @@ from shared.formats.render import render
 from shared.naming.infer import same_function
 from shared.naming.names import foreign_names, plan_of
 from shared.naming.schemes import Format
-from shared.weights.canonical import FORMAT, float_dtype
+from shared.weights.canonical import FORMAT
 from shared.weights.digests import sha256_of
+from shared.weights.dtypes import float_dtype
 from shared.weights.files import creating_folder, replacing
 from shared.weights.tensor_writer import rewrite_metadata, write_safetensors
 

@@ -27,8 +27,8 @@ from shared.formats.containers.registry import Container
 from shared.formats.folding import Fitted
 from shared.formats.layouts import from_canonical
 from shared.naming.names import plan_of
-from shared.weights.canonical import float_dtype
 from shared.weights.digests import sha256_of
+from shared.weights.dtypes import float_dtype
 
 SHOWN_CHANNELS = 8
 

@@ -11,7 +11,7 @@ from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError
 from shared.training.config import PROBE, Training
 from shared.verification.recording import EVAL
-from shared.weights.canonical import float_dtype
+from shared.weights.dtypes import float_dtype
 from shared.weights.files import write_tensors
 
 BATCH = 2  # a single image hides mistakes that mix up the batch

@@ -34,7 +34,8 @@ from shared.training.config import Training, num_outputs, probe_labels
 from shared.verification.comparison import rounding_budget
 from shared.verification.recording import EVAL, OUTPUT
 from shared.verification.trace import Trace
-from shared.weights.canonical import Weights, float_dtype, read_weights
+from shared.weights.canonical import Weights, read_weights
+from shared.weights.dtypes import float_dtype
 from shared.weights.files import read_tensors
 from shared.weights.probe import probe_images, probe_weights
 

@@ -20,7 +20,7 @@ from shared.recognition.named import Named, blocks_of, canonical_shape, inside
 from shared.recognition.names import AVERAGED, Words, common, parts_of, pattern_of, words_of
 from shared.recognition.other_networks import word_for
 from shared.recognition.structure import Structure
-from shared.weights.canonical import is_float
+from shared.weights.dtypes import is_float
 
 HEAD = ("head.weight", "head.bias")
 _CAFFE2_NORM = re.compile(r"_bn_[sb]$")  # group norms are called `_gn_s` there

@@ -36,8 +36,9 @@ from shared.training.config import (
     probe_labels,
     step_batch,
 )
-from shared.weights.canonical import is_float, raise_problems
+from shared.weights.canonical import raise_problems
 from shared.weights.digests import digest
+from shared.weights.dtypes import is_float
 
 EVAL, TRAIN, GRADIENTS, STEP = CHECKS = ("eval", "train", "gradients", "steps")
 OUTPUT = "output"

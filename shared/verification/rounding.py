@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shared.weights.canonical import float_dtype
+from shared.weights.dtypes import float_dtype
 
 Array = np.ndarray
 

@@ -7,7 +7,7 @@ A file of them is a safetensors file whose metadata holds the spec; it loads str
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import numpy as np
 from shared.architecture.ops import Shape
 from shared.architecture.plan import Plan, make_plan
 from shared.architecture.spec import ResNetSpec
-from shared.errors import CheckpointError, SpecError, with_hints
+from shared.errors import CheckpointError, with_hints
 from shared.weights.digests import sha256_of
+from shared.weights.dtypes import float_dtype, is_float
 from shared.weights.files import read_tensors, write_tensors
 
 Weights = dict[str, np.ndarray]
@@ -25,8 +26,6 @@ Weights = dict[str, np.ndarray]
 FORMAT = "resnet-rosetta-weights"
 # Kinds of problems with values.
 NOT_FINITE, NEGATIVE, ZERO = "not finite", "negative", "zero"
-
-FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 # Layouts of convolution kernels: canonical is PyTorch's OIHW, Keras and Flax store HWIO. Grouped
 # convolutions follow the same rule: [out, in / groups, h, w] <-> [h, w, in / groups, out].
@@ -143,31 +142,6 @@ def cast_exactly(weights: Mapping[str, np.ndarray], dtype: Any) -> Weights:
             changed.append(f"{name} ({array.dtype}) is not exact in {target}")
     raise_problems("weights", {"not exact; round them first with weights[name].astype": changed})
     return cast
-
-
-def dtype_name(dtype: Any, known: Sequence[str] = FLOATS) -> str:
-    """The name of a float type, of itself or of the object that NumPy, PyTorch, JAX, TensorFlow or
-    Keras has for it. Raises `SpecError` for one that is not in `known`.
-    """
-    found = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or dtype
-    name = str(found).removeprefix("torch.")
-    if name not in known:
-        raise SpecError(f"dtype = {found}: must be one of {', '.join(known)}")
-    return name
-
-
-def float_dtype(dtype: Any) -> np.dtype:
-    """A NumPy dtype from its name; NumPy learns bfloat16 from ml_dtypes."""
-    if str(dtype) == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(dtype)
-
-
-def is_float(dtype: np.dtype) -> bool:
-    """Whether a dtype is a floating type, bfloat16 included."""
-    return np.issubdtype(dtype, np.floating) or dtype.name == "bfloat16"
 
 
 def save_weights(

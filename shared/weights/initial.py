@@ -16,7 +16,8 @@ import numpy as np
 from shared.architecture.ops import Conv, Linear, Shape
 from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
-from shared.weights.canonical import Weights, float_dtype
+from shared.weights.canonical import Weights
+from shared.weights.dtypes import float_dtype
 from shared.weights.random import named_rng
 
 # Standard deviation of a unit normal that is cut at two of them.

@@ -10,7 +10,8 @@ from shared.architecture.blocks import Block
 from shared.architecture.ops import Shape
 from shared.architecture.plan import make_plan
 from shared.architecture.spec import ResNetSpec
-from shared.weights.canonical import Weights, float_dtype
+from shared.weights.canonical import Weights
+from shared.weights.dtypes import float_dtype
 from shared.weights.folding import fold_norms
 from shared.weights.random import named_rng
 

@@ -17,7 +17,7 @@ from shared.frameworks.inputs import Inputs, save_images
 from shared.frameworks.verify import iter_verdicts, take_trace
 from shared.training.config import Training
 from shared.verification.recording import CHECKS
-from shared.weights.canonical import float_dtype
+from shared.weights.dtypes import float_dtype
 from shared.weights.files import read_tensors
 from tests.frameworks.here import Here
 from tests.zoo import rest_in_zoo

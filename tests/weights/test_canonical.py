@@ -30,11 +30,11 @@ from shared.weights.canonical import (
     FORMAT,
     canonical_shape,
     cast_exactly,
-    dtype_name,
     from_channels_last,
     to_channels_last,
     transposed,
 )
+from shared.weights.dtypes import dtype_name
 from shared.weights.files import read_tensors, write_tensors
 from shared.weights.random import named_rng
 from tests.probes import DISTINCT, reference_trace, relative_error, same_weights

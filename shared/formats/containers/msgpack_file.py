@@ -21,7 +21,7 @@ from shared.errors import FrameworkError
 from shared.formats.containers import spans
 from shared.formats.containers.archive import Archive, Entry
 from shared.formats.containers.flax_tree import MAX_DEPTH, MAX_PATH, nested, whole_tree
-from shared.weights.canonical import float_dtype
+from shared.weights.dtypes import float_dtype
 
 CHUNK = 1 << 30  # bytes of an array above which Flax writes chunks
 _MAX_TEXT = 1 << 20  # characters of all leaves that are kept as metadata

@@ -22,7 +22,7 @@ from shared.architecture.ops import Shape
 from shared.formats.containers import spans
 from shared.formats.containers.archive import Archive, Entry
 from shared.formats.containers.zip_members import Member, content, read_members
-from shared.weights.canonical import float_dtype
+from shared.weights.dtypes import float_dtype
 
 MAX_INFLATED = 8 << 30  # bytes of all tensors together; the largest BiT has 3.7 GB
 

@@ -23,7 +23,7 @@ from shared.formats.containers.pickle_values import (
     Opaque,
     PickleRefused,
 )
-from shared.weights.canonical import float_dtype
+from shared.weights.dtypes import float_dtype
 
 # How bytes are written in a pickle: as they are; as a text whose characters they are, in UTF-8 or
 # (protocol 0) with escapes; or as a literal of Python 2's.

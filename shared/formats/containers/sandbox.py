@@ -53,7 +53,7 @@ from shared.errors import CheckpointError, FrameworkError, RosettaError
 from shared.formats.containers import landlock
 from shared.formats.containers.archive import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_TENSORS, Entry
 from shared.processes import Process
-from shared.weights.canonical import float_dtype
+from shared.weights.dtypes import float_dtype
 
 MAX_HEADER = 16 << 20  # bytes of JSON that the child may send
 START_SECONDS = 120  # to import libraries, from a network's disk perhaps

@@ -29,7 +29,8 @@ from shared.machine import require_packages
 from shared.processes import ON_CPU, call
 from shared.verification.comparison import Comparison, compare
 from shared.verification.trace import Trace
-from shared.weights.canonical import Weights, float_dtype, save_weights
+from shared.weights.canonical import Weights, save_weights
+from shared.weights.dtypes import float_dtype
 from shared.weights.files import flush_folder
 from shared.weights.probe import probe_images
 

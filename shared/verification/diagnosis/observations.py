@@ -21,8 +21,8 @@ from shared.training.config import PROBE, Training, num_outputs, probe_labels
 from shared.verification.recording import CHECKS, EVAL, OUTPUT, STEP, expected_shapes
 from shared.verification.rounding import STORED, finest, lowest_dtype
 from shared.verification.trace import FORMAT, Trace
-from shared.weights.canonical import is_float
 from shared.weights.digests import digest
+from shared.weights.dtypes import is_float
 from shared.weights.probe import probe_images
 
 Array = np.ndarray

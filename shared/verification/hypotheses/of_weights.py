@@ -16,7 +16,7 @@ from shared.architecture.ops import Conv, Linear, Norm
 from shared.architecture.plan import Plan, make_plan
 from shared.architecture.spec import ResNetSpec
 from shared.verification.hypotheses.hypothesis import Array, Hypothesis, Port, reweighted
-from shared.weights.canonical import float_dtype
+from shared.weights.dtypes import float_dtype
 from shared.weights.initial import initial_weights
 
 # The tensors of one layer by leaf -> those that are changed; None where it is not possible.

@@ -15,7 +15,7 @@ import pytest
 from shared.errors import CheckpointError
 from shared.formats.containers import tfjs_folder
 from shared.formats.containers.tfjs_folder import read, write
-from shared.weights.canonical import float_dtype
+from shared.weights.dtypes import float_dtype
 from tests.formats.hostile import (
     archive_of,
     arrays,

@@ -19,7 +19,7 @@ from shared.formats.containers.onnx.layers import WEIGHT, Part, parts_of, refusa
 from shared.formats.containers.onnx.messages import Graph, Tensor, read_graph
 from shared.formats.containers.protobuf import BYTES, FIXED32, Field, Source, varints
 from shared.formats.containers.spans import Span, shown
-from shared.weights.canonical import float_dtype
+from shared.weights.dtypes import float_dtype
 
 _DTYPES = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 _WHOLE = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13)  # of whole numbers, texts and truth

@@ -10,7 +10,7 @@ import numpy as np
 from shared.architecture.ops import Shape
 from shared.formats.containers import spans
 from shared.formats.containers.protobuf import Field, Source
-from shared.weights.canonical import float_dtype
+from shared.weights.dtypes import float_dtype
 
 DTYPES = {
     1: "float32",
