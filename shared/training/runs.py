@@ -18,7 +18,8 @@ import fcntl
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -265,7 +266,25 @@ class RunWriter:
 def _tensorboard(folder: Path, done: int) -> Any:
     """TensorBoard's writer, where tensorboardX is installed."""
     with contextlib.suppress(ImportError):
-        from tensorboardX import SummaryWriter
+        with _without_torch():
+            from tensorboardX import SummaryWriter
 
         return SummaryWriter(str(folder), purge_step=done + 1 if done else None)
     return None
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """PyTorch cannot be imported in here, unless it is already.
+
+    tensorboardX imports it where it is installed, which takes a second, for tensors and graphs
+    that it may be given; it gets numbers alone here.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment] # so says the import system
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]

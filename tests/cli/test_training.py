@@ -72,9 +72,8 @@ def losses(folder: Path) -> list[float]:
     return [row["loss"] for row in read_run(folder).steps]
 
 
-@pytest.mark.parametrize(
-    "sides", [("torch", "reference"), in_zoo((FRAMEWORKS,))], ids=["torch", "all"]
-)
+@pytest.mark.zoo  # the short run compares curves where a run was interrupted
+@pytest.mark.parametrize("sides", [("torch", "reference"), FRAMEWORKS], ids=["torch", "all"])
 def test_frameworks_draw_one_curve(
     rosetta: Rosetta, data: Path, tmp_path: Path, sides: tuple[str, ...]
 ) -> None:
@@ -98,13 +97,9 @@ def test_frameworks_draw_one_curve(
         (STEPS, False, None)
     ] * len(sides)
     folders = [folder_of(tmp_path, framework) for framework in sides]
-    curves = [losses(folder) for folder in folders]
-    assert all(len(curve) == STEPS for curve in curves)
-    assert len(set(curves[0])) == STEPS
-    for other in curves[1:]:
-        assert (
-            max(abs(a - b) / abs(a) for a, b in zip(curves[0], other, strict=True)) < FLOAT64_CURVES
-        )
+    assert len(set(losses(folders[0]))) == STEPS
+    for folder in folders:
+        assert losses(folder) == pytest.approx(losses(folders[0]), rel=FLOAT64_CURVES)
     tests = [read_run(folder).evaluations for folder in folders]
     assert tests[0][-1]["step"] == STEPS
     assert len({test[-1]["accuracy"] for test in tests}) == 1
@@ -138,14 +133,15 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     undisturbed run.
     """
     more = ("--set", "steps=12", "--checkpoint-every", "3")
-    rosetta(*command(data, tmp_path / "whole", framework, *more, "--json", "-"))
+    whole = command(data, tmp_path / "whole", framework, *more, "--json", "-")
+    first, again = (rosetta(*whole, *resume).json for resume in ((), ("--resume",)))
+    assert [r["accuracy"] for r in first] == [r["accuracy"] for r in again] != [None]
+    assert [r["step"] for r in again] == [12]  # a run that has ended is told again
     program = [
         sys.executable,
         "-m",
         "shared.cli.main",
-        *command(
-            data, tmp_path / "killed", framework, "--set", "steps=12", "--checkpoint-every", "3"
-        ),
+        *command(data, tmp_path / "killed", framework, *more),
     ]
     process = subprocess.Popen(
         program,
@@ -180,10 +176,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     rosetta: Rosetta, data: Path, tmp_path: Path, framework: str, following: str, to_all: bool
 ) -> None:
     """Ctrl-C lets the step end and writes its checkpoint; nothing is lost, and no other framework
-    begins.
+    begins. When both have trained, their curves are one.
     """
-    more = ("--set", "steps=400", "--checkpoint-every", "400", "--json", tmp_path / "result.json")
-    program = listening(*command(data, tmp_path, f"{framework},{following}", *map(str, more)))
+    both = command(
+        data, tmp_path, f"{framework},{following}", "--dtype", "float64", "--set", "steps=400"
+    )
+    program = listening(*both, "--checkpoint-every", "400", "--json", tmp_path / "result.json")
     runs = tmp_path / "fashion-mnist" / "resnet20"
     steps = runs / framework / "steps.csv"
     deadline = time.monotonic() + 120
@@ -211,20 +209,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert not (steps.parent / "weights.safetensors").exists()
     assert [folder.name for folder in runs.iterdir()] == [framework]
     first, stop = losses(steps.parent), str(result["step"] + 2)
-    more = ("--set", "steps=400", "--resume", "--stop-after", stop)
-    rosetta(*command(data, tmp_path, f"{framework},{following}", *more))
-    again = losses(steps.parent)
+    rosetta(*both, "--resume", "--stop-after", stop)
+    again, other = losses(steps.parent), losses(folder_of(tmp_path, following))
     assert again[:-2] == first
-    assert len(losses(folder_of(tmp_path, following))) == len(again)
-
-
-def test_a_run_that_has_ended_is_told_again(rosetta: Rosetta, data: Path, tmp_path: Path) -> None:
-    first = rosetta(*command(data, tmp_path, "reference", "--set", "steps=5", "--json", "-")).json
-    again = rosetta(
-        *command(data, tmp_path, "reference", "--set", "steps=5", "--json", "-", "--resume")
-    ).json
-    assert [r["accuracy"] for r in first] == [r["accuracy"] for r in again] != [None]
-    assert [r["step"] for r in again] == [5]
+    assert len(other) == len(again)
+    assert other[:STEPS] == pytest.approx(again[:STEPS], rel=FLOAT64_CURVES)
 
 
 def test_a_run_that_diverges_says_so(rosetta: Rosetta, data: Path, tmp_path: Path) -> None:
@@ -341,7 +330,8 @@ def test_outputs_that_are_not_finite_are_no_accuracy(
     result.refused("the outputs for image 0 are not finite numbers", "float32")
 
 
-@pytest.mark.parametrize("threads", [in_zoo(1), 3])
+@pytest.mark.zoo  # `tests/datasets` has a short one of the pipeline
+@pytest.mark.parametrize("threads", [1, 3])
 def test_the_number_of_workers_changes_no_number(
     rosetta: Rosetta, tmp_path: Path, threads: int
 ) -> None:

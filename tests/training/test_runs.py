@@ -6,13 +6,14 @@ import contextlib
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from shared import CheckpointError, RosettaError, SpecError
 from shared.training.runs import CHECKPOINTS, KEPT, RUN, STEPS, RunWriter, read_run
-from tests.cli_runner import Rosetta
+from tests.cli_runner import Rosetta, run_python
 from tests.training.makers import RECIPE, about, make_run, row
 from tests.training.mutations import DEEP, VALUES, as_json, mutated, places
 
@@ -27,6 +28,22 @@ def test_a_run_is_read_back(tmp_path: Path) -> None:
     assert [r["loss"] for r in run.steps] == [2.5, 1 / 3]  # to the last bit
     assert run.evaluations == [{"step": 2, "loss": 1.0, "accuracy": 0.9}]
     assert list((tmp_path / "a").glob("events.out.*"))
+
+
+def test_the_log_for_tensorboard_does_without_pytorch(tmp_path: Path) -> None:
+    """tensorboardX imports it if it can, which takes a second; and later it can be imported."""
+    if not (find_spec("tensorboardX") and find_spec("torch")):
+        pytest.skip("not installed")
+    code = (
+        "import importlib.util, pathlib, sys\n"
+        "from tests.training.makers import make_run\n"
+        f"make_run(pathlib.Path({str(tmp_path / 'a')!r}), [2.0, 1.0])\n"
+        "print('tensorboardX' in sys.modules, 'torch' in sys.modules)\n"
+        "print(importlib.util.find_spec('torch') is not None)"
+    )
+    assert run_python(code) == "True False\nTrue"
+    (log,) = (tmp_path / "a").glob("events.out.*")
+    assert log.read_bytes().count(b"train/loss") == 2
 
 
 def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
