@@ -16,7 +16,9 @@ from shared import get_spec, list_presets, make_plan, probe_weights, save_weight
 from shared.formats.checkpoint import open_checkpoint
 from shared.formats.convert import Options, convert
 from shared.images.labels import DATASETS, class_names
-from tests.cli_runner import Rosetta, run_program
+from tests.cli_runner import Rosetta
+from tests.frameworks.here import no_processes
+from tests.zoo import in_zoo
 
 PRESET = "cifar/resnet20"
 SPEC = get_spec(PRESET, depths=(1, 1, 1))
@@ -311,9 +313,12 @@ def test_biases_and_eps_fold_only_when_asked(rosetta: Rosetta, tmp_path: Path) -
     assert config["downsample_in_bottleneck"] is True
 
 
-def test_check_runs_both_ends(tmp_path: Path, weights: Path) -> None:
+def test_check_runs_both_ends(
+    rosetta: Rosetta, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("torch")
-    done = run_program(
+    no_processes(monkeypatch)
+    done = rosetta(
         "convert", weights, tmp_path / "a.pth", "--to", "akamaster", "--check", "--json", "-"
     )
     assert done.code == 0, done
@@ -329,8 +334,11 @@ def test_check_runs_both_ends(tmp_path: Path, weights: Path) -> None:
 # predict
 
 
-def test_predict_for_a_program(rosetta: Rosetta, weights: Path, photo: Path) -> None:
+def test_predict_for_a_program(
+    rosetta: Rosetta, weights: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("torch")
+    no_processes(monkeypatch)
     found = rosetta(
         "predict",
         photo,
@@ -414,36 +422,32 @@ def test_class_names(dataset: str) -> None:
 # --weights
 
 
-def test_verify_takes_a_foreign_checkpoint_and_its_network(tmp_path: Path, weights: Path) -> None:
+@pytest.fixture
+def converted(tmp_path: Path, weights: Path) -> Path:
+    pytest.importorskip("h5py")
+    path = tmp_path / "a.weights.h5"
+    convert(open_checkpoint(weights), path)
+    return path
+
+
+@pytest.mark.parametrize("more", [("--check", "eval"), in_zoo(((),))], ids=["eval", "every check"])
+def test_verify_takes_a_foreign_checkpoint_and_its_network(
+    rosetta: Rosetta, converted: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
     pytest.importorskip("torch")
-    converted = tmp_path / "a.weights.h5"
-    convert(open_checkpoint(weights), converted)
-    done = run_program(
-        "verify", "--weights", converted, "--framework", "torch,reference", "--json", "-"
-    )
+    no_processes(monkeypatch)
+    arguments = ("--weights", converted, "--framework", "torch,reference", *more, "--json", "-")
+    done = rosetta("verify", *arguments)
     assert done.code == 0, done
     assert done.json["passed"] is True
 
 
 def test_a_trace_of_foreign_weights_is_that_of_their_canonical_form(
-    tmp_path: Path, weights: Path
+    rosetta: Rosetta, tmp_path: Path, weights: Path, converted: Path
 ) -> None:
-    pytest.importorskip("h5py")
-    converted = tmp_path / "a.weights.h5"
-    convert(open_checkpoint(weights), converted)
     files = [tmp_path / "a.trace", tmp_path / "b.trace"]
     for file, source in zip(files, (weights, converted), strict=True):
-        done = run_program(
-            "trace",
-            PRESET,
-            "--set",
-            "depths=1,1,1",
-            "--framework",
-            "reference",
-            "--weights",
-            source,
-            "-o",
-            file,
-        )
+        network = (PRESET, "--set", "depths=1,1,1", "--framework", "reference", "--check", "eval")
+        done = rosetta("trace", *network, "--weights", source, "-o", file)
         assert (done.code, done.err) == (0, "")
-    assert run_program("compare", *files).code == 0
+    assert rosetta("compare", *files).code == 0

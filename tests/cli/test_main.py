@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from shared import Trace, get_spec, list_presets, make_plan, miniature
 from shared.frameworks import pool
 from shared.weights.files import TensorFile
 from tests.cli_runner import Rosetta, listening, run_program, run_python
+from tests.frameworks.here import ReferenceHere, no_processes
+from tests.zoo import in_zoo
 
 PRESET = "cifar/resnet20"
 SPEC = miniature(get_spec(PRESET))
@@ -40,24 +43,13 @@ COMPARISON_KEYS = {
 
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Three traces as `rosetta trace` writes them: two alike, and one with a layer that is a little
-    off.
-    """
+    """A trace as `rosetta trace` writes it, its copy, and one with a layer that is a little off."""
     folder = tmp_path_factory.mktemp("traces")
     files = {name: folder / f"{name}.safetensors" for name in ("one", "same", "off")}
-    for name in ("one", "same"):
-        done = run_program(
-            "trace",
-            PRESET,
-            "--miniature",
-            "--image-size",
-            "33x40",
-            "--framework",
-            "reference",
-            "-o",
-            files[name],
-        )
-        assert (done.code, done.err) == (0, "")
+    network = (PRESET, "--miniature", "--image-size", "33x40")
+    done = run_program("trace", *network, "--framework", "reference", "-o", files["one"])
+    assert (done.code, done.err) == (0, "")
+    shutil.copy(files["one"], files["same"])
     old = TensorFile(files["one"])
     tensors = load_file(files["one"])
     tensors[LAYER] = tensors[LAYER] * (1 + 1e-9)
@@ -240,8 +232,9 @@ def test_verify_for_a_program(rosetta: Rosetta, tmp_path: Path) -> None:
     assert "| same |" in table[2]
 
 
-def test_checks_can_be_chosen(rosetta: Rosetta) -> None:
+def test_checks_can_be_chosen(rosetta: Rosetta, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
+    no_processes(monkeypatch, ReferenceHere)
     result = rosetta(
         "verify",
         PRESET,
@@ -356,7 +349,9 @@ def test_a_terminal_without_unicode_gets_question_marks(traces: dict[str, Path])
     assert "? same" in done.out
 
 
-@pytest.mark.parametrize("to_all", [True, False], ids=["from the keyboard", "to the process"])
+@pytest.mark.parametrize(
+    "to_all", [True, in_zoo(False)], ids=["from the keyboard", "to the process"]
+)
 def test_an_interrupt_ends_it_quietly_and_soon(to_all: bool, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     arguments = (
@@ -443,8 +438,9 @@ def test_without_a_preset_miniatures_of_a_small_set_are_verified(
 ) -> None:
     from shared.frameworks import verify
 
+    no_processes(monkeypatch, ReferenceHere)
     monkeypatch.setattr(verify, "DEFAULT_PRESETS", ("torchvision/resnet18", "cifar/resnet20"))
-    pair = ("--framework", "torch,reference", "--check", "eval")
+    pair = ("--framework", "torch,reference", "--check", "eval", "--image-size", "32")
     page = tmp_path / "page.md"
     result = rosetta("verify", *pair, "--markdown", page)
     assert result.code == 0, result.err

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from types import ModuleType
 
-from shared.frameworks import reference
-from shared.frameworks.trace_worker import run_job
+import pytest
+
+from shared.frameworks import pool, predict, reference, verify
+from shared.frameworks.trace_worker import _peak_bytes, run_job
 from tests.parity.rendering import package
 
 
@@ -19,8 +22,9 @@ class Here:
         return reference if self.name == "reference" else package(self.name)
 
     def run(self, job: dict) -> dict:
+        started = time.perf_counter()
         run_job(self.package(), job)
-        return {"seconds": 0.0, "peak_bytes": 0}
+        return {"seconds": time.perf_counter() - started, "peak_bytes": _peak_bytes()}
 
     def kill(self) -> None:
         pass
@@ -33,3 +37,16 @@ class Here:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+class ReferenceHere(Here):
+    """The reference in this process, under whatever name."""
+
+    def package(self) -> ModuleType:
+        return reference
+
+
+def no_processes(monkeypatch: pytest.MonkeyPatch, worker: type[Here] = Here) -> None:
+    """Let whatever would start workers have these."""
+    for module in (pool, predict, verify):
+        monkeypatch.setattr(module, "TraceWorker", worker)

@@ -13,20 +13,22 @@ from shared.frameworks.deployed import deployed
 from shared.verification.distance import relative_error
 from shared.verification.tolerances import EVAL_FLOAT64
 from tests.parity.rendering import package
-from tests.zoo import in_zoo
+from tests.zoo import in_zoo, rest_in_zoo
 
 SPEC = get_spec("cifar/resnet20", depths=(1, 1, 1), num_classes=7)
 FEATURE_MAP = SPEC.replace(**{"num_classes": 0, "head.pool": "none"})
-# Inductor needs tens of seconds to start.
-SIDES = ["reference", "keras", "flax", in_zoo("torch")]
+CASES = [
+    (side, spec) for side in ("reference", "keras", "flax", "torch") for spec in (SPEC, FEATURE_MAP)
+]
+# Inductor, which runs PyTorch's, needs tens of seconds to start.
+SHORT = [*((side, SPEC) for side in ("reference", "keras", "flax")), ("reference", FEATURE_MAP)]
 
 
 def module(side: str) -> ModuleType:
     return reference if side == "reference" else package(side)
 
 
-@pytest.mark.parametrize("spec", [SPEC, FEATURE_MAP], ids=["logits", "feature map"])
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize(("side", "spec"), rest_in_zoo(CASES, SHORT))
 def test_a_deployed_network_is_the_same_function(side: str, spec: ResNetSpec) -> None:
     rendering = module(side)
     model = rendering.build(spec, dtype="float64")

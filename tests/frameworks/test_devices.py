@@ -136,7 +136,7 @@ def test_the_device_is_what_the_framework_says(
     assert device() == expected
 
 
-@pytest.mark.parametrize("name", rest_in_zoo(FRAMEWORKS, ("torch", "reference")))
+@pytest.mark.parametrize("name", rest_in_zoo(FRAMEWORKS, ("reference",)))
 def test_a_trace_says_its_device(tmp_path: Path, name: str) -> None:
     if FRAMEWORKS[name].missing:
         pytest.skip(f"{name} is not installed")

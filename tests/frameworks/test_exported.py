@@ -188,6 +188,7 @@ def test_sides_that_cannot_be(sides: list[str], inputs: Inputs, said: str) -> No
         verify(SPEC, sides, inputs)
 
 
+@pytest.mark.zoo  # the short run has the command that exports and verifies one
 def test_a_program_is_a_side() -> None:
     pytest.importorskip("torch")
     inputs = Inputs(checks=("eval", "train"), image_size=(20, 25))

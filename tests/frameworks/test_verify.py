@@ -7,7 +7,6 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -29,7 +28,6 @@ from shared.architecture.plan import make_plan
 from shared.cli import report_verify as report
 from shared.cli.pages import verify_markdown
 from shared.frameworks import pool as pool_module
-from shared.frameworks import reference
 from shared.frameworks import verify as verify_module
 from shared.frameworks.inputs import Inputs
 from shared.frameworks.registry import installed
@@ -42,7 +40,7 @@ from shared.frameworks.verify import (
     verify,
 )
 from shared.verification.tolerances import DTYPES, EVAL_FLOAT64
-from tests.frameworks.here import Here
+from tests.frameworks.here import ReferenceHere, no_processes
 from tests.zoo import rest_in_zoo
 
 pytest.importorskip("torch")
@@ -66,9 +64,15 @@ def temporary(tmp_path_factory: pytest.TempPathFactory):
 def run(
     request: pytest.FixtureRequest, temporary: Path
 ) -> tuple[str, list[Verdict], list[TraceTaken]]:
-    """Both `SPECS` verified in one precision: (precision, verdicts, steps)."""
+    """Both `SPECS` verified in one precision, for float64 in processes of their own: (precision,
+    verdicts, steps).
+    """
     steps: list[TraceTaken] = []
-    verdicts = list(verify(SPECS, PAIR, Inputs(dtype=request.param, image_size=SIZE), steps.append))
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param != "float64":
+            no_processes(patch)
+        inputs = Inputs(dtype=request.param, image_size=SIZE)
+        verdicts = list(verify(SPECS, PAIR, inputs, steps.append))
     return request.param, verdicts, steps
 
 
@@ -138,16 +142,9 @@ def test_all_installed_frameworks_agree_in_float32() -> None:
     assert verdict.passed
 
 
-class HereAndNow(Here):
-    """The reference in this process, under whatever name."""
-
-    def package(self) -> ModuleType:
-        return reference
-
-
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "TraceWorker", HereAndNow)
+    no_processes(monkeypatch, ReferenceHere)
 
 
 @pytest.mark.usefixtures("here")
@@ -198,7 +195,7 @@ def test_workers_stay_only_where_memory_holds_them_all(
     lock, running, most, ended = threading.Lock(), 0, 0, []
     began: list[str] = []
 
-    class Counted(HereAndNow):
+    class Counted(ReferenceHere):
         def __init__(self, name: str, threads: int | None = None):
             super().__init__(name, threads)
             began.append(name)
@@ -233,7 +230,7 @@ def test_when_one_framework_fails_nobody_waits_for_the_others(
 ) -> None:
     killed = []
 
-    class Quick(HereAndNow):
+    class Quick(ReferenceHere):
         """Fails at once, or works until it is killed."""
 
         def __init__(self, name: str, threads: int | None = None):
@@ -260,9 +257,9 @@ def test_when_one_framework_fails_nobody_waits_for_the_others(
 @pytest.mark.usefixtures("here")
 def test_a_mistake_of_one_framework_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the workers saved is really read and compared: alter one file in between."""
-    original = HereAndNow.run
+    original = ReferenceHere.run
 
-    def altering(self: HereAndNow, job: dict) -> dict:
+    def altering(self: ReferenceHere, job: dict) -> dict:
         report = original(self, job)
         if self.name == "torch":
             found = Trace.load(job["output"])
@@ -271,7 +268,7 @@ def test_a_mistake_of_one_framework_is_found(monkeypatch: pytest.MonkeyPatch) ->
             Trace(found.spec, found.framework, found.dtype, arrays, found.about).save(job["output"])
         return report
 
-    monkeypatch.setattr(HereAndNow, "run", altering)
+    monkeypatch.setattr(ReferenceHere, "run", altering)
     (verdict,) = verify(SPECS[:1], PAIR, Inputs(image_size=SIZE))
     assert not verdict.passed
     assert verdict.comparisons[0].first_divergence == "eval/stages.1.blocks.0.conv2"
@@ -338,10 +335,11 @@ def test_the_telling_presets_have_every_kind_of_block_and_shortcut() -> None:
     assert told >= set[object]().union(*(traits(name) for name in list_presets()))
 
 
-def test_what_is_only_measured_is_not_called_the_same() -> None:
+def test_what_is_only_measured_is_not_called_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several networks' training in float32: no table, page or line says `same` of what nothing has
     judged.
     """
+    no_processes(monkeypatch)
     inputs = Inputs(dtype="float32", image_size=(16, 16), checks=("gradients",))
     verdicts = list(verify(SPECS[:2], PAIR, inputs))
     assert all(verdict.passed and not verdict.judged for verdict in verdicts)
@@ -355,6 +353,7 @@ def test_what_is_only_measured_is_not_called_the_same() -> None:
         assert "| same |" not in said
 
 
+@pytest.mark.usefixtures("here")
 def test_a_network_that_a_framework_gives_up_on_does_not_end_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
