@@ -8,7 +8,7 @@ import importlib
 import subprocess
 import sys
 import time
-from itertools import repeat
+from itertools import product, repeat
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,10 @@ def _trainable(framework: str, model: Any) -> int:
     return sum(int(np.prod(v.shape)) for v in model.trainable_variables)
 
 
-@pytest.mark.parametrize("framework", PEERS)
-@pytest.mark.parametrize("place", [0, 1], ids=["resnet50", "resnet20"])
+@pytest.mark.parametrize(
+    ("framework", "place"),
+    rest_in_zoo(product(PEERS, (0, 1)), [*((framework, 1) for framework in PEERS), ("torch", 0)]),
+)
 def test_peers_have_as_many_parameters(framework: str, place: int) -> None:
     net = nets(framework, quick=True)[place]
     peer = _peer(framework)

@@ -17,6 +17,7 @@ from shared.processes import Process, call, failure
 from tests.cli.test_training import command as training_command
 from tests.cli_runner import Rosetta
 from tests.datasets.makers import write_fashion_mnist
+from tests.zoo import in_zoo
 
 ROOT = Path(__file__).parents[1]
 POSING = (
@@ -204,7 +205,7 @@ def commands(folder: Path) -> dict[str, tuple[tuple[object, ...], ...]]:
     }
 
 
-@pytest.mark.parametrize("name", ["inspect", "orbax", "verify", "trace", "train"])
+@pytest.mark.parametrize("name", ["inspect", in_zoo("orbax"), "verify", "trace", in_zoo("train")])
 def test_no_command_imports_from_the_user_s_folder(
     downloaded: Path, rosetta: Rosetta, name: str
 ) -> None:
@@ -221,6 +222,7 @@ def test_no_command_imports_from_the_user_s_folder(
     assert not (downloaded / "imported").exists(), (downloaded / "imported").read_text()
 
 
+@pytest.mark.zoo
 def test_keras_describes_its_network_without_the_user_s_folder(downloaded: Path) -> None:
     from shared import get_spec
     from shared.naming.keras_applications import model_config

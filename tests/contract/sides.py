@@ -24,6 +24,9 @@ from tests.probes import loaded
 # Sides whose steps are not compiled; the others take seconds for every one.
 SOONEST = ("torch", "reference")
 
+# And where a new network costs less than a second: what Flax does is in the zoo.
+SOON = (*SOONEST, "keras")
+
 
 class Side:
     """One framework's models and trainers."""

@@ -12,7 +12,7 @@ import pytest
 
 from shared import CheckpointError, ResNetSpec, make_plan
 from shared.training.config import PROBE, OptimizerConfig, Training
-from tests.contract.sides import SIDES, SOONEST, Side
+from tests.contract.sides import SIDES, SOON, SOONEST, Side
 from tests.numpy_training import OPTIMIZERS, RATES, numpy_loss, numpy_step
 from tests.parity.rendering import FRAMEWORKS
 from tests.probes import relative_error, same_weights, small
@@ -38,12 +38,22 @@ LOSS_LIMIT = 1e-14
 DIFFERENCE_LIMIT = 1e-6
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_optimizers_mean_what_numpy_says(side: Side, optimizer: OptimizerConfig) -> None:
+@pytest.mark.parametrize(
+    ("side", "name"),
+    rest_in_zoo(
+        itertools.product(SIDES, OPTIMIZERS),
+        [
+            *itertools.product(SOONEST, OPTIMIZERS),
+            *((("keras", "flax")[i % 2], name) for i, name in enumerate(OPTIMIZERS)),
+        ],
+    ),
+    indirect=["side"],
+)
+def test_optimizers_mean_what_numpy_says(side: Side, name: str) -> None:
     """With other gradients and another learning rate at every step; biases and norms are among the
     parameters.
     """
-    spec = small(BIASED, (1,))
+    spec, optimizer = small(BIASED, (1,)), OPTIMIZERS[name]
     trainer, shapes = side.trainer(spec, Training(optimizer=optimizer)), make_plan(spec).tensors
     weights = {name: trainer.weights()[name] for name in Training().trainable(make_plan(spec))}
     slots: dict[str, dict] = {name: {} for name in weights}
@@ -129,11 +139,11 @@ DIFFERENTIATED = [
     ("ablation/resnet110_norm_after_add", "probe"),
     ("ablation/resnet110_act_before_add", "probe"),
 ]
-# Every kind of norm and dropout in PyTorch; XLA needs seconds for each, and Flax' gradients are
-# held to the reference's in `tests/parity`.
+# Every kind of norm and dropout in PyTorch; the others' gradients are held to the reference's in
+# `tests/parity`.
 DIFFERENTIATED_SHORT = [
     *(("torch", UNBIASED, "probe"), ("torch", BIASED, "frozen")),
-    *(("torch", "bit/r50x1", "probe"), ("torch", DROPOUT, "probe"), ("keras", UNBIASED, "probe")),
+    *(("torch", "bit/r50x1", "probe"), ("torch", DROPOUT, "probe")),
 ]
 
 
@@ -184,6 +194,7 @@ def one_of_each_kind(names: list[str], rng: np.random.Generator) -> list[str]:
     return [kind[rng.integers(len(kind))] for kind in kinds.values()]
 
 
+@pytest.mark.parametrize("side", rest_in_zoo(SIDES, SOON), indirect=True)
 def test_gradients_leave_parameters_and_move_statistics(side: Side) -> None:
     spec = small(UNBIASED, (1,))
     trainer = side.trainer(spec)
@@ -196,6 +207,7 @@ def test_gradients_leave_parameters_and_move_statistics(side: Side) -> None:
     assert found.unsmoothed == plain.unsmoothed == plain.loss
 
 
+@pytest.mark.parametrize("side", rest_in_zoo(SIDES, SOON), indirect=True)
 def test_a_feature_map_averages_to_logits(side: Side) -> None:
     spec = small(UNBIASED, (1,), num_classes=0, **{"head.pool": "none"})
     trainer, (images, labels) = side.trainer(spec, Training()), batch_for(spec)
@@ -206,6 +218,7 @@ def test_a_feature_map_averages_to_logits(side: Side) -> None:
     assert found.loss == found.unsmoothed == pytest.approx(expected, rel=1e-13)
 
 
+@pytest.mark.parametrize("side", rest_in_zoo(SIDES, SOON), indirect=True)
 def test_evaluation_is_that_of_a_trace_and_does_not_disturb_training(side: Side) -> None:
     """Whatever mode a model is in, a trainer trains it, and evaluates it by its running
     statistics.
@@ -278,6 +291,7 @@ def test_training_goes_on_bit_for_bit(
         assert {array.dtype.name for array in resumed.weights().values()} == {dtype}
 
 
+@pytest.mark.parametrize("side", rest_in_zoo(SIDES, SOON), indirect=True)
 def test_a_fresh_state_is_zeros_that_change_nothing(side: Side) -> None:
     spec = small(UNBIASED, (1,))
     one, other = side.trainer(spec), side.trainer(spec)
@@ -315,7 +329,14 @@ def test_arrays_are_copied_both_ways(side: Side) -> None:
     assert same_weights(trainer.weights(), weights)
 
 
-@pytest.mark.parametrize("name", ["momentum", "adam", "adamw"])
+@pytest.mark.parametrize(
+    ("side", "name"),
+    rest_in_zoo(
+        itertools.product(SIDES, ["momentum", "adam", "adamw"]),
+        [*itertools.product(SOONEST, ["adam"]), ("keras", "momentum"), ("flax", "adamw")],
+    ),
+    indirect=["side"],
+)
 def test_a_float64_trainer_is_float64_all_through(side: Side, name: str) -> None:
     spec = small(BIASED, (1,))
     trainer, batch = side.trainer(spec, Training(optimizer=OPTIMIZERS[name])), batch_for(spec)
@@ -335,6 +356,7 @@ def spec_of_masks() -> ResNetSpec:
     return spec
 
 
+@pytest.mark.parametrize("side", rest_in_zoo(SIDES, SOON), indirect=True)
 def test_masks_decide_a_step_and_are_gone_after_it(side: Side) -> None:
     spec = spec_of_masks()
     trainer, batch = side.trainer(spec), batch_for(spec)
@@ -351,7 +373,7 @@ def test_masks_decide_a_step_and_are_gone_after_it(side: Side) -> None:
     ("side", "preset"),
     rest_in_zoo(
         itertools.product(SIDES, [UNBIASED, "bit/r50x1", BIASED]),
-        [*itertools.product(SIDES, [UNBIASED]), *itertools.product(SOONEST, ["bit/r50x1"])],
+        [*itertools.product(SOON, [UNBIASED]), *itertools.product(SOONEST, ["bit/r50x1"])],
     ),
     indirect=["side"],
 )

@@ -11,7 +11,7 @@ from shared import SpecError, make_plan
 from shared.architecture import ops
 from shared.training.config import PROBE, OptimizerConfig, Training
 from shared.verification.recording import CHECKS
-from tests.contract.sides import SIDES, SOONEST, Side
+from tests.contract.sides import SIDES, SOON, SOONEST, Side
 from tests.numpy_training import numpy_loss
 from tests.probes import small
 from tests.training_probes import (
@@ -105,6 +105,7 @@ def test_a_check_alone_is_what_it_is_in_company(side: Side, checks: tuple[str, .
     assert all(np.array_equal(alone[name], company[name]) for name in alone.names)
 
 
+@pytest.mark.parametrize("side", rest_in_zoo(SIDES, SOON), indirect=True)
 def test_labels_make_the_trace(side: Side) -> None:
     spec = small(UNBIASED, (1,))
     model, (images, labels) = side.loaded(spec), batch_for(spec)
@@ -123,7 +124,7 @@ def test_unknown_checks_are_refused(side: Side) -> None:
         side.package.trace(side.loaded(spec), batch_for(spec)[0], checks=("backward",))
 
 
-@pytest.mark.parametrize("side", rest_in_zoo(SIDES, (*SOONEST, "keras")), indirect=True)
+@pytest.mark.parametrize("side", rest_in_zoo(SIDES, SOONEST), indirect=True)
 def test_half_precisions_are_widened_in_a_trace(side: Side) -> None:
     """And train: all is finite."""
     spec = small(UNBIASED, (1,))

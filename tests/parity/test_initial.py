@@ -5,6 +5,7 @@ distributions that the spec names, which are those of the frameworks' own initia
 from __future__ import annotations
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from shared.frameworks import reference
 from shared.weights.initial import CONV, fan_of, initial_weights
 from tests.parity.rendering import FRAMEWORKS, package
 from tests.probes import same_weights
+from tests.zoo import rest_in_zoo
 
 DOUBT = 1e-6  # the chance that a right distribution is refused
 KERNEL = "stages.2.blocks.1.conv1.weight"  # not square: its fans differ
@@ -52,9 +54,21 @@ def doubt(values: np.ndarray, expected) -> float:
     return stats.kstest(values.reshape(-1), expected.cdf).pvalue
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-@pytest.mark.parametrize("preset", STARTS)
-@pytest.mark.parametrize("side", [*FRAMEWORKS, "reference"])
+SIDES = (*FRAMEWORKS, "reference")
+DTYPES = ("float32", "float64", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("side", "preset", "dtype"),
+    rest_in_zoo(
+        itertools.product(SIDES, STARTS, DTYPES),
+        [
+            (side, preset, DTYPES[(i + k) % len(DTYPES)])
+            for i, side in enumerate(SIDES)
+            for k, preset in enumerate(STARTS)
+        ],
+    ),
+)
 def test_build_has_the_initial_weights(side: str, preset: str, dtype: str) -> None:
     """Bit for bit, for the same seed."""
     spec = miniature(get_spec(preset)).replace(depths=(1, 1), **STARTS[preset])
@@ -179,7 +193,15 @@ def own_values(side: str, kind: str) -> np.ndarray:
     return np.concatenate([OWN[side](kind, shape, seed).reshape(-1) for seed in range(8)])
 
 
-@pytest.mark.parametrize(("side", "kind"), KINDS)
+# Each kind of one framework, and in the zoo of all that have it.
+KINDS_SHORT = [
+    having[i % len(having)]
+    for i, kind in enumerate(CONV)
+    for having in [[pair for pair in KINDS if pair[1] == kind]]
+]
+
+
+@pytest.mark.parametrize(("side", "kind"), rest_in_zoo(KINDS, KINDS_SHORT))
 def test_kernels_are_those_of_the_frameworks_own_initialisers(side: str, kind: str) -> None:
     """And of no other of its initialisers: their deviations or their shapes differ."""
     values = np.concatenate([fresh(kind, seed=seed)[KERNEL].reshape(-1) for seed in range(8)])

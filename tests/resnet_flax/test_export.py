@@ -39,7 +39,7 @@ def written(name: str, path: Path, size: tuple[int, int] | None):
     return spec, weights
 
 
-@pytest.mark.parametrize("name", map(in_zoo, (*NAMES, *MORE)))
+@pytest.mark.parametrize("name", [*map(in_zoo, (*NAMES, *MORE))])
 def test_an_interpreter_that_is_no_compiler_agrees(name: str, tmp_path: Path) -> None:
     path = tmp_path / "net.stablehlo"
     spec, weights = written(name, path, (32, 32))

@@ -29,7 +29,7 @@ can_trace = pytest.mark.skipif(BACKEND == "torch", reason="PyTorch's reader trac
 
 @pytest.fixture(autouse=True)
 def _fresh_names() -> None:
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)  # no search for garbage
 
 
 LAYERED = [name for name in MODELS if name != "subclassed"]

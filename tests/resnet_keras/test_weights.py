@@ -115,6 +115,7 @@ def test_mixed_precision(dtype: str, half: str, images: np.ndarray, tmp_path: Pa
     assert scaled == (dtype == "mixed_float16")
 
 
+@pytest.mark.zoo
 def test_training_in_mixed_precision(images: np.ndarray) -> None:
     trainer = Trainer(probed("mixed_bfloat16"), PROBE)
     exact = Trainer(probed(), PROBE)

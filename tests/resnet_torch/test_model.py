@@ -62,7 +62,8 @@ def assert_is_the_reference(spec: ResNetSpec, size: tuple[int, int] = SIZE) -> N
     assert error <= LAYER_LIMIT, layer
 
 
-@pytest.mark.parametrize("preset", DISTINCT)
+# A part in the short run: `tests/parity` compares every kind of layer there.
+@pytest.mark.parametrize("preset", rest_in_zoo(DISTINCT, DISTINCT[::5]))
 def test_every_layer_is_the_references(preset: str) -> None:
     assert_is_the_reference(miniature(get_spec(preset)))
 
@@ -238,7 +239,7 @@ def fresh_compiler():
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("preset", rest_in_zoo(TRACED, ("timm/resnet50d", "bit/r50x1")))
+@pytest.mark.parametrize("preset", rest_in_zoo(TRACED, ("bit/r50x1",)))
 def test_compiles_without_a_graph_break(preset: str) -> None:
     spec = miniature(get_spec(preset))
     model, images = loaded(spec, "float32").eval(), nchw_images(spec)
@@ -247,7 +248,7 @@ def test_compiles_without_a_graph_break(preset: str) -> None:
         torch.testing.assert_close(found, model(images), rtol=COMPILED_LIMIT, atol=COMPILED_LIMIT)
 
 
-@pytest.mark.parametrize("preset", TRACED)
+@pytest.mark.parametrize("preset", rest_in_zoo(TRACED, ("keras/resnet50v2",)))
 def test_exports(preset: str) -> None:
     spec = miniature(get_spec(preset))
     model, images = loaded(spec, "float32").eval(), nchw_images(spec)
@@ -258,8 +259,13 @@ def test_exports(preset: str) -> None:
         )
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("preset", rest_in_zoo(STRUCTURES, COVERING))
+@pytest.mark.parametrize(
+    ("preset", "training"),
+    rest_in_zoo(
+        itertools.product(STRUCTURES, [False, True]),
+        [(preset, bool(i % 2)) for i, preset in enumerate(COVERING)],
+    ),
+)
 def test_symbolic_traces_are_the_network_at_any_size(preset: str, training: bool) -> None:
     """What FX quantisation and torchvision's feature extraction begin with."""
     model = loaded(miniature(get_spec(preset)), "float32").train(training)

@@ -3,15 +3,12 @@
 `running.py` says what is in a folder.
 """
 
-import os
-
 import numpy as np
 import running
 import safetensors.torch
 import torch
 import torch.nn.functional as F
 
-BACKEND = os.environ.get("TORCH_COMPILE_BACKEND", "inductor")
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 
@@ -19,7 +16,7 @@ torch.set_default_dtype(torch.float64)
 def by_tools(model, images):
     """What PyTorch's compiler and its exporter make of the network."""
     with torch.inference_mode():
-        compiled = torch.compile(model, fullgraph=True, backend=BACKEND)
+        compiled = torch.compile(model, fullgraph=True)
         yield "torch.compile", compiled(images).numpy()
         program = torch.export.export(model, (images,))
         yield "torch.export", program.module()(images).numpy()
