@@ -37,11 +37,6 @@ def lowest_dtype(array: Array) -> str:
     return "float64"
 
 
-def coarsest(*dtypes: str) -> str:
-    """Of what arrays are stored in, the one that holds least."""
-    return min(dtypes, key=STORED.index)
-
-
 def finest(*dtypes: str) -> str:
     """Of what arrays are stored in, the one that holds most."""
     return max(dtypes, key=STORED.index)

@@ -140,7 +140,3 @@ def _limit(dtype: str, check: str, own: float) -> float:
     ulp = ULP[dtype]
     # What one layer rounds by, in float32 as measured; in half as many more of its units.
     return max(ROUNDING_FLOOR_ULPS * ulp, ROUNDING_FACTOR * own * ulp / ULP["float32"])
-
-
-def wrong_layers(rows: list[Alone]) -> list[str]:
-    return [row.name for row in rows if row.wrong]

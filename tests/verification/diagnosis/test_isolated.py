@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shared.frameworks.diagnose import KIT
-from shared.verification.diagnosis.isolated import isolated, isolated_gradients, wrong_layers
+from shared.verification.diagnosis.isolated import Alone, isolated, isolated_gradients
 from shared.verification.diagnosis.passes import Passes
 from shared.verification.recording import EVAL, GRADIENTS, TRAIN
 from tests.verification.diagnosis.ports import diagnosed, observed, right, small, with_mistakes
@@ -15,6 +15,10 @@ TWO = (
     "stages.0.blocks.1.norm1: gamma and beta exchanged",
     "stages.2.blocks.0.conv2: flipped in height and width",
 )
+
+
+def wrong_layers(rows: list[Alone]) -> list[str]:
+    return [row.name for row in rows if row.wrong]
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
