@@ -19,6 +19,7 @@ from shared.graphs.verdict import SAME_FUNCTION, SAME_MODEL, THIS_SIZE
 from tests.cli_runner import Rosetta, run_python
 from tests.formats.inside_files import net, ones, save, under
 from tests.frameworks.folded import folded
+from tests.zoo import rest_in_zoo
 
 MODEL = """
 import time
@@ -131,7 +132,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_model_its_weights_and_what_it_is_compared_with(rosetta: Rosetta, folder: Path) -> None:
+def test_a_model_its_weights_and_what_it_is_compared_with(
+    rosetta: Rosetta, folder: Path, request: pytest.FixtureRequest
+) -> None:
+    """First in a process of its own."""
     pytest.importorskip("torch")
     target = "python:mine.py:model"
     result = rosetta("identify", target, "-o", "mine.weights.h5", "--json", "-")
@@ -146,6 +150,7 @@ def test_a_model_its_weights_and_what_it_is_compared_with(rosetta: Rosetta, fold
     assert found["tensors"] == len(found["names"])
     inspected = rosetta("inspect", "mine.weights.h5", "--json", "-").json
     assert inspected["spec"]["depths"] == [3, 3, 3]
+    request.getfixturevalue("identified_here")
     same = rosetta("identify", target, "--against", "mine.weights.h5", "--json", "-")
     assert (same.code, same.json["departures"]) == (0, [])
 
@@ -197,6 +202,7 @@ def test_what_is_taken_and_assumed_of_the_other_file_is_said(
     assert any("the one at net_ema: --take" in note for note in taken["notes"])
 
 
+@pytest.mark.usefixtures("identified_here")
 def test_a_model_that_departs_is_told_and_its_weights_are_not_written(
     rosetta: Rosetta, folder: Path
 ) -> None:
@@ -307,7 +313,7 @@ REFUSALS = {
         ("python:wrong.py:failing",),
         ("python:wrong.py:failing: ValueError at wrong.py:8: no data set here",),
     ),
-    "no end": (("python:wrong.py:endless", "--seconds", "3"), ("took longer than 3 s",)),
+    "no end": (("python:wrong.py:endless", "--seconds", "2"), ("took longer than 2 s",)),
     "an exit": (("python:wrong.py:leaving",), ("ended with code 7",)),
     "take without a file": (
         ("python:wrong.py:x", "--against", "resnet18", "--take", "net"),
@@ -318,7 +324,8 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSALS)
+# One whose process imports PyTorch, which takes longest.
+@pytest.mark.parametrize("case", rest_in_zoo(REFUSALS, REFUSALS.keys() - TORCH | {"no program"}))
 def test_a_wrong_target_is_one_line(rosetta: Rosetta, folder: Path, case: str) -> None:
     if case in TORCH:
         pytest.importorskip("torch")

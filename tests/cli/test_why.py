@@ -279,6 +279,7 @@ def net():
 """
 
 
+@pytest.mark.usefixtures("identified_here")
 def test_identify_against_weights_says_the_cause(
     rosetta: Rosetta, weights: Path, tmp_path: Path
 ) -> None:
