@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +39,18 @@ def other_stride(tmp_path: Path) -> Path:
     return path
 
 
-def test_for_a_person(rosetta: Rosetta, other_stride: Path) -> None:
-    result = rosetta("inspect", other_stride, "--evidence", "--image-size", SIDE)
+def test_for_a_person_and_a_program(rosetta: Rosetta, other_stride: Path, tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    arguments = ("inspect", other_stride, "--evidence", "--image-size", SIDE, "--json", file)
+    result = rosetta(*arguments)
     assert (result.code, result.err) == (0, "")
     lines = {line.split("  ")[0]: line for line in result.out.splitlines()}
     assert "which is no proof" in result.out
     assert f"16 crops of 4 bundled photographs, {SIDE} x {SIDE} pixels" in result.out
     assert "1, not 2" in lines["block.stride_conv"]
     assert "to take the likeliest: --set block.stride_conv=1" in result.out
-
-
-def test_for_a_program(rosetta: Rosetta, other_stride: Path) -> None:
-    found = rosetta(
-        "inspect", other_stride, "--evidence", "--image-size", SIDE, "--json", "-"
-    ).json["evidence"]
-    by_field = {evidence["field"]: evidence for evidence in found}
-    stride = by_field["block.stride_conv"]
+    found = json.loads(file.read_text("utf-8"))["evidence"]
+    stride = {evidence["field"]: evidence for evidence in found}["block.stride_conv"]
     assert (stride["value"], stride["instead_of"]) == (1, 2)
     assert stride["other_scores"].keys() == {"2"}
     assert stride["score"] < stride["other_scores"]["2"]
