@@ -30,7 +30,7 @@ from shared.naming.schemes import FORMATS
 from shared.weights.tensor_writer import rewrite_metadata
 from tests.zoo import in_zoo
 
-SPEC = get_spec("torchvision/resnet18", depths=(1, 1, 1, 1), num_classes=3)
+SPEC = get_spec("torchvision/resnet18", depths=(1, 1, 1, 1), widths=(16, 24, 32, 40), num_classes=3)
 KILLS = 4  # of each seed
 
 
@@ -307,37 +307,44 @@ def test_a_dtype_that_the_container_has_not_is_refused(source: Checkpoint, tmp_p
         convert(source, tmp_path / "b.weights.h5", "keras", Options(dtype="bfloat16"))
 
 
-def caffe_source(tmp_path: Path, smallest: float) -> Checkpoint:
-    """A ResNet-50 of Keras whose variances are at least this."""
+@pytest.fixture(scope="module")
+def caffes(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A ResNet-50 of Keras, the one network that has names of Caffe's."""
     spec = get_spec("keras/resnet50", num_classes=3)
-    weights = probe_weights(spec)
-    for name, array in weights.items():
-        if name.endswith("running_var"):
-            array.flat[:2] = smallest
-    save_weights(tmp_path / "source.safetensors", weights, spec)
-    return open_checkpoint(tmp_path / "source.safetensors")
+    path = tmp_path_factory.mktemp("caffe") / "source.safetensors"
+    save_weights(path, probe_weights(spec), spec)
+    return open_checkpoint(path)
 
 
-def test_eps_is_folded_into_caffes(tmp_path: Path) -> None:
-    source = caffe_source(tmp_path, 1e-2)
+def with_variances(source: Checkpoint, smallest: float) -> Checkpoint:
+    names = [name for name in source.entries if name.endswith("running_var")]
+    changes = {name.replace(".", "__"): {0: smallest, 1: smallest} for name in names}
+    return with_values(source, **changes)
+
+
+def test_eps_is_folded_into_caffes(caffes: Checkpoint, tmp_path: Path) -> None:
+    source = with_variances(caffes, 1e-2)
     with pytest.raises(CheckpointError, match=r"norm.eps is 0\.001 there"):
         convert(source, tmp_path / "b.h5", "keras-caffe")
     found = convert(source, tmp_path / "b.h5", "keras-caffe", Options(fold_eps=True))
     assert "eps 1.001e-05 folded into running variances as 0.001, each rounded once" in found.notes
     back = open_checkpoint(tmp_path / "b.h5", "keras-caffe")
     assert back.spec.norm.eps == 1e-3
+    assert back.names["stages.1.blocks.3.conv2.weight"] == "res3d_branch2b/kernel"
     name = "stem.norm1.running_var"
     exact = source.entries[name].load().astype(np.float64) + 1.001e-5 - 1e-3
     np.testing.assert_array_equal(back.entries[name].load(), exact.astype(np.float32))
 
 
-def test_variances_that_folding_makes_negative_are_refused(tmp_path: Path) -> None:
-    source = caffe_source(tmp_path, 1e-5)
+def test_variances_that_folding_makes_negative_are_refused(
+    caffes: Checkpoint, tmp_path: Path
+) -> None:
+    source = with_variances(caffes, 1e-5)
     with pytest.raises(
         CheckpointError, match=r"53 with variances .* below zero .* in channels 0, 1;"
     ):
         convert(source, tmp_path / "b.h5", "keras-caffe", Options(fold_eps=True))
-    assert [path.name for path in tmp_path.iterdir()] == ["source.safetensors"]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("seed", [0, in_zoo(1), in_zoo(2)])
@@ -402,7 +409,7 @@ def test_a_config_that_lies_beside_a_file_is_not_its(source: Checkpoint, tmp_pat
     assert open_checkpoint(source.path).format.name == "canonical"
 
 
-@pytest.mark.parametrize("form", ["canonical", "timm", "torchvision"])
+@pytest.mark.parametrize("form", [in_zoo("canonical"), in_zoo("timm"), "torchvision"])
 def test_a_folder_of_the_hub_may_hold_any_names(tmp_path: Path, form: str) -> None:
     """timm's repositories have a config.json as well, which is not transformers'; it says whose
     names they are, which torchvision's are, too."""

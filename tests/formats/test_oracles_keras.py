@@ -106,15 +106,9 @@ def assert_equal(theirs: dict[str, keras.Variable], found: Checkpoint, weights: 
         np.testing.assert_array_equal(from_channels_last(name, variable), array, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    ("name", "file"),
-    [
-        ("ResNet50V2", "a.keras"),
-        in_zoo(("ResNet50", "a.h5")),
-        in_zoo(("ResNet50", "a.keras")),
-        in_zoo(("ResNet50V2", "a.h5")),
-    ],
-)
+@pytest.mark.zoo  # small ones: `configuration.test_keras`
+@pytest.mark.parametrize("file", ["a.keras", "a.h5"])
+@pytest.mark.parametrize("name", ["ResNet50", "ResNet50V2"])
 def test_whole_models_of_keras_applications_are_read(tmp_path: Path, name: str, file: str) -> None:
     model = make_model(name)
     fill(model)
@@ -183,6 +177,7 @@ def test_depths_that_keras_applications_does_not_have(tmp_path: Path) -> None:
     assert not (tmp_path / "a.keras").exists()
 
 
+@pytest.mark.zoo
 def test_names_of_before_2019(tmp_path: Path) -> None:
     """Caffe's names, Keras' default eps of that time."""
     spec = get_spec("keras/resnet50", num_classes=7, norm_eps=1e-3, name="old")
