@@ -4,6 +4,7 @@ itself is the oracle: it builds and runs the same configuration.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -38,6 +39,7 @@ from tests.formats.configuration.keras_models import (
     without,
 )
 from tests.probes import relative_error
+from tests.zoo import in_zoo, rest_in_zoo
 
 # Float32 outputs against the float64 reference; measured over this file: at most 8e-7.
 FLOAT32_LIMIT = 1e-5
@@ -146,11 +148,14 @@ BELIEVED: dict[str, tuple[int, tuple[Edit, ...], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("spelling", ["keras3", "keras2"])
-@pytest.mark.parametrize(("version", "edits", "fields"), BELIEVED.values(), ids=BELIEVED)
-def test_what_it_says_is_believed(
-    version: int, edits: tuple[Edit, ...], fields: dict[str, Any], spelling: str
-) -> None:
+# Keras itself builds and runs every other one in the short run, and all of them in the zoo.
+SPELLINGS = [*itertools.product(BELIEVED, ("keras3", "keras2"))]
+SPELLINGS_SHORT = [*[case for case in SPELLINGS if case[1] == "keras2"], *SPELLINGS[::4]]
+
+
+@pytest.mark.parametrize(("name", "spelling"), rest_in_zoo(SPELLINGS, SPELLINGS_SHORT))
+def test_what_it_says_is_believed(name: str, spelling: str) -> None:
+    version, edits, fields = BELIEVED[name]
     plain, config = small_config(version), edited(small_config(version), *edits)
     entries = entries_of(plain)
     found = read(as_keras2(config) if spelling == "keras2" else config, entries)
@@ -445,7 +450,7 @@ def test_deep_models_are_refused() -> None:
 ODD = [None, True, -1, 0, 1 << 70, 1e308, "", "relu", [], [[]], {}, {"class_name": "X"}, [1, 2, 3]]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, in_zoo(2), in_zoo(3)])
 def test_mutants_are_read_or_refused_in_one_line(seed: int) -> None:
     """Any value of the JSON is replaced by any other kind of value."""
     rng, plain = np.random.default_rng(seed), small_config(1 + seed % 2)
