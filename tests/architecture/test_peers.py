@@ -165,9 +165,10 @@ def error_against_peer(preset: str, spec: ResNetSpec, **options: object) -> floa
     return relative_error(found, expected)
 
 
-@pytest.mark.parametrize(
-    "preset", [name for name in PRESETS if name.startswith(("torchvision/", "timm/"))]
-)
+OF_PEERS = [name for name in PRESETS if name.startswith(("torchvision/", "timm/"))]
+
+
+@pytest.mark.parametrize("preset", rest_in_zoo(OF_PEERS, OF_PEERS[::4]))
 def test_tensors_are_the_peers(preset: str) -> None:
     """Same tensors and shapes under the table's names, with none left over on either side."""
     table = table_for(get_spec(preset))
@@ -217,11 +218,11 @@ COMPUTED = (
     "timm/resnetv2_50x1_bit",
     "timm/resnetv2_50d_gn",
 )
-# Every kind of stem, block, shortcut, norm and anti-aliasing, in its smallest.
+# V1 with each stem and kind of anti-aliasing, and V2. Every kind of block, shortcut and norm runs
+# narrower in `tests.formats.test_oracles_small`.
 COMPUTED_SHORT = {
-    *("torchvision/resnet18", "torchvision/resnext50_32x4d", "timm/resnet10t", "timm/resnet50s"),
-    *("timm/resnet50_gn", "timm/resnetaa34d", "timm/resnetaa50", "timm/resnetblur18"),
-    *("timm/resnetv2_18", "timm/resnetv2_50d", "timm/resnetv2_50x1_bit"),
+    *("torchvision/resnet18", "timm/resnet10t", "timm/resnetaa34d", "timm/resnetaa50"),
+    *("timm/resnetblur18", "timm/resnetv2_18"),
 }
 
 
@@ -243,8 +244,8 @@ DILATED = (
     "timm/resnetv2_50",
     "timm/resnetv2_50d",
 )
-# V1 and V2, one at each of the two.
-DILATED_SHORT = [("timm/resnetblur50d", 8), ("timm/resnetv2_50d", 16)]
+# V1 and V2. torchvision's, below, are dilated from the second stage on.
+DILATED_SHORT = [("timm/resnetblur50d", 16), ("timm/resnetv2_50d", 16)]
 
 
 @pytest.mark.parametrize(
@@ -283,7 +284,5 @@ def test_dilation_is_torchvisions(replaced: tuple[bool, ...]) -> None:
 )
 def test_a_definition_that_deviates_is_noticed(changes: dict) -> None:
     """Each of these takes the same weights and gives logits of the same shape."""
-    assert (
-        error_against_peer("torchvision/resnet50", get_spec("torchvision/resnet50", **changes))
-        > NOTICED
-    )
+    preset = f"torchvision/resnet{50 if 'block.stride_conv' in changes else 18}"
+    assert error_against_peer(preset, get_spec(preset, **changes)) > NOTICED

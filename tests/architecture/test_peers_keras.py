@@ -13,6 +13,7 @@ from shared import ResNetSpec, get_spec, make_plan, probe_weights
 from shared.frameworks import reference
 from shared.weights.canonical import Weights, cast_exactly, to_channels_last
 from tests.probes import images_for, relative_error
+from tests.zoo import in_zoo
 
 # Float32 logits and features against the float64 reference. Measured over this file: at most 6e-7.
 FLOAT32_LIMIT = 1e-5
@@ -95,7 +96,7 @@ def assert_same_function(model, spec: ResNetSpec, names) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "name"), [("keras/resnet50", "ResNet50"), ("keras/resnet50v2", "ResNet50V2")]
+    ("preset", "name"), [("keras/resnet50", "ResNet50"), in_zoo(("keras/resnet50v2", "ResNet50V2"))]
 )
 def test_keras_applications(preset: str, name: str) -> None:
     spec = get_spec(preset, num_classes=10)

@@ -55,8 +55,8 @@ def archive_of(spec: ResNetSpec, form: str) -> Archive:
     return Archive(archive.container, archive.entries, metadata)
 
 
-# Every other function: each format's own networks are read below as well.
-@pytest.mark.parametrize("preset", rest_in_zoo(PRESETS, DISTINCT[::2]))
+# Every fourth function: each format's own networks are read below as well.
+@pytest.mark.parametrize("preset", rest_in_zoo(PRESETS, DISTINCT[::4]))
 def test_every_format_that_can_express_a_preset_names_it(preset: str) -> None:
     """Formats of other projects know the very function; our own names, which any network can have,
     the tensors.
