@@ -11,6 +11,7 @@ from shared.formats.owners import OWNERS
 from tests.cli_runner import Rosetta
 from tests.formats.inside_files import bits, truth
 from tests.formats.owner_files import CASES, keras_model
+from tests.zoo import in_zoo
 
 
 def run(owner: str, path: Path, rosetta: Rosetta) -> Path:
@@ -32,7 +33,7 @@ def test_a_file_is_read_by_the_command_of_its_row(
     assert bits(run(owner, write(tmp_path), rosetta)) == truth(seed, classes)
 
 
-@pytest.mark.parametrize("suffix", [".keras", ".h5", ".weights.h5"])
+@pytest.mark.parametrize("suffix", [".keras", in_zoo(".h5"), ".weights.h5"])
 def test_a_fine_tuned_keras_model(suffix: str, tmp_path: Path, rosetta: Rosetta) -> None:
     """Its layers are named by Keras, and its weights are what Keras drew."""
     target = run("keras", keras_model(suffix)(tmp_path), rosetta)

@@ -22,7 +22,7 @@ from shared.formats import sources
 from shared.formats.checkpoint import open_checkpoint
 from shared.formats.convert import convert
 
-SPEC = get_spec("torchvision/resnet18", depths=(1, 1, 1, 1), num_classes=3)
+SPEC = get_spec("torchvision/resnet18", depths=(1, 1, 1, 1), widths=(16, 24, 32, 40), num_classes=3)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -13,6 +13,7 @@ from shared.training.curves import THRESHOLDS, divergences, draw
 from shared.training.runs import read_run
 from tests.cli_runner import Rosetta
 from tests.training.makers import make_run
+from tests.zoo import in_zoo
 
 
 def test_where_runs_diverge(tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_one_run_alone_has_nothing_to_part_from(rosetta: Rosetta, tmp_path: Path
     ("first", "second", "largest"),
     [
         ([0.0, 0.0], [0.0, 0.0], 0.0),  # a network that has learned all there is
-        ([1.0, 0.0], [1.0, 0.0], 0.0),
+        in_zoo(([1.0, 0.0], [1.0, 0.0], 0.0)),
         ([0.0, 0.0], [0.0, 1e-9], 1.0),  # over the larger one, where the smaller is 0
     ],
 )

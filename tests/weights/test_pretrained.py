@@ -21,6 +21,7 @@ from shared.weights.files import read_tensors
 from shared.weights.pretrained import PRETRAINED, pretrained_file
 from tests.cli_runner import Rosetta
 from tests.parity.rendering import FRAMEWORKS
+from tests.zoo import rest_in_zoo
 
 EXAMPLES = DATASETS["fashion-mnist"].examples["test"]
 
@@ -105,7 +106,7 @@ def test_weights_of_different_datasets_are_not_compared(rosetta: Rosetta, tmp_pa
     found.refused("trained on different datasets")
 
 
-@pytest.mark.parametrize("name", PRETRAINED)
+@pytest.mark.parametrize("name", rest_in_zoo(PRETRAINED, list(PRETRAINED)[:1]))
 def test_a_picture_file_is_seen_as_the_dataset_is(
     name: str, rosetta: Rosetta, tmp_path: Path
 ) -> None:

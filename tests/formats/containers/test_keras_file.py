@@ -19,6 +19,7 @@ from shared.formats.containers import hdf5_file, keras_file
 from shared.formats.containers.archive import Archive, Entry
 from shared.weights.probe import probe_weights
 from tests.formats.keras_names import keras_archive
+from tests.zoo import in_zoo
 
 pytest.importorskip("h5py")
 
@@ -180,7 +181,7 @@ def test_round_trip(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.entries[name].load(), entry.load())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", [in_zoo("float32"), "float16"])
 def test_keras_loads_what_is_written(tmp_path: Path, dtype: str) -> None:
     keras = pytest.importorskip("keras")
     import resnet_keras

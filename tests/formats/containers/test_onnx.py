@@ -12,6 +12,7 @@ from shared.formats.containers.registry import read_archive
 from tests.formats import onnx_files as made
 from tests.formats.hostile import assert_same, cheaply, is_refused, mutations, values
 from tests.formats.tensorflow_files import field, varint
+from tests.zoo import in_zoo
 
 RNG = np.random.default_rng(0)
 
@@ -159,7 +160,7 @@ def test_norms_before_and_behind(path: Path, names: tuple[str, ...]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("mode", ["kept", "folded", "dynamo"])
+@pytest.mark.parametrize("mode", ["kept", "folded", in_zoo("dynamo")])
 def test_what_pytorch_exports(path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     model = torch.nn.Sequential(

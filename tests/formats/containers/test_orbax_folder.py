@@ -21,6 +21,7 @@ from shared.formats.containers.archive import MAX_ELEMENTS
 from shared.formats.containers.orbax_folder import open_entries, read, write
 from shared.formats.containers.registry import read_archive
 from tests.formats.hostile import archive_of, arrays, assert_same, is_refused, mutations, values
+from tests.zoo import rest_in_zoo
 
 pytest.importorskip("orbax.checkpoint")
 
@@ -170,40 +171,54 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
-def test_bad_metadata(folder: Path, changes: dict[str, Any], message: str) -> None:
+# Each in a child process, which takes a while to start: the short run has a few, and below, without a
+# child, all of them.
+@pytest.mark.parametrize("name", rest_in_zoo(BAD, ("no-keys", "absent", "traversal")))
+def test_bad_metadata(folder: Path, name: str) -> None:
+    changes, message = BAD[name]
     put_metadata(folder, **changes)
     with pytest.raises(CheckpointError, match=message) as caught:
         values(read(folder))
-    assert (
-        str(caught.value).count(str(folder)) == 1
-        or "absent" in message
-        or message == "cannot be read"
-    )
+    assert str(caught.value).count(str(folder)) == 1 or message == "cannot be read"
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"{", b"[" * 100_000, b'{"a": 1, "a": 2}', b'{"a": NaN}', b" " * (5 << 20)]
-)
+NO_JSON = (b"", b"{", b"[" * 100_000, b'{"a": 1, "a": 2}', b'{"a": NaN}', b" " * (5 << 20))
+
+
+@pytest.mark.parametrize("data", rest_in_zoo(NO_JSON, NO_JSON[3:4]))
 def test_metadata_that_is_no_json(folder: Path, data: bytes) -> None:
     (folder / "_METADATA").write_bytes(data)
     with pytest.raises(CheckpointError, match="_METADATA: "):
         read(folder)
 
 
+@pytest.mark.parametrize("name", [name for name in BAD if name != "absent"])
+def test_bad_metadata_here(folder: Path, name: str) -> None:
+    changes, message = BAD[name]
+    put_metadata(folder, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        open_entries(folder)
+
+
+@pytest.mark.parametrize("data", NO_JSON)
+def test_metadata_that_is_no_json_here(folder: Path, data: bytes) -> None:
+    (folder / "_METADATA").write_bytes(data)
+    with pytest.raises(CheckpointError, match="_METADATA: "):
+        open_entries(folder)
+
+
 def test_truncations_and_mutants_of_the_database(folder: Path) -> None:
     """In a child process each, and therefore few."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name == "d"]
     files = [*[path for path in files if "process" not in str(path)], folder / "manifest.ocdbt"]
-    for seed, file in enumerate(files[:2]):
+    for seed, file in enumerate((files[0], files[-1])):
         good, refused = file.read_bytes(), 0
-        attempts = [good[: len(good) // 2], good[:-1], *mutations(good, 2, seed)]
-        for data in attempts:
+        for data in (good[: len(good) // 2], *mutations(good, 1, seed)):
             file.write_bytes(data)
             refused += is_refused(read, folder)
         file.write_bytes(good)
-        assert refused >= 2
+        assert refused >= 1
     assert_same(values(read(folder)), LINEN)
 
 
