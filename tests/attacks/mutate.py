@@ -24,7 +24,7 @@ from shared.formats.containers.protobuf import BYTES, Source
 from shared.formats.containers.tensorflow.leveldb_table import blocks
 from tests.attacks import seeds
 from tests.attacks.check import REFUSALS, wrong_line
-from tests.attacks.mutants import Seen, mutating
+from tests.attacks.mutants import Mutants, Seen, mutating
 from tests.formats import tensorflow_files
 
 MAGIC = (
@@ -258,7 +258,7 @@ def problems(seen: Seen, path: Path) -> list[str]:
 
 
 def run_kind(
-    kind: str, numbers: range, until: float | None = None
+    mutants: Mutants, kind: str, numbers: range, until: float | None = None
 ) -> tuple[int, dict[str, int], list[str]]:
     """(next number, how often what happened, failures) of a format's mutants; ends early at the
     time `until`.
@@ -268,15 +268,14 @@ def run_kind(
     number = numbers.start
     with tempfile.TemporaryDirectory() as folder:
         path = seeds.SEEDS[kind](Path(folder).resolve())
-        with mutating(path) as mutants:
-            files = read_files(path)
-            for number in numbers:
-                if until is not None and time.monotonic() > until:
-                    return number, counts, failures
-                seen = mutants.open(mutate(kind, files, number))
-                how = "in its sandbox, died" if "its reader" in seen.message else seen.kind
-                counts[how] = counts.get(how, 0) + 1
-                failures += [f"{kind} {number}: {problem}" for problem in problems(seen, path)]
+        files = read_files(path)
+        for number in numbers:
+            if until is not None and time.monotonic() > until:
+                return number, counts, failures
+            seen = mutants.open(path, mutate(kind, files, number))
+            how = "in its sandbox, died" if "its reader" in seen.message else seen.kind
+            counts[how] = counts.get(how, 0) + 1
+            failures += [f"{kind} {number}: {problem}" for problem in problems(seen, path)]
     return numbers.stop, counts, failures
 
 
@@ -296,7 +295,9 @@ def run_mutations(count: int, only: str | None, minutes: float | None, state: Pa
     failed = 0
     for kind in (kind for kind in seeds.SEEDS if only is None or only in kind):
         start, began = done.get(kind, 0), time.monotonic()
-        end, counts, failures = run_kind(kind, range(start, max(start, count)), until)
+        with mutating() as mutants:
+            numbers = range(start, max(start, count))
+            end, counts, failures = run_kind(mutants, kind, numbers, until)
         done[kind] = end
         if state is not None:
             state.write_text(json.dumps(done))

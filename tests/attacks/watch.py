@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.attacks.attack import SECRET
+from tests.attacks.forked import fork_readers
 
 UNIT = 1 if sys.platform == "darwin" else 1024
 TIMEOUT = 30.0  # seconds, after which the fork is ended
@@ -39,12 +40,15 @@ class Outcome(NamedTuple):
 
 
 class Watcher:
-    """Starts the process; `open` gives the outcome of a path."""
+    """Starts the process; `open` gives the outcome of a path.
 
-    def __init__(self, warm: list[Path]):
+    `forked`: forks stand for sandboxed readers, which else are started for each path.
+    """
+
+    def __init__(self, warm: list[Path], forked: bool = False):
         root = Path(__file__).parent.parent.parent
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.attacks.watch", *map(str, warm)],
+            [sys.executable, "-m", "tests.attacks.watch", *["forked"] * forked, *map(str, warm)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -201,7 +205,7 @@ def _watched(path: Path, guard: Guard) -> Outcome:
     return Outcome(kind, f"status {status}", seconds, 0, 0, [])
 
 
-def serve(warm: list[Path]) -> None:
+def serve(warm: list[Path], forked: bool) -> None:
     """Import what any reader needs, then open what comes in."""
     import shared.formats.containers.keras_file
     import shared.formats.containers.orbax_folder  # noqa: F401 - both read in processes of their own
@@ -209,14 +213,16 @@ def serve(warm: list[Path]) -> None:
     tempfile.gettempdir()  # which tries it out, once
     for path in warm:
         attempt(path)
+    if forked:
+        fork_readers()
     guard = Guard()
     for line in sys.stdin:
         print(json.dumps(_watched(Path(json.loads(line)), guard)), flush=True)
 
 
 @contextmanager
-def watching(warm: list[Path]) -> Iterator[Watcher]:
-    watcher = Watcher(warm)
+def watching(warm: list[Path], *, forked: bool = False) -> Iterator[Watcher]:
+    watcher = Watcher(warm, forked)
     try:
         yield watcher
     finally:
@@ -224,4 +230,5 @@ def watching(warm: list[Path]) -> Iterator[Watcher]:
 
 
 if __name__ == "__main__":
-    serve(list(map(Path, sys.argv[1:])))
+    forked = sys.argv[1] == "forked"
+    serve(list(map(Path, sys.argv[1 + forked :])), forked)

@@ -171,8 +171,8 @@ BAD = {
 }
 
 
-# Each in a child process, which takes a while to start: the short run has a few, and below, without a
-# child, all of them.
+# Each in a child process, which takes a while to start: the short run has a few, and below, without
+# a child, all of them.
 @pytest.mark.parametrize("name", rest_in_zoo(BAD, ("no-keys", "absent", "traversal")))
 def test_bad_metadata(folder: Path, name: str) -> None:
     changes, message = BAD[name]
