@@ -19,7 +19,7 @@ from shared.verification import evidence
 from shared.verification.evidence import FIELDS, Evidence, divergences, gather
 from shared.weights.pretrained import pretrained_file
 
-SIDE = 64
+SIDE = 32
 PIXELS = sample_pixels(SIDE)
 
 
@@ -83,7 +83,7 @@ def test_what_makes_no_difference_is_no_evidence() -> None:
 @pytest.mark.parametrize("name", ["fashion-mnist/resnet20", "fashion-mnist/resnet20-v2"])
 def test_the_truth_is_never_ruled_out_of_trained_networks(name: str) -> None:
     weights, spec = read_weights(pretrained_file(name))
-    found = gather(spec, weights, sample_pixels(spec.image_size), "fashion-mnist")
+    found = gather(spec, weights, sample_pixels(spec.image_size)[::2], "fashion-mnist")
     assert {evidence.field for evidence in found} >= {"preprocessing", "stem.pool", "norm.eps"}
     assert [evidence.field for evidence in found if evidence.instead_of is not None] == []
     assert by_field(found)["preprocessing"].other_scores["0 to 255"] > 100
