@@ -9,13 +9,13 @@ from shared import ResNetSpec, initial_weights, probe_images, probe_weights
 from shared.verification.diagnosis.audit import Audit, audit
 from tests.probes import small
 
-SPEC = small("cifar/resnet20", (1, 2))
+SPEC = small("cifar/resnet20", (1, 1))
 PADDED = small("torchvision/resnet18", **{"init.zero_residual": True})
 
 
 def audited(spec: ResNetSpec, weights, images=None, **more) -> Audit:
     if images is None:
-        images = probe_images((2, 16, 16, spec.in_channels))
+        images = probe_images((2, 8, 8, spec.in_channels))
     return audit(weights, spec, images, **more)
 
 
@@ -65,9 +65,9 @@ def test_a_tolerance_hides_small_mistakes() -> None:
 @pytest.mark.parametrize(
     ("images", "said", "kept"),
     [
-        (np.ones((2, 16, 16, 3)), "all pixels of the images are alike", "left to right"),
-        (np.repeat(probe_images((2, 16, 16, 1)), 3, axis=3), "the images are grey", "BGR for RGB"),
-        (probe_images((1, 16, 16, 3)), "there is one image", "in reverse order"),
+        (np.ones((2, 8, 8, 3)), "all pixels of the images are alike", "left to right"),
+        (np.repeat(probe_images((2, 8, 8, 1)), 3, axis=3), "the images are grey", "BGR for RGB"),
+        (probe_images((1, 8, 8, 3)), "there is one image", "in reverse order"),
     ],
     ids=["ones", "grey", "one"],
 )
