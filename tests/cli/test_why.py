@@ -19,10 +19,9 @@ from shared.verification.diagnosis.diagnose import Diagnosis, Near
 from shared.verification.diagnosis.passes import Passes
 from tests.cli_runner import Rosetta
 from tests.reports.reading import assert_nothing_from_elsewhere, read
-from tests.verification.diagnosis.ports import right, small, with_mistakes
+from tests.verification.diagnosis.ports import SHALLOW, right, small, with_mistakes
 
 KEYS = {"same", "explained", "causes", "error_before", "error_after", "limit", "spec", "tried"}
-SHALLOW = small().replace(depths=(1, 1))
 
 
 @pytest.fixture

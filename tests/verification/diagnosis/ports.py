@@ -26,6 +26,9 @@ def small(preset: str = PRESET) -> ResNetSpec:
     return miniature(get_spec(preset))
 
 
+SHALLOW = small().replace(depths=(1, 1))  # where every hypothesis is tried
+
+
 @functools.lru_cache(maxsize=16)
 def right(
     spec: ResNetSpec, batch: int = 2, training: Training = PROBE, dtype: str = "float32"
@@ -75,7 +78,7 @@ def observed(
 
 def diagnosed(
     names: Sequence[str | Hypothesis],
-    preset: str = PRESET,
+    preset: str | ResNetSpec = PRESET,
     *,
     layers: Sequence[str] | None = (),
     dtype: str = "float32",
@@ -84,7 +87,8 @@ def diagnosed(
     training: Training = PROBE,
 ) -> Diagnosis:
     """The diagnosis of a port with these mistakes."""
-    base = right(small(preset), batch, training)
+    spec = small(preset) if isinstance(preset, str) else preset
+    base = right(spec, batch, training)
     port = with_mistakes(base, names)
     seen = observed(port, base, layers=layers, dtype=dtype, checks=checks)
     return diagnose_observations(base.weights, base.spec, seen)

@@ -21,7 +21,14 @@ from shared.verification.hypotheses.of_spec import of_spec
 from shared.verification.hypotheses.of_surroundings import PRECISIONS
 from shared.verification.recording import EVAL, GRADIENTS, STEP, TRAIN
 from tests.parity.planted_training import MISTAKES as TRAINING
-from tests.verification.diagnosis.ports import diagnosed, observed, right, small, with_mistakes
+from tests.verification.diagnosis.ports import (
+    SHALLOW,
+    diagnosed,
+    observed,
+    right,
+    small,
+    with_mistakes,
+)
 from tests.zoo import in_zoo, rest_in_zoo
 
 ZOO = (
@@ -82,46 +89,74 @@ TELLING = {
 }
 
 
-def forward_cases() -> list[tuple[str, str]]:
-    return [
-        (preset, hypothesis.name)
-        for preset in ZOO
-        for hypothesis in every(small(preset))
-        if hypothesis.shows_in != "training" and hypothesis.kind != "precision"
-    ]
+CASES = [(preset, name) for preset, names in TELLING.items() for name in names]
+# One of each kind, as these take longer. The short run names the others with every layer there, the
+# zoo all in both ways.
+OUTPUTS_ALONE = {
+    ("torchvision/resnet18", name)
+    for name in (
+        *("block.padding=same", "norm.eps=0.001", "block.order=act_before_add", "softmax"),
+        *("channels-first read as channels-last", "0 to 255 for imagenet"),
+        *("batch statistics in evaluation", "every kernel: HWIO read as OIHW", "every ReLU: GELU"),
+        "stages.1.blocks.0.norm1: gamma and beta exchanged",
+        "stages.1.blocks.0.norm2: its epsilon is 0.001",
+    )
+} | {
+    ("keras/resnet50v2", "stem.pool_padding=symmetric"),
+    ("bit/r50x1", "weight_std_eps=null"),
+    ("cifar/resnet20", "shortcut.zero_pad=tail"),
+}
 
 
-SHORT = [(preset, name) for preset, names in TELLING.items() for name in names]
-OUTPUTS_ALONE = SHORT[::2]  # which take longer: the very mistake is named with layers for all
-IN_ZOO = frozenset([*SHORT, *forward_cases()[::60]])  # all of them take many minutes
-
-
-@pytest.mark.parametrize(("preset", "name"), rest_in_zoo(forward_cases(), OUTPUTS_ALONE, IN_ZOO))
+@pytest.mark.parametrize(("preset", "name"), rest_in_zoo(CASES, OUTPUTS_ALONE))
 def test_a_planted_mistake_is_named(preset: str, name: str) -> None:
-    """From outputs alone, in float32. What has no effect on these inputs is the same function; of
-    two mistakes with one effect, either may be named.
+    assert is_named(preset, name)
+
+
+@pytest.mark.parametrize(
+    "step", [pytest.param(60, marks=pytest.mark.zoo), pytest.param(1, marks=pytest.mark.exhaustive)]
+)
+@pytest.mark.parametrize("preset", ZOO)
+def test_every_planted_mistake_is_named(preset: str, step: int) -> None:
+    """All of a network in one test: they are thousands, and each would be collected every time."""
+    wrong, possible = {}, 0
+    for hypothesis in every(small(preset))[::step]:
+        if hypothesis.shows_in != "training" and hypothesis.kind != "precision":
+            try:
+                possible += is_named(preset, hypothesis.name)
+            except AssertionError as error:
+                wrong[hypothesis.name] = str(error)
+    assert wrong == {}
+    assert possible > 3
+
+
+def is_named(preset: str, name: str) -> bool:
+    """From outputs alone, in float32; False where the network cannot have the mistake.
+
+    What has no effect on these inputs is the same function; of two mistakes with one effect, either
+    may be named.
     """
     base = right(small(preset))
     hypothesis = named(name, base.spec)
     port = hypothesis(base)
     if port is None:
-        pytest.skip("not possible here")
+        return False
     try:
         output = Passes(port).get(f"{EVAL}/output")
     except SpecError:
-        pytest.skip("the network cannot take the images")
+        return False  # the network cannot take the images
     wanted = base.spec.num_classes
     if not np.isfinite(output).all() or abs(output.shape[-1] - wanted) > 1:
-        pytest.skip("no port returns that")
+        return False  # no port returns that
     found = diagnosed([name], preset)
     if found.same:
         assert found.error_before <= found.limit
-        return
+        return True
     assert found.explained, found.nearest
     assert found.error_after <= max(found.limit, found.error_before / 8)
     if len(hypothesis.settings) > 1 and len(found.causes) > 1:  # a cause a field
         assert {cause.set for cause in found.causes} <= set(hypothesis.settings)
-        return
+        return True
     (cause,) = found.causes
     if cause.what != hypothesis.what:
         twin = next(h for h in every(base.spec) if h.what == cause.what)
@@ -131,6 +166,7 @@ def test_a_planted_mistake_is_named(preset: str, name: str) -> None:
         assert np.abs(same - output).max() <= 2 * max(found.limit, 1e-6) * largest
     elif hypothesis.set:
         assert cause.set == " ".join(hypothesis.settings)
+    return True
 
 
 def test_an_operator_of_a_layer_that_is_folded_away_is_impossible() -> None:
@@ -141,8 +177,10 @@ def test_an_operator_of_a_layer_that_is_folded_away_is_impossible() -> None:
         Passes(with_mistakes(base, names)).get(f"{EVAL}/output")
 
 
-@pytest.mark.parametrize(("preset", "name"), SHORT)
-def test_the_short_run_names_the_very_mistake(preset: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("preset", "name"), rest_in_zoo(CASES, {case for case in CASES if case not in OUTPUTS_ALONE})
+)
+def test_the_very_mistake_is_named(preset: str, name: str) -> None:
     """With every layer there: also where it starts."""
     base = right(small(preset))
     hypothesis = named(name, base.spec)
@@ -234,7 +272,7 @@ def test_an_eps_that_float32_cannot_show_is_found_in_float64() -> None:
 
 def noise(port):
     """A kernel with other values, which no hypothesis has."""
-    name = "stages.1.blocks.1.conv1.weight"
+    name = "stages.1.blocks.0.conv1.weight"
     rng = np.random.default_rng(3)
     kernel = port.weights[name]
     changed = kernel + 0.3 * kernel.std() * rng.standard_normal(kernel.shape)
@@ -246,21 +284,21 @@ UNKNOWN = Hypothesis("weights", "unknown", "nothing that is known", noise)
 
 @pytest.mark.parametrize("layers", [in_zoo(((),)), None], ids=["outputs", "layers"])
 def test_what_no_change_explains_is_not_explained(layers) -> None:
-    found = diagnosed([UNKNOWN], layers=layers)
+    found = diagnosed([UNKNOWN], SHALLOW, layers=layers)
     assert not found.same
     assert not found.explained
     assert found.causes == ()
     assert found.error_after > found.limit
     assert len(found.nearest) <= 3
     if layers is None:
-        assert found.key == found.still == "eval/stages.1.blocks.1.conv1"
+        assert found.key == found.still == "eval/stages.1.blocks.0.conv1"
 
 
 def test_a_part_is_explained_where_the_rest_is_not() -> None:
-    found = diagnosed(["BGR", UNKNOWN], layers=None)
-    assert [cause.what for cause in found.causes] == [named("BGR", small()).what]
+    found = diagnosed(["BGR", UNKNOWN], SHALLOW, layers=None)
+    assert [cause.what for cause in found.causes] == [named("BGR", SHALLOW).what]
     assert not found.explained
-    assert found.still == "eval/stages.1.blocks.1.conv1"
+    assert found.still == "eval/stages.1.blocks.0.conv1"
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -304,9 +342,9 @@ def test_rounding_in_front_of_a_mistake_does_not_hide_it(mistake: str, layers) -
 
 @pytest.mark.parametrize("dtype", ["float32", in_zoo("float64")])
 def test_outputs_that_agree_do_not_make_a_layer_the_same(dtype: str) -> None:
-    base = right(small())
+    base = right(SHALLOW)
     seen = observed(base, base, layers=None, dtype=dtype)
-    key = "eval/stages.1.blocks.1.conv1"
+    key = "eval/stages.1.blocks.0.conv1"
     off = seen.values[key] * np.float32(1.25)
     off[0] *= -1
     seen = dataclasses.replace(seen, values={**seen.values, key: off})
@@ -329,7 +367,7 @@ TOLD_APART = [mistake for mistake in TRAINING if mistake.check != STEP]
 
 @pytest.mark.parametrize("mistake", rest_in_zoo(TRAINING, TOLD_APART), ids=TRAINING_IDS)
 def test_a_mistake_in_training_is_named(mistake) -> None:
-    base = right(small(mistake.preset), 4, mistake.right)
+    base = right(small(mistake.preset).replace(depths=(1, 1)), 4, mistake.right)
     wanted = named(mistake.planted, base.spec, mistake.right)
     checks = [EVAL, TRAIN, GRADIENTS, STEP] if mistake.check == STEP else [EVAL, TRAIN, GRADIENTS]
     seen = observed(with_mistakes(base, [wanted]), base, dtype="float64", checks=checks)

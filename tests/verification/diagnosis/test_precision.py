@@ -18,17 +18,17 @@ from shared.verification.hypotheses.hypothesis import Port
 from shared.verification.hypotheses.listing import named
 from shared.verification.hypotheses.of_surroundings import log_softmax
 from shared.verification.rounding import rounded
-from tests.verification.diagnosis.ports import observed, right, small, with_mistakes
+from tests.verification.diagnosis.ports import SHALLOW, observed, right, small, with_mistakes
 from tests.zoo import in_zoo, rest_in_zoo
 
 TF32 = ("stem.conv1", "stages.1.blocks.0.conv2", "head")
 MISTAKES = (
     "every norm: its variance taken for a deviation",
     "every norm: its variance stored as a deviation",
-    "stages.1.blocks.1.conv1: not loaded (zeros)",
+    "stages.1.blocks.0.conv1: not loaded (zeros)",
     "norm.eps=0.001",
     "BGR",
-    "stages.2.blocks.0.norm2: gamma and beta exchanged",
+    "stages.1.blocks.0.norm2: gamma and beta exchanged",
     "stem.pool_padding=same",
     "last gammas zero",
 )
@@ -51,7 +51,7 @@ def in_float64(seen: Observations) -> Observations:
 @pytest.mark.parametrize("layer", TF32)
 @LAYERS
 def test_a_layer_in_tf32_is_named_and_is_no_mistake(layer: str, layers) -> None:
-    base = right(small())
+    base = right(SHALLOW)
     port = cast(with_mistakes(base, [f"{layer}: TF32"]), "float32")
     found = diagnose_observations(base.weights, base.spec, observed(port, base, layers=layers))
     assert found.same
@@ -76,7 +76,7 @@ def test_a_layer_in_tf32_beside_a_mistake(layers) -> None:
 @pytest.mark.parametrize("mistake", rest_in_zoo(MISTAKES, MISTAKES[:3]))
 @pytest.mark.parametrize("layers", [in_zoo(((),)), None], ids=["outputs", "layers"])
 def test_a_mistake_of_a_port_in_float32_is_found_in_a_file_of_float64(mistake: str, layers) -> None:
-    base = right(small())
+    base = right(SHALLOW)
     port = cast(with_mistakes(base, [mistake]), "float32")
     seen = in_float64(observed(port, base, layers=layers))
     assert seen.dtype == "float64"
@@ -89,7 +89,7 @@ def test_a_mistake_of_a_port_in_float32_is_found_in_a_file_of_float64(mistake: s
 
 def test_two_mistakes_of_float64_are_not_taken_for_one_in_float32() -> None:
     """What the first leaves is as small as float32's rounding."""
-    base = right(small())
+    base = right(SHALLOW)
     names = ["BGR", "norm.eps=1.001e-05"]
     seen = observed(with_mistakes(base, names), base, dtype="float64")
     found = diagnose_observations(base.weights, base.spec, seen)
@@ -100,7 +100,7 @@ def test_two_mistakes_of_float64_are_not_taken_for_one_in_float32() -> None:
 
 @pytest.mark.parametrize("precision", ["TF32", in_zoo("bfloat16"), in_zoo("float16")])
 def test_a_mistake_is_found_through_low_precision_from_outputs_alone(precision: str) -> None:
-    base = right(small())
+    base = right(SHALLOW)
     mistake = "stages.0.blocks.0.norm1: gamma not loaded (ones)"
     seen = observed(low_precision(with_mistakes(base, [mistake]), precision), base)
     # Values that the low precision cannot hold, as of a mean or a softmax in float32.
@@ -113,7 +113,7 @@ def test_a_mistake_is_found_through_low_precision_from_outputs_alone(precision: 
 
 
 def test_a_softmax_in_float64_behind_a_port_in_tf32() -> None:
-    base = right(small())
+    base = right(SHALLOW)
     seen = observed(low_precision(base, "TF32"), base)
     seen = observations(
         {"outputs": log_softmax(seen.values["eval/output"])}, base.images, base.spec, "a test"
@@ -127,7 +127,7 @@ def test_a_softmax_in_float64_behind_a_port_in_tf32() -> None:
 @pytest.mark.parametrize("what", ["outputs", "layers"])
 def test_what_is_stored_in_less_is_the_same(stored: str, what: str) -> None:
     """Outputs or layers, of a port that computes in float64."""
-    base = right(small())
+    base = right(SHALLOW)
     seen = observed(base, base, layers=None, dtype="float64")
     arrays = {
         key.removeprefix("eval/"): rounded(array, stored)
@@ -145,7 +145,7 @@ def test_what_is_stored_in_less_is_the_same(stored: str, what: str) -> None:
 
 def test_a_mistake_of_one_layer_is_not_hidden_by_what_the_others_are_stored_in() -> None:
     """An epsilon that moves a layer by as much as float16 rounds, and nothing in front of it."""
-    base = right(small())
+    base = right(SHALLOW)
     mistake = "stages.0.blocks.0.norm2: its epsilon is 0.001"
     seen = observed(with_mistakes(base, [mistake]), base, layers=None)
     found = diagnose_observations(base.weights, base.spec, seen)
@@ -155,7 +155,7 @@ def test_a_mistake_of_one_layer_is_not_hidden_by_what_the_others_are_stored_in()
 
 def test_a_layer_of_zeros_on_both_sides_is_the_same() -> None:
     """Last gammas of zero, as many networks are initialised."""
-    base = right(small())
+    base = right(SHALLOW)
     zeros = {f"stages.0.blocks.0.norm2.{leaf}": np.zeros(8) for leaf in ("weight", "bias")}
     base = dataclasses.replace(base, weights={**base.weights, **zeros})
     seen = observed(base, base, layers=None)
