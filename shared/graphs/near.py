@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 from shared.architecture.papers import papers_presets
@@ -33,7 +35,8 @@ def fields_that_differ(a: ResNetSpec, b: ResNetSpec) -> dict[str, tuple[Any, Any
     return {name: (left[name], right[name]) for name in left if left[name] != right[name]}
 
 
-def _flat(spec: ResNetSpec) -> dict[str, Any]:
+@functools.lru_cache(maxsize=512)  # every preset is compared with each network that is read
+def _flat(spec: ResNetSpec) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     for name, value in spec.to_dict().items():
         if name in UNSEEN:
