@@ -148,8 +148,9 @@ def test_a_magnitude_is_no_parameter() -> None:
 
 
 def test_a_bound_of_the_variance_is_seen() -> None:
-    assert identify(grouped(0.0), 32).verdict == SAME_MODEL
-    assert not identify(grouped(1e-3), 32).recognised
+    found = identify(grouped(0.0), 32)
+    assert found.verdict == SAME_MODEL
+    assert not identify(grouped(1e-3), 32, found.spec).recognised
 
 
 def test_two_models_with_heads_of_zeros() -> None:

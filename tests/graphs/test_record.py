@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,17 @@ ROUNDING = 1e-13
 IMAGES = probe_images((3, 32, 32, 3))  # one more than a reader traces with
 
 
-def made(**how: Any) -> Any:
+def made(**how: str) -> Any:
     torch.manual_seed(0)
     model = users.Cifar(**how)
     randomise(model)
     return model
 
 
-def of_the_reference(model: Any) -> tuple[Any, Trace]:
-    found = identify_graph(reader_of(model), 32)
+@functools.cache
+def of_the_reference(**how: str) -> tuple[Any, Trace]:
+    """Of a model that is `made` in this way."""
+    found = identify_graph(reader_of(made(**how)), 32)
     assert found.spec is not None
     own = reference.build(found.spec, dtype="float64")
     reference.load_weights(own, found.weights)
@@ -41,9 +44,8 @@ def of_the_reference(model: Any) -> tuple[Any, Trace]:
 
 @pytest.mark.parametrize("how", [{}, {"how": "half of both", "head": "sum"}], ids=["plain", "odd"])
 def test_every_layer_is_as_the_reference_computes_it(how: dict[str, str]) -> None:
-    model = made(**how)
-    spec, truth = of_the_reference(model)
-    found = record(reader_of(model), spec, IMAGES)
+    spec, truth = of_the_reference(**how)
+    found = record(reader_of(made(**how)), spec, IMAGES)
     assert found.left_out == []
     assert found.apart < ROUNDING
     named = {f"eval/{name}": array for name, array in found.layers.items()}
@@ -54,7 +56,7 @@ def test_every_layer_is_as_the_reference_computes_it(how: dict[str, str]) -> Non
 
 def test_what_stands_before_the_stem_is_handed_what_it_makes_the_images_of() -> None:
     inner = made()
-    spec, truth = of_the_reference(inner)
+    spec, truth = of_the_reference()
     mean = torch.tensor([0.4, 0.5, 0.6])[:, None, None]
 
     class Prepared(torch.nn.Module):
@@ -72,7 +74,7 @@ def test_what_stands_before_the_stem_is_handed_what_it_makes_the_images_of() -> 
 
 def test_layers_that_depart_are_recorded_as_they_are() -> None:
     model = made()
-    spec, truth = of_the_reference(model)
+    spec, truth = of_the_reference()
     model.layers[1].bn1.eps = 1e-3
     found = record(reader_of(model), spec, IMAGES)
     assert [(d.where, d.what) for d in found.departures] == [("layers.1.bn1", "eps")]
@@ -86,7 +88,7 @@ def test_layers_that_depart_are_recorded_as_they_are() -> None:
 
 def test_a_layer_that_is_not_there_is_left_out() -> None:
     model = made()
-    spec, _ = of_the_reference(model)
+    spec, _ = of_the_reference()
     model.layers[1].bn2 = torch.nn.Identity()
     found = record(reader_of(model), spec, IMAGES)
     assert found.left_out == ["stages.1.blocks.0.norm2"]
@@ -94,7 +96,7 @@ def test_a_layer_that_is_not_there_is_left_out() -> None:
 
 def test_a_model_that_rolls_dice_has_no_trace() -> None:
     model = made()
-    spec, _ = of_the_reference(model)
+    spec, _ = of_the_reference()
     forward = model.forward
     model.forward = lambda x: forward(x)["logits"] + torch.rand(())
     with pytest.raises(FrameworkError, match="cannot be recorded"):
