@@ -16,6 +16,7 @@ keras = pytest.importorskip("keras")
 from shared.errors import CheckpointError
 from shared.graphs.files.keras_archive import read_graph
 from tests.graphs import keras_models, reading
+from tests.probes import small
 
 
 def _group_norms(size: int | None) -> Any:
@@ -56,15 +57,21 @@ def _surrounded(size: int | None) -> Any:
 MODELS = {"group norms": _group_norms, "surrounded": _surrounded}
 
 
-@pytest.fixture(params=MODELS)
-def model(request: pytest.FixtureRequest) -> Any:
-    keras.utils.clear_session()
-    return keras_models.varied(MODELS[request.param](32))
+@pytest.fixture(scope="module", params=MODELS)
+def saved(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, Path]:
+    """A model and its file."""
+    keras.utils.clear_session(free_memory=False)  # no search for garbage
+    model = keras_models.varied(MODELS[request.param](32))
+    path = tmp_path_factory.mktemp("saved") / "m.keras"
+    model.save(path)
+    return model, path
 
 
-def test_the_graph_means_what_was_saved(model: Any, tmp_path: Path) -> None:
-    model.save(tmp_path / "m.keras")
-    graph = read_graph(tmp_path / "m.keras")
+def test_the_graph_means_what_was_saved(saved: tuple[Any, Path]) -> None:
+    model, path = saved
+    graph = read_graph(path)
     assert graph.image_size == 32
     assert reading.unknown(graph) == []
     images = reading.images(32)
@@ -74,11 +81,11 @@ def test_the_graph_means_what_was_saved(model: Any, tmp_path: Path) -> None:
     assert graph.run(images[:1]).shape == truth[:1].shape
 
 
-def test_the_graph_is_that_of_the_live_model(model: Any, tmp_path: Path) -> None:
+def test_the_graph_is_that_of_the_live_model(saved: tuple[Any, Path]) -> None:
     from resnet_keras.read import read_graph as read_live
 
-    model.save(tmp_path / "m.keras")
-    found, live = read_graph(tmp_path / "m.keras", 33), read_live(model, 33)
+    model, path = saved
+    found, live = read_graph(path, 33), read_live(model, 33)
     assert [(n.prim, n.attrs, n.where) for n in found.nodes if n.prim != "const"] == [
         (n.prim, n.attrs, n.where) for n in live.nodes if n.prim != "const"
     ]
@@ -97,9 +104,8 @@ def test_a_layer_that_nobody_knows_is_opaque(tmp_path: Path) -> None:
 
 def test_a_model_of_ours_lists_no_layers(tmp_path: Path) -> None:
     import resnet_keras
-    from shared.architecture.presets import get_spec
 
-    resnet_keras.build(get_spec("cifar/resnet20")).save(tmp_path / "m.keras")
+    resnet_keras.build(small("cifar/resnet20")).save(tmp_path / "m.keras")
     with pytest.raises(CheckpointError, match="lists no layers"):
         read_graph(tmp_path / "m.keras")
 
@@ -110,7 +116,6 @@ def test_a_model_of_ours_lists_no_layers(tmp_path: Path) -> None:
 def test_a_clone_of_ours_lists_its_layers(name: str, first: list[str], tmp_path: Path) -> None:
     """Behind a layer that nobody knows, all are unknown."""
     import resnet_keras
-    from tests.probes import small
 
     keras.models.clone_model(resnet_keras.build(small(name))).save(tmp_path / "m.keras")
     assert reading.unknown(read_graph(tmp_path / "m.keras", 33))[:1] == first

@@ -4,6 +4,8 @@ the model computes that was exported.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +77,20 @@ EXPORTERS = {
 }
 
 
-def exported(folder: Path, batch: int = 1, size: int = 64, **how: Any) -> Path:
-    if how["dynamo"]:
-        pytest.importorskip("onnxscript")
-    path = folder / "net.onnx"
-    torch.onnx.export(net(), (torch.zeros(batch, 3, size, size),), str(path), **how)
-    return path
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Each export once."""
+
+    @functools.cache
+    def export(exporter: str, batch: int) -> Path:
+        how = EXPORTERS[exporter]
+        if how["dynamo"]:
+            pytest.importorskip("onnxscript")
+        path = tmp_path_factory.mktemp("exported") / "net.onnx"
+        torch.onnx.export(net(), (torch.zeros(batch, 3, 64, 64),), str(path), **how)
+        return path
+
+    return lambda exporter, batch=1: export(exporter, batch)
 
 
 def truth(size: int) -> np.ndarray:
@@ -94,8 +104,10 @@ SHORT = [("dynamo", 1), ("dynamo, not optimised", 1), ("torchscript", 1), *CASES
 
 
 @pytest.mark.parametrize(("exporter", "batch"), rest_in_zoo(CASES, SHORT))
-def test_the_graph_means_what_was_exported(exporter: str, batch: int, tmp_path: Path) -> None:
-    graph = read_graph(exported(tmp_path, batch, **EXPORTERS[exporter]))
+def test_the_graph_means_what_was_exported(
+    exporter: str, batch: int, exported: Callable[..., Path]
+) -> None:
+    graph = read_graph(exported(exporter, batch))
     assert (graph.image_size, graph.layout, graph.dtype) == (64, "NCHW", "float64")
     assert reading.unknown(graph) == []
     assert graph.run is not None
@@ -106,29 +118,28 @@ def worst(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-def test_another_size_than_the_file_s_own(tmp_path: Path) -> None:
-    graph = read_graph(exported(tmp_path, **EXPORTERS["torchscript"]), 49)
+def test_another_size_than_the_file_s_own(exported: Callable[..., Path]) -> None:
+    graph = read_graph(exported("torchscript"), 49)
     assert graph.run is not None
     assert worst(graph.run(reading.images(49)), truth(49)) < LIMIT
 
 
-def test_a_graph_that_means_something_else_is_seen(tmp_path: Path) -> None:
-    graph = read_graph(exported(tmp_path, 2, **EXPORTERS["torchscript"]))
+def test_a_graph_that_means_something_else_is_seen(exported: Callable[..., Path]) -> None:
+    graph = read_graph(exported("torchscript", 2))
     pool = next(node for node in graph.nodes if node.prim == "avgpool")
     pool.attrs["count_pad"] = False
     assert reading.error(graph, truth(64)) > 100 * LIMIT
 
 
-def test_modules_and_lines_are_the_users(tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
-    graph = read_graph(exported(tmp_path, **EXPORTERS["dynamo, not optimised"]))
+def test_modules_and_lines_are_the_users(exported: Callable[..., Path]) -> None:
+    graph = read_graph(exported("dynamo, not optimised"))
     assert reading.places(graph)[:3] == ["stem", "layer1.0.conv1", "layer1.0.conv2"]
     assert all(line.startswith("test_onnx.py:") for line in reading.lines(graph))
     assert {"stem.weight", "layer1.1.project.bias", "fc.bias"} <= reading.names(graph)
 
 
-def test_the_older_exporter_s_names(tmp_path: Path) -> None:
-    graph = read_graph(exported(tmp_path, **EXPORTERS["torchscript, not folded"]))
+def test_the_older_exporter_s_names(exported: Callable[..., Path]) -> None:
+    graph = read_graph(exported("torchscript, not folded"))
     assert "layer1/layer1.0/conv1" in reading.places(graph)
     assert "layer1.0.bn1.running_var" in reading.names(graph)
 
