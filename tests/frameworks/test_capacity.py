@@ -22,7 +22,7 @@ from shared.weights.files import read_tensors
 from tests.frameworks.here import Here
 from tests.zoo import rest_in_zoo
 
-SPEC = miniature(get_spec("torchvision/resnet18"))
+SPEC = miniature(get_spec("torchvision/resnet18")).replace(depths=(1, 1))
 SIZE = (33, 40)
 PAIR = ("torch", "reference")
 Usage = namedtuple("Usage", "total used free")

@@ -10,6 +10,7 @@ from shared.verification.diagnosis.passes import one_image
 from shared.verification.diagnosis.ranking import in_order
 from shared.verification.hypotheses.listing import every, named
 from tests.verification.diagnosis.ports import right, small, with_mistakes
+from tests.zoo import in_zoo
 
 NAMES = (
     "stages.1.blocks.0.norm1: gamma and beta exchanged",
@@ -21,7 +22,7 @@ NAMES = (
 )
 
 
-@pytest.mark.parametrize("preset", ["torchvision/resnet18", "torchvision/resnet50"])
+@pytest.mark.parametrize("preset", ["torchvision/resnet18", in_zoo("torchvision/resnet50")])
 def test_the_right_one_is_among_the_first(preset: str) -> None:
     port = one_image(right(small(preset)), 0)
     run = Run(port)
