@@ -219,15 +219,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
     @functools.cache
     def save(name: str) -> Saved:
         peer, path = EVERY[name], folder / name
-        model = peer.make().double()
-        model.load_state_dict(
-            {
-                key: torch.from_numpy(probe_tensor(key, tuple(tensor.shape)))
-                if tensor.is_floating_point()
-                else tensor
-                for key, tensor in model.state_dict().items()
-            }
-        )
+        model = unfilled(peer)
+        state = {
+            key: torch.from_numpy(probe_tensor(key, tuple(tensor.shape)))
+            if tensor.is_floating_point()
+            else torch.tensor(0)
+            for key, tensor in model.state_dict().items()
+        }
+        model.load_state_dict(state, assign=True)
         if peer.format == "huggingface":
             model.save_pretrained(path)
         else:
@@ -239,15 +238,21 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
     shutil.rmtree(folder)  # hundreds of megabytes
 
 
+def unfilled(peer: Peer) -> Module:
+    """The peer without memory: drawing values that are not used would take most of the time."""
+    with torch.device("meta"):
+        return peer.make()
+
+
 def load(peer: Peer, path: Path) -> Module:
     """The peer with what is in the file, and nothing else."""
     if peer.format == "huggingface":
-        kind = type(peer.make())
+        kind = type(unfilled(peer))
         model, report = kind.from_pretrained(path, output_loading_info=True, dtype=torch.float64)
         assert not any(report.values()), report
         return model
-    model = peer.make().double()
-    model.load_state_dict(torch.load(path, weights_only=True), strict=True)
+    model = unfilled(peer)
+    model.load_state_dict(torch.load(path, weights_only=True), strict=True, assign=True)
     return model
 
 
