@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from scipy import stats
 
 from shared.training.significance import PairedComparison, paired_comparisons, short_names
 
@@ -32,6 +31,8 @@ def test_the_exact_two_sided_p_value(only_a: int, only_b: int, p: float) -> None
 
 
 def test_the_p_value_agrees_with_scipy() -> None:
+    from scipy import stats  # half a second, in every process if it were above
+
     for only_a, only_b in [(2, 7), (40, 61), (59, 6), (240, 278)]:
         expected = stats.binomtest(only_a, only_a + only_b).pvalue
         assert PairedComparison("a", "b", only_a, only_b, 10_000).p_value == pytest.approx(

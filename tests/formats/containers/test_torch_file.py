@@ -6,13 +6,18 @@ from __future__ import annotations
 
 import argparse
 import collections
+import datetime
+import enum
 import functools
+import logging
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -280,41 +285,37 @@ def test_a_whole_model(tmp_path, layout, wrap):
     assert all((found.entries[n].load() == a).all() for n, a in expected.items())
 
 
-def strays() -> dict[str, Any]:
-    """What people keep beside weights."""
-    import datetime
-    import enum
-    import logging
-    import re
-
-    class Order(enum.Enum):
-        FIRST = 1
-
-    Order.__qualname__ = "Order"
-    globals()["Order"] = Order
-    scheduler = torch.optim.lr_scheduler.StepLR(torch.optim.SGD([torch.ones(1)], 0.1), 3)
-    return {
-        "paths": [pathlib.Path("/x"), pathlib.PurePosixPath("y")],
-        "times": [datetime.datetime(2020, 1, 1), datetime.timedelta(3)],
-        "enum": Order.FIRST,
-        "logger": logging.getLogger("x"),
-        "pattern": re.compile("a+"),
-        "random": np.random.default_rng(0),
-        "old random": np.random.RandomState(0),
-        "defaults": collections.defaultdict(list, a=[1]),
-        "deque": collections.deque([1, 2]),
-        "set": frozenset({1, "a"}),
-        "complex": 1j,
-        "dtype": torch.float16,
-        "numpy": [np.float32, np.dtype("f4"), np.float64(2.5)],
-        "scheduler": scheduler,
-        "version": torch.torch_version.TorchVersion("2.0"),
-    }
+class Order(enum.Enum):
+    FIRST = 1
 
 
-@pytest.mark.parametrize("name", strays())
+def scheduler() -> torch.optim.lr_scheduler.StepLR:
+    return torch.optim.lr_scheduler.StepLR(torch.optim.SGD([torch.ones(1)], 0.1), 3)
+
+
+# What people keep beside weights.
+STRAYS: dict[str, Callable[[], Any]] = {
+    "paths": lambda: [pathlib.Path("/x"), pathlib.PurePosixPath("y")],
+    "times": lambda: [datetime.datetime(2020, 1, 1), datetime.timedelta(3)],
+    "enum": lambda: Order.FIRST,
+    "logger": lambda: logging.getLogger("x"),
+    "pattern": lambda: re.compile("a+"),
+    "random": lambda: np.random.default_rng(0),
+    "old random": lambda: np.random.RandomState(0),
+    "defaults": lambda: collections.defaultdict(list, a=[1]),
+    "deque": lambda: collections.deque([1, 2]),
+    "set": lambda: frozenset({1, "a"}),
+    "complex": lambda: 1j,
+    "dtype": lambda: torch.float16,
+    "numpy": lambda: [np.float32, np.dtype("f4"), np.float64(2.5)],
+    "scheduler": scheduler,
+    "version": lambda: torch.torch_version.TorchVersion("2.0"),
+}
+
+
+@pytest.mark.parametrize("name", STRAYS)
 def test_one_stray_object_bars_no_tensors(tmp_path, layout, name):
-    found = read(save(tmp_path / "a.pth", {"w": torch.ones(2), name: strays()[name]}, layout))
+    found = read(save(tmp_path / "a.pth", {"w": torch.ones(2), name: STRAYS[name]()}, layout))
     assert "w" in found.entries
     others = [other for other in found.entries if other != "w"]
     assert all(other.startswith("scheduler/") for other in others)
