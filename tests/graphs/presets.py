@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ SHORT = {
 }
 
 
+@functools.cache
 def different_miniatures() -> list[str]:
     """Presets whose miniatures are networks of their own."""
     found: dict[str, str] = {}
