@@ -34,7 +34,7 @@ CHEAP = [name for name in ATTACKS if not name.startswith((*CHILDREN, *NETWORKS))
 SANDBOXED = [name for name in ATTACKS if name.startswith(CHILDREN)]
 UNSPEAKABLE = "path-null-in-the-path"  # on a command line
 THIRD = [name for name in CHEAP[::2] + SANDBOXED[::6] if name != UNSPEAKABLE]
-THIRD_SHORT = CHEAP[::6] + SANDBOXED[::12]
+THIRD_SHORT = CHEAP[2::6] + SANDBOXED[::12]
 PROGRAMS = THIRD[::24]  # each starts an interpreter
 # What `inspect` does not read.
 IN_THE_VALUES = {
