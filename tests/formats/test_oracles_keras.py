@@ -7,6 +7,7 @@ float64 reference within a limit for float32. Weights are compared bit by bit.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,9 +107,13 @@ def assert_equal(theirs: dict[str, keras.Variable], found: Checkpoint, weights: 
         np.testing.assert_array_equal(from_channels_last(name, variable), array, err_msg=name)
 
 
-@pytest.mark.zoo  # small ones: `configuration.test_keras`
-@pytest.mark.parametrize("file", ["a.keras", "a.h5"])
-@pytest.mark.parametrize("name", ["ResNet50", "ResNet50V2"])
+@pytest.mark.parametrize(
+    ("name", "file"),
+    rest_in_zoo(
+        itertools.product(["ResNet50", "ResNet50V2"], ["a.keras", "a.h5"]),
+        [("ResNet50V2", "a.keras")],  # small ones: `configuration.test_keras`
+    ),
+)
 def test_whole_models_of_keras_applications_are_read(tmp_path: Path, name: str, file: str) -> None:
     model = make_model(name)
     fill(model)

@@ -14,14 +14,13 @@ from shared import identify, list_presets
 from tests.zoo import rest_in_zoo
 
 MODELS = {m.key: m for m in others.models() if m.package not in identified.ENVIRONMENTS}
-SHORT = {  # one or a few of each package that the README's tests install
+SHORT = {  # one or a few of each package that the README's tests install, and one that is none
     *("torchvision/resnet18", "timm/resnetv2_18", "dm-haiku/ResNet18"),
     *("keras.applications/ResNet50V2", "segmentation-models-pytorch/resnet18"),
-    "transformers/ResNet, basic",
+    *("transformers/ResNet, basic", "timm/skresnet18"),
     *("image-classifiers/resnet18", "pytorchcv/preresnet10"),
 }
 ZOO = {
-    "timm/skresnet18",
     *("torchvision/resnet50", "torchvision/resnext50_32x4d", "timm/resnet26t", "timm/resnet50_gn"),
     *("timm/resnetv2_50d_gn", "timm/resnetv2_50x1_bit", "timm/seresnet50", "timm/resnet50_clip"),
     *("timm/resnest14d", "timm/nf_resnet26", "transformers/ResNet, as published"),

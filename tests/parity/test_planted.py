@@ -74,7 +74,6 @@ def _trace(side: str, spec: ResNetSpec) -> Trace:
     return rendering.trace(model, probe_images((2, 64, 64, 3), dtype="float64"))
 
 
-@pytest.mark.zoo
 def test_a_wrong_pad_of_the_plan_is_noticed_by_the_reference(monkeypatch, request):
     """PyTorch and Flax pad this pool by `ops.window_pads`: a mistake there leaves them equal."""
     import jax

@@ -20,13 +20,13 @@ import numpy as np
 from tests.keras_backend_parity import TRAINED, training_trace
 from tests.probes import relative_error
 from tests.resnet_keras.test_model import FLOAT64_LIMIT
+from tests.zoo import in_zoo
 
 # Two backends after ten steps of a small network: worst 2e-13.
 TRAINED_LIMIT = 1e-12
 
 
-@pytest.mark.zoo
-@pytest.mark.parametrize("backend", ["torch", "jax"])
+@pytest.mark.parametrize("backend", ["torch", in_zoo("jax")])
 def test_other_backends(backend: str, tmp_path: Path) -> None:
     """Parity, the same training, and no change of global state, from import to trace: all in one
     process, most of whose time is its start.
