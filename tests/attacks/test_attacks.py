@@ -33,9 +33,9 @@ NETWORKS = ("openvino", "litert")  # of which `convert` reads none
 CHEAP = [name for name in ATTACKS if not name.startswith((*CHILDREN, *NETWORKS))]
 SANDBOXED = [name for name in ATTACKS if name.startswith(CHILDREN)]
 UNSPEAKABLE = "path-null-in-the-path"  # on a command line
-THIRD = [name for name in CHEAP[::2] + SANDBOXED[::6] if name != UNSPEAKABLE]
-THIRD_SHORT = CHEAP[2::6] + SANDBOXED[::12]
-PROGRAMS = THIRD[::24]  # each starts an interpreter
+COMMANDED = [name for name in CHEAP[::2] + SANDBOXED[::6] if name != UNSPEAKABLE]
+COMMANDED_SHORT = CHEAP[2::6] + SANDBOXED[::12]
+PROGRAMS = COMMANDED[::24]  # each starts an interpreter
 # What `inspect` does not read.
 IN_THE_VALUES = {
     f"safetensors-{name}"
@@ -69,7 +69,7 @@ def memory(watcher: Watcher, valid: dict[str, Path]) -> int:
 
 def test_there_are_enough() -> None:
     assert len(ATTACKS) >= 60
-    assert len(THIRD) >= len(ATTACKS) // 3
+    assert len(COMMANDED) >= len(ATTACKS) // 3
     assert all(any(attack.words) for name, attack in ATTACKS.items() if not name.startswith("cut-"))
 
 
@@ -102,7 +102,7 @@ def test_refused_by_readers_that_are_started(valid: dict[str, Path], tmp_path: P
     assert {name: problems for name, problems in found.items() if problems} == {}
 
 
-@pytest.mark.parametrize("name", rest_in_zoo(THIRD, THIRD_SHORT))
+@pytest.mark.parametrize("name", rest_in_zoo(COMMANDED, COMMANDED_SHORT))
 def test_refused_by_the_command(rosetta: Rosetta, tmp_path: Path, name: str) -> None:
     """Both commands: one line on standard error, code 2, nothing written."""
     place = Placement.make(tmp_path / "attack")
