@@ -227,8 +227,19 @@ def _tf2cv(name: str, size: int) -> Any:
     return _keras(model)
 
 
+@contextlib.contextmanager
+def _deep_recursion() -> Iterator[None]:
+    """tf_keras builds a network by recursion: for 269 layers, deeper than Python allows."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(10_000)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
 def _kerascv(name: str) -> Any:
-    with _as_keras("tf_keras"):
+    with _as_keras("tf_keras"), _deep_recursion():
         for part in ("", ".base_layer", ".input_spec"):  # where Keras 2 had them
             sys.modules[f"keras.engine{part}"] = importlib.import_module(
                 f"tf_keras.src.engine{part}"
