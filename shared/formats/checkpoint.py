@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from shared.architecture.preprocessing import PREPROCESSING
-from shared.architecture.presets import get_preset
+from shared.architecture.presets import get_preset, get_spec
 from shared.architecture.spec import ResNetSpec
 from shared.errors import CheckpointError, RosettaError, SpecError, nearest, shown
 from shared.formats.attempt import Identified, Wanted, attempt
@@ -35,9 +35,10 @@ from shared.formats.contents import (
     summary,
 )
 from shared.formats.readings import Reading, near_text, no_resnet, occurs_in, readings, weight_names
+from shared.formats.render import expresses
 from shared.formats.sources import FetchedFile, fetch
 from shared.formats.values import ValueCheck
-from shared.naming.infer import NOT_INFERABLE, candidates
+from shared.naming.infer import NOT_INFERABLE, TOLD_BY_TENSORS, candidates, field_of
 from shared.naming.names import COUNTER, plan_of
 from shared.naming.nearest_preset import Nearest, by_names, by_shapes, first
 from shared.naming.schemes import FORMATS, Format
@@ -303,12 +304,27 @@ def _read_whole(
             return checkpoint  # formats and their conventions stand in the order of preference
         whole.append(checkpoint)
     if whole:
-        return next((checkpoint for checkpoint in whole if checkpoint.preset), whole[0])
+        named = [checkpoint for checkpoint in whole if checkpoint.preset]
+        return min(named or whole, key=_unlike_its_convention)
     error, reading = min(
         failures, key=lambda failure: len(getattr(failure[0], "problems", ())) or MANY
     )
     again = attempt(path, archive, reading, wanted, statements, hints=True)
     raise again if isinstance(again, RosettaError) else error
+
+
+def _unlike_its_convention(checkpoint: Checkpoint) -> tuple[bool, int]:
+    """By which a reading that names no preset is the worse: whether the code behind its names
+    cannot be this network, and in how many fields, sizes aside, the tensors tell another one than
+    the convention that says what they do not tell.
+    """
+    scheme, spec = checkpoint.scheme, checkpoint.spec
+    if checkpoint.preset:
+        return False, 0
+    usual = get_spec(scheme.convention, **scheme.changes)
+    kernels = [[kernel for kernel, _, _ in s.stem.convs] for s in (spec, usual)]
+    told = sum(field_of(spec, name) != field_of(usual, name) for name in TOLD_BY_TENSORS)
+    return not expresses(scheme, spec), told + (kernels[0] != kernels[1])
 
 
 def _untold(changes: Mapping[str, Any]) -> dict[str, Any]:

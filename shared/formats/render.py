@@ -57,11 +57,13 @@ def choose_scheme(spec: ResNetSpec, target: Format) -> Scheme:
 
 def expressing(spec: ResNetSpec, target: Format) -> Scheme | None:
     """The variant of the format that can express the network, if there is one."""
-    return next((scheme for scheme in target.schemes if _expresses(scheme, spec)), None)
+    return next((scheme for scheme in target.schemes if expresses(scheme, spec)), None)
 
 
-def _expresses(scheme: Scheme, spec: ResNetSpec) -> bool:
-    """Whether it has no obstacles, which take long to name."""
+def expresses(scheme: Scheme, spec: ResNetSpec) -> bool:
+    """Whether the code behind a scheme can be this network: it has no `obstacles`, which take long
+    to name.
+    """
     if scheme.free is not None:
         try:
             possible = _possible(spec, scheme)

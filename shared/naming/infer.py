@@ -42,6 +42,22 @@ NOT_INFERABLE = (
 )
 
 
+# What tensors tell beside sizes and the kernels of the stem: `infer_spec` sets these.
+TOLD_BY_TENSORS = (
+    "norm.kind",
+    "stem.input_norm",
+    "stem.bias",
+    "stem.norm_act",
+    "block.bias",
+    "block.last_bias",
+    "block.first_preact",
+    "shortcut.projection",
+    "shortcut.norm",
+    "shortcut.bias",
+    "head.final",
+)
+
+
 MAX_BLOCKS = 1 << 10  # ResNet-1202 has 600
 
 

@@ -122,6 +122,30 @@ def test_a_file_is_known_without_being_told(preset: str, form: str, classes: int
     assert same_function(found.spec, spec)
 
 
+# Of the tensors of another convention, which comes first: where a bottleneck of CIFAR strides,
+# and a ReLU in front of a branch without its norm.
+AMBIGUOUS = ("cifar/resnet164", "ablation/resnet110_act_only_pre")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_sizes_that_no_preset_has_are_read_by_their_own_convention(form: str) -> None:
+    """Tensors do not tell strides, pools and eps, but by whose names they have, and by the kinds of
+    layers there are: it is the convention that has them.
+    """
+    wrong = {}
+    for scheme in FORMATS[form].schemes:
+        usual = get_spec(scheme.convention, **scheme.changes)
+        depths = (*(2 for _ in usual.depths[1:]), 1)
+        sized = scheme.free is None or "depths" in scheme.free
+        if not sized or scheme.convention in AMBIGUOUS:
+            continue
+        spec = usual.replace(num_classes=7, depths=depths)
+        found = identify(Path("file"), archive_of(spec, form), Wanted())
+        if not same_function(found.spec, spec):
+            wrong[scheme.convention] = differences(spec, found.spec)
+    assert wrong == {}
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_names_of_a_format_are_different_and_read_back(form: str) -> None:
     for scheme in FORMATS[form].schemes:
