@@ -14,8 +14,12 @@ def rest_in_zoo(
     """`values` as parameters of a test: those in `short` as they are, the others marked `zoo`,
     or where `zoo` is given and does not have them, `exhaustive`.
 
-    Tuples are the values of several arguments.
+    Tuples are the values of several arguments. A case of `short` that is none of `values` would not
+    be tested at all, and is an error.
     """
+    values = list(values)
+    if isinstance(short, Iterable):
+        assert [case for case in short if case not in values] == []
     return [
         value
         if value in short

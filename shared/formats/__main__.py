@@ -198,8 +198,8 @@ def _our_own(f: Format) -> Iterator[str]:
         named = ", ".join(f"`{scheme.convention}`" for scheme in f.schemes)
         yield (
             "* Assumed without metadata: as in the first of these whose family has this very "
-            "network, or else in "
-            f"one that fits: {named}.\n\n"
+            "network, or else in the first of those that have the most of its kinds of layers: "
+            f"{named}.\n\n"
         )
     else:
         yield "* Assumed without metadata: as in [`canonical`](#canonical).\n\n"

@@ -314,9 +314,10 @@ def _read_whole(
 
 
 def _unlike_its_convention(checkpoint: Checkpoint) -> tuple[bool, int]:
-    """By which a reading that names no preset is the worse: whether the code behind its names
-    cannot be this network, and in how many fields, sizes aside, the tensors tell another one than
-    the convention that says what they do not tell.
+    """How badly a convention fits: whether its code cannot be this network, and in how many fields,
+    sizes aside, the tensors contradict it. Where they do, what they do not tell is as doubtful.
+
+    Of readings that name a preset the first is the best: they are all the same here.
     """
     scheme, spec = checkpoint.scheme, checkpoint.spec
     if checkpoint.preset:

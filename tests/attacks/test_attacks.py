@@ -33,6 +33,7 @@ NETWORKS = ("openvino", "litert")  # of which `convert` reads none
 CHEAP = [name for name in ATTACKS if not name.startswith((*CHILDREN, *NETWORKS))]
 SANDBOXED = [name for name in ATTACKS if name.startswith(CHILDREN)]
 UNSPEAKABLE = "path-null-in-the-path"  # on a command line
+# Which both commands are given.
 COMMANDED = [name for name in CHEAP[::2] + SANDBOXED[::6] if name != UNSPEAKABLE]
 COMMANDED_SHORT = CHEAP[2::6] + SANDBOXED[::12]
 PROGRAMS = COMMANDED[::24]  # each starts an interpreter
