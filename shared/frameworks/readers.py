@@ -114,14 +114,23 @@ def _of_file(module: str, path: Path) -> Read:
 
 
 def _is_script(path: Path) -> bool:
-    """Whether a PyTorch archive has code beside its tensors."""
+    """Whether a PyTorch archive has code beside its tensors.
+
+    Raises `FrameworkError` for a zip archive without an end.
+    """
     import zipfile
 
     try:
         with zipfile.ZipFile(path) as archive:
             return any("/code/" in name for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except OSError:
         return False
+    except zipfile.BadZipFile:
+        with path.open("rb") as file:
+            cut = file.read(4) == b"PK\x03\x04"
+    if cut:
+        raise FrameworkError(f"{path}: a PyTorch archive that cannot be read; it may be cut off")
+    return False
 
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND

@@ -128,6 +128,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "helper.py").write_text("import torch\nactivate = torch.relu\n")
     (tmp_path / "wrong.py").write_text(WRONG)
     (tmp_path / "text.pt2").write_text("no program")
+    (tmp_path / "text.pth").write_text("no archive")
+    (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04" + bytes(100))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -306,6 +308,11 @@ REFUSALS = {
     "no such file": (("python:nowhere.py:net",), ("there is no file nowhere.py",)),
     "no such model file": (("model.onnx",), ("model.onnx: no such file",)),
     "no name": (("python:mine.py",), ("expected python:FILE.py:NAME",)),
+    "cut off": (
+        ("cut.pth",),
+        ("cut.pth: a PyTorch archive that cannot be read; it may be cut off",),
+    ),
+    "tensors alone": (("text.pth",), ("text.pth: is no TorchScript program; `rosetta inspect`",)),
     "no such name": (("python:wrong.py:failling",), ("has no 'failling'", "nearest: failing")),
     "no such module": (("python:no_module_here.net:x",), ("ModuleNotFoundError",)),
     "no model": (("python:wrong.py:number",), ("expected a model, found int",)),
